@@ -1,0 +1,1 @@
+"""Where a job runs: connecting to Ray and the arithmetic of its resources. Imports nothing of `pipeline`."""

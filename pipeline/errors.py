@@ -1,0 +1,59 @@
+"""Every error a user can cause, one class a kind: what was expected, what it is, where, and which knob.
+
+Exceptions cross processes (Ray pickles them), so each hands its arguments to `super().__init__` and builds its text in
+`__str__`.
+"""
+
+
+class InterlaceError(Exception):
+    """Base of all errors that are the input's fault; the command line prints them without a traceback."""
+
+
+class RecipeError(InterlaceError):
+    """A recipe with one or more faults.
+
+    Args:
+        faults: one line a fault, each `dotted.path: what was expected, what it is`.
+        source: the file or object the recipe came from.
+    """
+
+    def __init__(self, faults: tuple[str, ...], source: str = "recipe") -> None:
+        super().__init__(faults, source)
+        self.faults = faults
+        self.source = source
+
+    def __str__(self) -> str:
+        head = f"{self.source}: {len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
+        return "\n  - ".join([head, *self.faults])
+
+
+class DataError(InterlaceError):
+    """A source that can't be read as the recipe says: missing file, damaged Parquet, missing column, wrong type."""
+
+
+class RecordError(InterlaceError):
+    """One record that can't be used; caught at the sample boundary, counted and listed, never fatal by itself."""
+
+
+class BadShareError(InterlaceError):
+    """More records are bad than `data.max_bad_share` allows."""
+
+
+class PositionError(InterlaceError):
+    """A pack arrived at another position than the plan says; the run stops before it trains on it."""
+
+
+class CheckpointError(InterlaceError):
+    """A checkpoint that is incomplete or damaged."""
+
+
+class ResumeError(InterlaceError):
+    """A run that may not go on under this name: its data, plan or model settings differ from the recipe's."""
+
+
+class ResourceError(InterlaceError):
+    """The cluster can't hold what the recipe asks for; says the arithmetic."""
+
+
+class NonFiniteLossError(InterlaceError):
+    """The loss or gradient became NaN or infinite; raised before the update, so the weights are still good."""

@@ -1,0 +1,60 @@
+"""How one kind of value becomes tokens: the protocol that every modality follows.
+
+A modality is made for one field from its settings and its fitted state (a tokenizer, a vocabulary, statistics). Laws,
+tested for each: `encode(decode(v))` has exactly `num_tokens(measure(v))` tokens; measuring reads headers only where the
+format has one; decoding twice gives the same bytes; `augment` keeps the number of tokens; a value that can't be used
+raises `RecordError` with a reason.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.sample import FieldSpec, Tokens
+
+Fitted = Mapping[str, Any]
+"""What a modality learned from the training rows: plain JSON values, saved with the model."""
+
+Extent = tuple[int, int]
+"""Size of a value before decoding, two integers whose meaning is the modality's own (pixels, tokens, samples)."""
+
+
+class Modality(ABC):
+    """One field's way from a raw value to tokens. `value` is the tuple of the field's columns, never all null."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> FieldSpec:
+        """The shape of this field's tokens."""
+
+    @abstractmethod
+    def measure(self, value: tuple[Any, ...]) -> Extent:
+        """Size of a value, from its header alone where it has one. Raises RecordError."""
+
+    @abstractmethod
+    def grid(self, extent: Extent) -> tuple[int, int]:
+        """Rows and columns of the tokens of a value of this size; `num_tokens` is their product."""
+
+    @abstractmethod
+    def decode(self, value: tuple[Any, ...]) -> NDArray[Any]:
+        """The value as an array (pixels, ids, numbers). Raises RecordError."""
+
+    @abstractmethod
+    def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        """A random variant for training with as many tokens as before; `rng` is the only source of randomness."""
+
+    @abstractmethod
+    def encode(self, decoded: NDArray[Any]) -> Tokens:
+        """The tokens of a decoded value."""
+
+    def num_tokens(self, extent: Extent) -> int:
+        """Tokens of a value of this size."""
+        rows, columns = self.grid(extent)
+        return rows * columns
+
+
+Values = Iterable[tuple[Any, ...]]
+"""Raw values of one field over the training rows, for fitting; fields that are wholly null are left out."""

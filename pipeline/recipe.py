@@ -1,0 +1,389 @@
+"""The recipe: everything that decides a run, one frozen tree read from YAML.
+
+`load_recipe` reads a file, applies `path=value` overrides, and reports every fault at once. A setting is addressed by
+its dotted path everywhere (`--set optim.lr=1e-3`, search spaces, MLflow parameters, messages).
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import RecipeError
+
+NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+
+
+class Node(BaseModel):
+    """A part of a recipe: frozen, unknown keys forbidden."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Source(Node):
+    """Shards of one split."""
+
+    format: Literal["parquet"] = Field("parquet", description="File format of the shards.")
+    paths: tuple[str, ...] = Field(min_length=1, description="Files or globs, relative to `data.root`.")
+
+
+class Data(Node):
+    """Where samples come from and how they are read."""
+
+    root: str = Field(".", description="Folder that relative paths start from; itself relative to the current folder.")
+    train: Source = Field(description="Samples to train on.")
+    validation: Source | None = Field(None, description="Samples to choose settings and the best checkpoint by.")
+    test: Source | None = Field(None, description="Samples to report on, never to choose by.")
+    window_groups: int = Field(8, ge=1, description="Row groups read and shuffled together: the unit of reading.")
+    max_bad_share: float = Field(0.01, ge=0, le=1, description="Share of bad records above which a run stops.")
+
+
+class _Field(Node):
+    stem: Literal["linear", "cnn"] = Field(
+        "linear", description="What comes before the field's Transformer layers: a projection, or convolutions."
+    )
+
+
+class ImageField(_Field):
+    """A column of encoded pictures (PNG, JPEG and whatever Pillow reads)."""
+
+    modality: Literal["image"]
+    column: str = Field(description="Column that holds the encoded bytes.")
+    max_size: int = Field(64, ge=1, le=4096, description="Longest side in pixels; larger pictures are shrunk to it.")
+    patch: int = Field(8, ge=1, le=64, description="Side of a square patch in pixels; one patch is one token.")
+    background: Literal["white", "black"] = Field("white", description="What shows through transparent pixels.")
+    rotate_degrees: float = Field(0.0, ge=0, le=180, description="Training: rotation drawn from +- this.")
+    rescale: float = Field(0.0, ge=0, lt=1, description="Training: scale drawn from 1 +- this.")
+    flip: bool = Field(False, description="Training: mirror left and right in half of the draws.")
+    color: float = Field(0.0, ge=0, lt=1, description="Training: brightness, contrast, saturation from 1 +- this.")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the source that this field reads."""
+        return (self.column,)
+
+
+class TextField(_Field):
+    """A column of strings."""
+
+    modality: Literal["text"]
+    column: str = Field(description="Column that holds the string.")
+    tokenizer: Literal["bytes", "bpe", "characters"] = Field(
+        "bytes", description="UTF-8 bytes, a byte-pair vocabulary fitted on the training text, or its characters."
+    )
+    vocab_size: int = Field(1000, ge=260, le=200_000, description="Ids of a fitted vocabulary.")
+    tokenizer_file: str | None = Field(None, description="A `tokenizers` JSON file to use instead of fitting one.")
+    max_tokens: int = Field(256, ge=1, description="Longer texts are cut to this many tokens.")
+    word_dropout: float = Field(0.0, ge=0, lt=1, description="Training: share of tokens replaced by the unknown token.")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the source that this field reads."""
+        return (self.column,)
+
+
+class TableField(_Field):
+    """Several columns of one table row: either numbers or categories, one token for each value that is present."""
+
+    modality: Literal["table"]
+    numbers: tuple[str, ...] = Field((), description="Numeric columns, standardised by the training rows.")
+    categories: tuple[str, ...] = Field((), description="Columns of categories (strings, integers or booleans).")
+    max_categories: int = Field(256, ge=1, description="Most frequent categories kept of each column.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "TableField":
+        if bool(self.numbers) == bool(self.categories):
+            raise ValueError("expected either `numbers` or `categories` (two fields make a table of both)")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the source that this field reads."""
+        return self.numbers or self.categories
+
+
+AnyField = Annotated[ImageField | TextField | TableField, Field(discriminator="modality")]
+
+
+class ClassificationTask(Node):
+    """Predict one class of a label column, or any number of them."""
+
+    task: Literal["classification"]
+    column: str = Field(description="Column of the label (string or integer), or of a list of labels.")
+    multi_label: bool = Field(False, description="The column holds a list of labels, each predicted by itself.")
+    class_weights: Literal["none", "balanced"] = Field("none", description="Weigh classes by inverse frequency.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
+    weight: float = Field(1.0, gt=0, description="Weight of this task's loss.")
+    field_loss: float = Field(0.5, ge=0, description="Weight of the light loss on each field's own pooled state.")
+
+
+AnyTask = Annotated[Union[ClassificationTask], Field(discriminator="task")]  # noqa: UP007 - more tasks join here
+
+
+class Model(Node):
+    """The fused Transformer."""
+
+    fusion: Literal["early", "mid", "weighted_sum"] = Field("mid", description="How the fields meet.")
+    dim: int = Field(128, ge=8, description="Width of the residual stream.")
+    head_dim: int = Field(64, ge=8, description="Width of an attention head; divides `dim`.")
+    field_layers: int = Field(2, ge=0, description="Layers within each field (not used by `early`).")
+    joint_layers: int = Field(2, ge=0, description="Layers within the sample (not used by `weighted_sum`).")
+    mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of a feed-forward block over `dim`.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training.")
+    modality_dropout: float = Field(0.0, ge=0, lt=1, description="Chance that training hides a field of a sample.")
+
+    @model_validator(mode="after")
+    def _heads(self) -> "Model":
+        if self.dim % self.head_dim:
+            raise ValueError(f"`head_dim` must divide `dim`, but {self.dim} % {self.head_dim} is not 0")
+        return self
+
+
+class Batch(Node):
+    """How samples are packed and how many packs make a step."""
+
+    token_budget: int = Field(2048, ge=8, description="Most tokens in a pack.")
+    global_batch: int = Field(1, ge=1, description="Packs in one optimizer step, over all workers.")
+    lookahead: int = Field(16, ge=1, description="Packs held open while packing; more fills them better.")
+
+
+class Optim(Node):
+    """Optimizer and schedule."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(0.05, ge=0, description="Decoupled decay of matrices; gains and biases have none.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first beta; SGD's momentum.")
+    beta2: float = Field(0.98, ge=0, lt=1, description="AdamW's second beta.")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps over which the rate rises from 0.")
+    final_share: float = Field(0.01, ge=0, le=1, description="The rate at the end over the peak.")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the whole gradient.")
+
+
+class Train(Node):
+    """How long and on what."""
+
+    epochs: float | None = Field(None, gt=0, description="Passes over the training samples; or give `steps`.")
+    steps: int | None = Field(None, ge=1, description="Optimizer steps; or give `epochs`.")
+    workers: int = Field(1, ge=1, description="Training processes; must divide `batch.global_batch`.")
+    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray reserves for a worker.")
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs that Ray reserves for a worker.")
+    threads: int | None = Field(None, ge=1, description="Threads of a worker; all its CPUs where not given.")
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="Autocast type; weights stay fp32.")
+    eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; an epoch where not given.")
+    patience: int | None = Field(None, ge=1, description="Stop after this many evaluations without improvement.")
+    checkpoint_every: int | None = Field(None, ge=1, description="Steps between checkpoints; by time where not given.")
+    checkpoint_every_s: float = Field(60.0, gt=0, description="Seconds between checkpoints.")
+    keep_checkpoints: int = Field(2, ge=2, description="Newest checkpoints kept, besides the best.")
+    max_failures: int = Field(3, ge=0, description="Restarts of the worker group before the run fails.")
+    trace: bool = Field(False, description="Write step, position, sample ids and loss of every pack to the run folder.")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Train":
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("expected either `epochs` or `steps`")
+        return self
+
+
+class Tracking(Node):
+    """Where MLflow records."""
+
+    uri: str | None = Field(None, description="MLflow tracking URI; sqlite in the storage folder where not given.")
+    experiment: str = Field("interlace", description="MLflow experiment.")
+    log_every: int = Field(1, ge=1, description="Steps between points of training metrics.")
+
+
+class Recipe(Node):
+    """Everything that decides a run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name that runs start with.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, order, augmentation and dropout.")
+    storage: str = Field("runs", description="Folder of runs, caches and the MLflow store; seen by every node.")
+    data: Data
+    fields: dict[Annotated[str, Field(pattern=NAME)], AnyField] = Field(min_length=1)
+    tasks: dict[Annotated[str, Field(pattern=NAME)], AnyTask] = Field(min_length=1)
+    model: Model = Model()
+    batch: Batch = Batch()
+    optim: Optim = Optim()
+    train: Train
+    tracking: Tracking = Tracking()
+
+    @field_validator("fields")
+    @classmethod
+    def _cnn_patch(cls, fields: dict[str, AnyField]) -> dict[str, AnyField]:
+        for name, item in fields.items():
+            if isinstance(item, ImageField) and item.stem == "cnn" and item.patch & (item.patch - 1):
+                raise ValueError(f"{name}.patch must be a power of two for the `cnn` stem, but is {item.patch}")
+        return fields
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Recipe":
+        if self.batch.global_batch % self.train.workers:
+            raise ValueError(
+                f"`train.workers` must divide `batch.global_batch` (workers share the packs of a step equally),"
+                f" but {self.batch.global_batch} % {self.train.workers} is not 0"
+            )
+        return self
+
+    def columns(self) -> tuple[str, ...]:
+        """Every column that fields and tasks read, each once, in order."""
+        names = [c for f in self.fields.values() for c in f.columns] + [t.column for t in self.tasks.values()]
+        return tuple(dict.fromkeys(names))
+
+
+PLACE_KEYS = (
+    "storage", "tracking", "data.root", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker",
+    "train.threads", "train.max_failures", "train.keep_checkpoints", "train.checkpoint_every",
+    "train.checkpoint_every_s", "train.trace",
+)  # fmt: skip
+"""Settings of where a run happens, which do not decide what it computes: they are no part of its digest."""
+
+
+def flatten(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as dotted paths and plain values, in the recipe's order; lists stay lists."""
+
+    def walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict) and value:
+            for key, item in value.items():
+                yield from walk(item, f"{path}.{key}" if path else key)
+        else:
+            yield path, value
+
+    return dict(walk(recipe.model_dump(mode="json"), ""))
+
+
+def digest(recipe: Recipe) -> str:
+    """Hash (16 hex digits) of what decides the result of a run, without the settings of its place."""
+    flat = {k: v for k, v in flatten(recipe).items() if not k.startswith(PLACE_KEYS)}
+    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, as YAML that `load_recipe` reads back to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply overrides.
+
+    Args:
+        path: a YAML file.
+        overrides: `dotted.path=value`, the value read as YAML.
+
+    Raises:
+        RecipeError: the file can't be read or has faults; all of them are named.
+    """
+    try:
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise RecipeError((f"expected a readable YAML file, but {error.strerror}: {path}",), str(path)) from error
+    except yaml.YAMLError as error:
+        raise RecipeError((f"expected YAML, but {error}",), str(path)) from error
+    return parse_recipe(tree, overrides, str(path))
+
+
+def parse_recipe(tree: Any, overrides: Sequence[str] = (), source: str = "recipe") -> Recipe:
+    """Turn a plain tree (as YAML gives it) and overrides into a Recipe.
+
+    Raises:
+        RecipeError: all faults of tree and overrides.
+    """
+    if not isinstance(tree, dict):
+        raise RecipeError((f"expected a mapping of settings, but it is {type(tree).__name__}",), source)
+    faults = [fault for override in overrides if (fault := _apply(tree, override))]
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError((*faults, *(_describe(e) for e in error.errors())), source) from error
+    if faults:
+        raise RecipeError(tuple(faults), source)
+    return recipe
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 with `1e-3` read as a number, as everyone means it, and doubled keys refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        doubled = {str(k) for k in keys if keys.count(k) > 1}
+        if doubled:
+            raise yaml.YAMLError(f"key given twice: {', '.join(sorted(doubled))} (line {node.start_mark.line + 1})")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _apply(tree: dict[str, Any], override: str) -> str | None:
+    """Set one `path=value` in the tree; the fault if it can't be set."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        return f"--set {override}: expected dotted.path=value"
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        return f"--set {override}: expected a YAML value, but {error}"
+    *parents, last = path.split(".")
+    node = tree
+    for key in parents:
+        if node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+        if not isinstance(node, dict):
+            return f"--set {path}: `{key}` is a value, not a section"
+    node[last] = value
+    return None
+
+
+def _describe(error: Mapping[str, Any]) -> str:
+    """One pydantic error as one line, with the nearest known name for an unknown key."""
+    location = [str(part) for part in error["loc"]]
+    kinds = {"image", "text", "table", "classification"}
+    shown = ".".join(part for i, part in enumerate(location) if not (part in kinds and i == 2)) or "recipe"
+    if error["type"] == "extra_forbidden":
+        known = _known_names(error["loc"][:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(sorted(known))}"
+        return f"{shown}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{shown}: required, but not given"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    given = error.get("input")
+    return f"{shown}: {message}" + ("" if isinstance(given, dict | Node) else f", but is {given!r}")
+
+
+def _known_names(path: Sequence[Any]) -> list[str]:
+    """Keys allowed in the section at a pydantic error location."""
+    here: Any = Recipe
+    for part in path:
+        options = _nodes(here)
+        tagged = [o for o in options if str(part) in _tags(o)]
+        if tagged:
+            here = tagged[0]
+            continue
+        found = [o.model_fields[part].annotation for o in options if part in o.model_fields]
+        here = found[0] if found else here
+    return [name for node in _nodes(here) for name in node.model_fields]
+
+
+def _tags(node: type[Node]) -> tuple[str, ...]:
+    tag = node.model_fields.get("modality") or node.model_fields.get("task")
+    return tuple(get_args(tag.annotation)) if tag is not None and get_origin(tag.annotation) is Literal else ()
+
+
+def _nodes(annotation: Any) -> list[type[Node]]:
+    """Every Node class inside a type annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, Node):
+        return [annotation]
+    return [node for inner in get_args(annotation) for node in _nodes(inner)]
