@@ -51,9 +51,5 @@ class ResumeError(InterlaceError):
     """A run that may not go on under this name: its data, plan or model settings differ from the recipe's."""
 
 
-class ResourceError(InterlaceError):
-    """The cluster can't hold what the recipe asks for; says the arithmetic."""
-
-
 class NonFiniteLossError(InterlaceError):
     """The loss or gradient became NaN or infinite; raised before the update, so the weights are still good."""

@@ -205,7 +205,7 @@ class Recipe(Node):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name that runs start with.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, order, augmentation and dropout.")
-    storage: str = Field("runs", description="Folder of runs, caches and the MLflow store; seen by every node.")
+    storage: str = Field("output", description="Folder of runs, caches and the MLflow store; seen by every node.")
     data: Data
     fields: dict[Annotated[str, Field(pattern=NAME)], AnyField] = Field(min_length=1)
     tasks: dict[Annotated[str, Field(pattern=NAME)], AnyTask] = Field(min_length=1)

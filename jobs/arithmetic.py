@@ -1,0 +1,70 @@
+"""What a run will take, in plain numbers, before it starts: tokens, packs, steps, memory, CPUs."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from pipeline.train.build import network_for
+
+from cluster.preflight import Allotment
+from pipeline.data.reader import field_tokens
+from pipeline.recipe import to_yaml
+from pipeline.train.run import Prepared
+
+BYTES_PER_PARAMETER = 16
+"""fp32 weight, gradient and the two moments of AdamW."""
+ACTIVATIONS_PER_TOKEN_AND_LAYER = 34
+"""Bytes over `dim` kept for backward in 16-bit (Korthikanti et al. 2022, without the attention matrix)."""
+
+
+def describe(prepared: Prepared, allotment: Allotment, *, whole_recipe: bool) -> Iterator[str]:
+    """Lines for people; the whole recipe first where asked for."""
+    if whole_recipe:
+        yield to_yaml(prepared.recipe)
+    yield from _data(prepared)
+    yield from _packing(prepared)
+    yield _memory(prepared)
+    yield f"CPUs: {allotment.text}; {prepared.threads} threads a worker"
+
+
+def _data(prepared: Prepared) -> Iterator[str]:
+    for split, manifest in prepared.index.manifests.items():
+        yield (
+            f"{split}: {manifest.num_rows} records, {len(manifest.bad)} bad, in {len(manifest.groups)} row groups,"
+            f" manifest {manifest.digest[:12]}"
+        )
+        for bad in manifest.bad[:3]:
+            yield f"  bad: {bad.shard} row {bad.row}: {bad.reason}"
+    train = prepared.index.manifests["train"]
+    recordings = prepared.index.reader(prepared.recipe, "train", training=True).recordings
+    for name, (modality, _) in recordings.fields.items():
+        tokens = field_tokens(train, name, modality)
+        present = tokens[tokens > 0]
+        mean = f"mean {present.mean():.1f}, most {present.max()}" if len(present) else "none"
+        yield f"  {name}: {mean} tokens, missing in {np.mean(train.missing(name)):.1%} of the records"
+
+
+def _packing(prepared: Prepared) -> Iterator[str]:
+    batch, schedule, plan = prepared.recipe.batch, prepared.schedule, prepared.plan
+    first = [w for w in schedule.windows if w.epoch == 0]
+    packs = sum(w.num_packs for w in first)
+    samples = int((plan.num_tokens > 0).sum())
+    yield (
+        f"plan: {packs} packs of at most {batch.token_budget} tokens an epoch, {plan.fill(schedule):.1%} filled,"
+        f" {samples / max(packs, 1):.1f} samples a pack, {len(first)} windows"
+    )
+    yield (
+        f"run: {schedule.num_steps} steps of {batch.global_batch} packs"
+        f" ({schedule.stop / max(packs, 1):.1f} epochs), evaluation every {prepared.eval_every} steps"
+    )
+
+
+def _memory(prepared: Prepared) -> str:
+    recipe = prepared.recipe
+    network = network_for(recipe, prepared.index.fitted)
+    parameters = sum(p.numel() for p in network.parameters())
+    layers = recipe.model.field_layers + recipe.model.joint_layers
+    activations = recipe.batch.token_budget * recipe.model.dim * layers * ACTIVATIONS_PER_TOKEN_AND_LAYER
+    return (
+        f"memory a worker: {parameters:,} parameters x {BYTES_PER_PARAMETER} B ="
+        f" {parameters * BYTES_PER_PARAMETER / 1e6:.1f} MB, activations about {activations / 1e6:.1f} MB"
+    )

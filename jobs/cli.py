@@ -1,0 +1,124 @@
+"""The command line: `interlace VERB`, also as `python -m jobs VERB`. Verbs import what they need when they run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.console import reported_errors, say
+from jobs.options import Address, DryRun, Overrides, RecipeFile, RunName, Storage, TrackingUri, read_recipe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train fused multimodal Transformers on heterogeneous data, from laptop to cluster.",
+)
+
+
+@app.command()
+def demo(
+    data: Annotated[Path, typer.Option(help="Folder the data set is built in.")] = Path("data/emoji"),
+    overrides: Overrides = None,
+    storage: Storage = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train anew even if the demo has run before.")] = False,
+) -> None:
+    """Build a real image-and-text set from installed packages, train on it, and show what fusion gives."""
+    with reported_errors():
+        from jobs.demo import run_demo
+
+        run_demo(data, overrides or [], storage, fresh=fresh)
+
+
+@app.command()
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    run_name: RunName = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Insist on going on with a run that is there.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew under the next free name.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a recipe; the same command goes on with a run that was stopped or killed."""
+    with reported_errors():
+        settings = read_recipe(recipe, overrides, storage, tracking_uri)
+        from jobs.train import Launch
+        from jobs.train import train as run
+
+        run(settings, Launch(run_name=run_name, address=address, resume=resume, fresh=fresh, dry_run=dry_run))
+
+
+@app.command()
+def index(recipe: RecipeFile, overrides: Overrides = None, storage: Storage = None, address: Address = None) -> None:
+    """Measure a recipe's data as a Ray Data job and keep the manifest in the cache."""
+    with reported_errors():
+        settings = read_recipe(recipe, overrides, storage)
+        from jobs.index import run_index
+
+        run_index(settings, address)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of one of its checkpoints.", show_default=False)],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for tables and figures.")] = None,
+) -> None:
+    """Evaluate a run's model over a split, for all its fields and for every subset of them."""
+    with reported_errors():
+        from jobs.evaluate import run_evaluate
+
+        run_evaluate(run, split, overrides or [], out)
+
+
+@app.command()
+def inspect(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("inspect.html"),
+) -> None:
+    """Show what a recipe's data holds: counts, missing shares, token lengths, and samples as one HTML page."""
+    with reported_errors():
+        settings = read_recipe(recipe, overrides, storage)
+        from jobs.inspect import run_inspect
+
+        run_inspect(settings, out)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for editors."""
+    import json
+
+    from pipeline.recipe import Recipe
+
+    say(json.dumps(Recipe.model_json_schema(), indent=2))
+
+
+track = typer.Typer(no_args_is_help=True, help="Metrics and MLflow.")
+app.add_typer(track, name="track")
+
+
+@track.command()
+def sync(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to try.")] = 120.0,
+) -> None:
+    """Ship what a run recorded while its MLflow server was away."""
+    with reported_errors():
+        from pipeline.tracking import sync as ship
+
+        report = ship(run, timeout_s)
+        say(str(report))
+        if not report.shipped:
+            raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of the `interlace` command."""
+    app()

@@ -1,0 +1,23 @@
+"""`interlace index`: measure the data as a Ray Data job."""
+
+import json
+
+from cluster.connect import connect
+from jobs.console import say
+from pipeline.data.index import build_index
+from pipeline.data.stream import map_units
+from pipeline.recipe import Recipe
+
+
+def run_index(recipe: Recipe, address: str | None) -> None:
+    """Build the index, or find it in the cache, and say what it holds."""
+    connect(address)
+    index = build_index(recipe, map_units)
+    for split, manifest in index.manifests.items():
+        missing = ", ".join(f"{n} {manifest.missing(n).mean():.1%}" for n in manifest.extents)
+        say(
+            f"{split}: {manifest.num_rows} records in {len(manifest.groups)} row groups, digest {manifest.digest},"
+            f" missing: {missing}"
+        )
+        for bad in manifest.bad:
+            say(json.dumps({"bad": bad.shard, "row": bad.row, "reason": bad.reason}, ensure_ascii=False))

@@ -1,0 +1,272 @@
+"""The index: fits modalities on the training rows, measures every row of every split, writes manifests. Torch-free.
+
+    shards -> check columns and types -> fit (tokenizers, vocabularies, statistics) -> measure each row group -> manifest
+
+The units of work are row groups; `mapper` decides where they run: in this process (`map`) or as a Ray Data job
+(`pipeline.data.stream.map_units`). Results lie in a cache folder named by what they depend on, so a second run of the
+same recipe starts at once.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from pipeline import modalities
+from pipeline.data.manifest import MISSING, Manifest, load_manifest, save_manifest
+from pipeline.data.plan import PlanSettings
+from pipeline.data.reader import Reader, Recordings, field_value, num_tokens, record_hash
+from pipeline.data.schema import check_schema
+from pipeline.data.sources import FORMATS, RowGroup, find_shards
+from pipeline.data.sources.base import split_uri
+from pipeline.data.targets import fit_target, make_target
+from pipeline.errors import BadShareError, DataError, RecordError
+from pipeline.recipe import Recipe, Source
+from pipeline.sample import BadRecord
+
+CODE_VERSION = 1
+"""Raised when the meaning of a cached index changes, so that older ones are made anew."""
+
+Measure = Callable[[RowGroup], pa.Table]
+Mapper = Callable[[Measure, Sequence[RowGroup]], Iterable[pa.Table]]
+Fitted = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """What a recipe's data is.
+
+    Args:
+        fitted: `{"fields": {name: state}, "targets": {name: state}}`, plain JSON.
+        manifests: by split (`train`, `validation`, `test`).
+    """
+
+    fitted: Fitted
+    manifests: Mapping[str, Manifest]
+
+    def reader(self, recipe: Recipe, split: str, *, training: bool) -> Reader:
+        """The reader of one split."""
+        return Reader(
+            manifest=self.manifests[split],
+            plan_settings=plan_settings(recipe, training=training),
+            recordings=make_recordings(recipe, self.fitted),
+            training=training,
+        )
+
+
+def plan_settings(recipe: Recipe, *, training: bool) -> PlanSettings:
+    """The settings of a plan: as the recipe says for training; in file order, one pack a step, for evaluation."""
+    return PlanSettings(
+        seed=recipe.seed,
+        token_budget=recipe.batch.token_budget,
+        global_batch=recipe.batch.global_batch if training else 1,
+        lookahead=recipe.batch.lookahead,
+        window_groups=recipe.data.window_groups,
+        shuffle=training,
+    )
+
+
+def make_recordings(recipe: Recipe, fitted: Fitted) -> Recordings:
+    """The modalities and targets of a recipe, with what was fitted."""
+    return Recordings(
+        fields={n: (modalities.make(n, f, fitted["fields"][n]), f.columns) for n, f in recipe.fields.items()},
+        targets={n: (make_target(t, fitted["targets"][n]), t.column) for n, t in recipe.tasks.items()},
+    )
+
+
+def splits(recipe: Recipe) -> dict[str, Source]:
+    """The splits that a recipe names."""
+    named = {"train": recipe.data.train, "validation": recipe.data.validation, "test": recipe.data.test}
+    return {name: source for name, source in named.items() if source is not None}
+
+
+def build_index(recipe: Recipe, mapper: Mapper = map) -> Index:
+    """The index of a recipe's splits, from the cache or made now.
+
+    Raises:
+        DataError: shards, columns, types or the sizes of row groups are not as the recipe needs them.
+        BadShareError: too many records are bad.
+    """
+    shards = {n: find_shards(s.paths, recipe.data.root) for n, s in splits(recipe).items()}
+    prints = {n: [_fingerprint(s) for s in found] for n, found in shards.items()}
+    cache = Path(recipe.storage).absolute() / "cache" / "index"
+    fitted = _cached_fit(recipe, shards["train"], cache / _key(recipe, prints["train"], "fit"))
+    recordings = make_recordings(recipe, fitted)
+    manifests = {}
+    for name, source in splits(recipe).items():
+        path = cache / _key(recipe, prints[name], fitted) / "manifest.parquet"
+        if not path.exists():
+            save_manifest(build_manifest(source.format, shards[name], recipe, recordings, mapper), path)
+        manifests[name] = load_manifest(path)
+        check_manifest(manifests[name], name, recipe, recordings)
+    return Index(fitted=fitted, manifests=manifests)
+
+
+def build_manifest(
+    format_name: str, shards: Sequence[str], recipe: Recipe, recordings: Recordings, mapper: Mapper
+) -> Manifest:
+    """Measure every row group of the shards."""
+    reader = FORMATS[format_name]
+    for shard in shards:
+        check_schema(recipe, reader.schema(shard), shard)
+    groups = [g for shard in shards for g in reader.row_groups(shard) if g.num_rows]
+    if not groups:
+        raise DataError(f"expected at least one row, but {len(shards)} shards hold none: {shards[0]}")
+    tables = mapper(MeasureGroup(format_name, recordings), groups)
+    table = pa.concat_tables(tables)
+    assert table.num_rows == sum(g.num_rows for g in groups)
+    reasons = table["reason"].to_pylist()
+    places = [(g.shard, g.first_row + i) for g in groups for i in range(g.num_rows)]
+    bad = tuple(
+        BadRecord(shard=s, row=r, reason=why) for (s, r), why in zip(places, reasons, strict=True) if why is not None
+    )
+    return Manifest(
+        format=format_name,
+        groups=tuple(groups),
+        hashes=table["hash"].to_numpy(),
+        extents={
+            n: np.stack([table[f"{n}.0"].to_numpy(), table[f"{n}.1"].to_numpy()], axis=1) for n in recordings.fields
+        },
+        bad=bad,
+        unusable=np.array([why is not None for why in reasons], np.bool_),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureGroup:
+    """Measures the rows of a row group: hash, extents, and the reason where a record can't be used."""
+
+    format_name: str
+    recordings: Recordings
+
+    def __call__(self, group: RowGroup) -> pa.Table:
+        """One row a record: `hash`, `<field>.0`, `<field>.1`, `reason`."""
+        names = list(self.recordings.fields)
+        try:
+            records = FORMATS[self.format_name].read(group, self.recordings.columns).to_pylist()
+        except DataError as error:
+            return self._table([(0, [(MISSING, MISSING)] * len(names), str(error))] * group.num_rows)
+        return self._table([self._measure(record) for record in records])
+
+    def _measure(self, record: Mapping[str, Any]) -> tuple[int, list[tuple[int, int]], str | None]:
+        reason: str | None = None
+        extents = [(MISSING, MISSING)] * len(self.recordings.fields)
+        for i, (name, (modality, columns)) in enumerate(self.recordings.fields.items()):
+            value = field_value(record, columns)
+            if value is None:
+                continue
+            try:
+                extents[i] = modality.measure(value)
+            except RecordError as error:
+                reason = reason or f"field `{name}`: {error}"
+        try:
+            for target, column in self.recordings.targets.values():
+                if record.get(column) is not None:
+                    target.encode(record[column])
+        except RecordError as error:
+            reason = reason or str(error)
+        if reason is None and not self._has_token(extents):
+            reason = "no field has a token: every field of the record is missing or empty"
+        return record_hash(record, self.recordings.columns), extents, reason
+
+    def _has_token(self, extents: Sequence[tuple[int, int]]) -> bool:
+        pairs = zip(extents, self.recordings.fields.values(), strict=True)
+        return any(e[0] != MISSING and m.num_tokens(e) > 0 for e, (m, _) in pairs)
+
+    def _table(self, rows: list[tuple[int, list[tuple[int, int]], str | None]]) -> pa.Table:
+        columns: dict[str, pa.Array] = {
+            "hash": pa.array([r[0] for r in rows], pa.uint64()),
+            "reason": pa.array([r[2] for r in rows], pa.string()),
+        }
+        for i, name in enumerate(self.recordings.fields):
+            columns[f"{name}.0"] = pa.array([r[1][i][0] for r in rows], pa.int32())
+            columns[f"{name}.1"] = pa.array([r[1][i][1] for r in rows], pa.int32())
+        return pa.table(columns)
+
+
+def check_manifest(manifest: Manifest, split: str, recipe: Recipe, recordings: Recordings) -> None:
+    """Refuse a split whose bad records pass the limit, or with a sample longer than the token budget."""
+    limit = recipe.data.max_bad_share
+    share = len(manifest.bad) / manifest.num_rows
+    if share > limit:
+        listed = "".join(f"\n  - {b.shard} row {b.row}: {b.reason}" for b in manifest.bad[:5])
+        raise BadShareError(
+            f"{split}: {len(manifest.bad)} of {manifest.num_rows} records are bad ({share:.2%}), but"
+            f" `data.max_bad_share` is {limit:.2%}; the first:{listed}"
+        )
+    tokens = num_tokens(manifest, recordings)
+    longest = int(tokens.argmax())
+    if tokens[longest] > recipe.batch.token_budget:
+        shard, row = manifest.locate(longest)
+        raise DataError(
+            f"`batch.token_budget` must be at least {tokens[longest]} (longest sample of {split}: {shard} row {row}),"
+            f" but is {recipe.batch.token_budget}"
+        )
+
+
+def _cached_fit(recipe: Recipe, shards: Sequence[str], folder: Path) -> Fitted:
+    path = folder / "fitted.json"
+    if not path.exists():
+        text = json.dumps(fit(recipe, shards), ensure_ascii=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{np.random.default_rng().integers(1 << 60)}.tmp")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    fitted: Fitted = json.loads(path.read_text(encoding="utf-8"))
+    return fitted
+
+
+def fit(recipe: Recipe, shards: Sequence[str]) -> Fitted:
+    """Fit every field and target on the training rows, each in one pass over its own columns."""
+    reader = FORMATS[recipe.data.train.format]
+    for shard in shards:
+        check_schema(recipe, reader.schema(shard), shard)
+
+    def values(columns: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+        for shard in shards:
+            for group in reader.row_groups(shard):
+                try:
+                    records = reader.read(group, columns).to_pylist()
+                except DataError:
+                    continue  # the index lists the rows of a damaged row group, one by one
+                for record in records:
+                    value = field_value(record, columns)
+                    if value is not None:
+                        yield value
+
+    return {
+        "fields": {n: modalities.fit(f, values(f.columns)) for n, f in recipe.fields.items()},
+        "targets": {n: fit_target(t, (v for (v,) in values((t.column,)))) for n, t in recipe.tasks.items()},
+    }
+
+
+def _fingerprint(shard: str) -> str:
+    """Size, modification time and hash of a shard's first and last 64 KiB: changes when the file does."""
+    system, path = split_uri(shard)
+    info = system.get_file_info(path)
+    hasher = xxhash.xxh3_64(f"{shard}:{info.size}:{info.mtime_ns}".encode())
+    with system.open_input_file(path) as file:
+        hasher.update(file.read(1 << 16))
+        file.seek(max(info.size - (1 << 16), 0))
+        hasher.update(file.read(1 << 16))
+    return hasher.hexdigest()
+
+
+def _key(recipe: Recipe, fingerprints: Sequence[str], of: Any) -> str:
+    """Name of a cache folder: everything that its content depends on."""
+    reads = {
+        "code": CODE_VERSION,
+        "fields": {n: f.model_dump(mode="json") for n, f in recipe.fields.items()},
+        "targets": {
+            n: (t.task, t.column, t.model_dump(mode="json").get("multi_label")) for n, t in recipe.tasks.items()
+        },
+        "fingerprints": list(fingerprints),
+        "of": of,
+    }
+    return hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest()[:24]

@@ -1,0 +1,221 @@
+"""The reader: turns a window of the plan into packs, in plan order. Pure, without Ray and torch.
+
+    read row groups -> verify record hash -> decode -> augment -> encode -> join into packs
+
+Ray tasks and in-process callers run this same code, so they give the same bytes. A record that turns out bad leaves an
+empty slot at its place and an entry in `Pack.bad`; it never shifts the stream.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from pipeline.data.manifest import Manifest
+from pipeline.data.plan import Plan, PlanSettings, Rows, Window
+from pipeline.data.sources import FORMATS
+from pipeline.data.targets import Target
+from pipeline.errors import DataError, RecordError
+from pipeline.modalities.base import Modality
+from pipeline.sample import BadRecord, FieldPack, Pack, TargetPack, Tokens
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recordings:
+    """How a record's columns become tokens and targets: one entry a field or target, with the columns it reads."""
+
+    fields: Mapping[str, tuple[Modality, tuple[str, ...]]]
+    targets: Mapping[str, tuple[Target, str]]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column read, each once."""
+        names = [c for _, columns in self.fields.values() for c in columns] + [c for _, c in self.targets.values()]
+        return tuple(dict.fromkeys(names))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One sample of a pack: tokens of the fields it has, values of the targets it has."""
+
+    tokens: Mapping[str, Tokens]
+    targets: Mapping[str, NDArray[Any]]
+
+
+EMPTY = Slot(tokens={}, targets={})
+
+
+def record_hash(record: Record, columns: Sequence[str]) -> int:
+    """xxh3 (64 bit) of a record's columns; lengths and nulls count, so no two records share a byte string."""
+    hasher = xxhash.xxh3_64()
+    for column in columns:
+        value = record.get(column)
+        if isinstance(value, str):
+            value = value.encode()
+        if not isinstance(value, bytes):
+            value = repr(value).encode()
+        hasher.update(b"%d:" % len(value))
+        hasher.update(value)
+    return hasher.intdigest()
+
+
+def field_value(record: Record, columns: tuple[str, ...]) -> tuple[Any, ...] | None:
+    """The field's columns of a record, or None if all of them are null."""
+    value = tuple(record.get(c) for c in columns)
+    return None if all(v is None for v in value) else value
+
+
+def read_slot(record: Record, recordings: Recordings, rng: np.random.Generator | None) -> Slot:
+    """Decode, augment (if `rng` is given) and encode one record. Raises RecordError."""
+    tokens: dict[str, Tokens] = {}
+    for name, (modality, columns) in recordings.fields.items():
+        value = field_value(record, columns)
+        if value is None:
+            continue
+        try:
+            decoded = modality.decode(value)
+            if rng is not None:
+                decoded = modality.augment(decoded, rng)
+            tokens[name] = modality.encode(decoded)
+        except RecordError as error:
+            raise RecordError(f"field `{name}`: {error}") from error
+    targets = {
+        name: target.encode(record[column])
+        for name, (target, column) in recordings.targets.items()
+        if record.get(column) is not None
+    }
+    return Slot(tokens=tokens, targets=targets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """Reads the packs of one split.
+
+    Args:
+        manifest: what the split holds.
+        plan_settings: how it is packed.
+        recordings: how records become tokens.
+        training: whether to augment.
+    """
+
+    manifest: Manifest
+    plan_settings: PlanSettings
+    recordings: Recordings
+    training: bool
+
+    def plan(self) -> Plan:
+        """The plan of this split."""
+        return Plan(
+            group_starts=self.manifest.group_starts(),
+            num_tokens=num_tokens(self.manifest, self.recordings),
+            settings=self.plan_settings,
+        )
+
+    def read(self, window: Window, *, first: int, stop: int, plan: Plan | None = None) -> Iterator[Pack]:
+        """The packs of a window at positions `first <= p < stop`, in order."""
+        plan = plan or self.plan()
+        packs = plan.packs(window.epoch, window.index)
+        assert len(packs) == window.num_packs, (len(packs), window)
+        wanted = range(max(first - window.start, 0), min(stop - window.start, len(packs)))
+        rows = np.concatenate([packs[i] for i in wanted]) if wanted else np.zeros(0, np.int64)
+        records = self._records(plan, rows)
+        for i in wanted:
+            yield self._pack(window.start + i, window.epoch, packs[i], records)
+
+    def _records(self, plan: Plan, rows: Rows) -> dict[int, Record | BadRecord]:
+        """The records of these rows, read row group by row group."""
+        starts = plan.group_starts
+        records: dict[int, Record | BadRecord] = {}
+        group_of = np.searchsorted(starts, rows, side="right") - 1
+        for number in np.unique(group_of).tolist():
+            group = self.manifest.groups[number]
+            inside = rows[group_of == number] - starts[number]
+            try:
+                table = FORMATS[self.manifest.format].read(group, self.recordings.columns)
+                if table.num_rows != group.num_rows:
+                    raise DataError(f"{group.shard}: row group {group.index} now has {table.num_rows} rows")
+            except DataError as error:
+                for i in inside.tolist():
+                    bad = BadRecord(shard=group.shard, row=group.first_row + i, reason=str(error))
+                    records[int(starts[number]) + i] = bad
+                continue
+            for i, record in zip(inside.tolist(), table.take(pa.array(inside)).to_pylist(), strict=True):
+                records[int(starts[number]) + i] = record
+        return records
+
+    def _pack(self, position: int, epoch: int, rows: Rows, records: dict[int, Record | BadRecord]) -> Pack:
+        slots: list[Slot] = []
+        bad: list[BadRecord] = []
+        for row in rows.tolist():
+            try:
+                slots.append(self._slot(row, epoch, records.pop(row)))
+            except RecordError as error:
+                shard, number = self.manifest.locate(row)
+                bad.append(BadRecord(shard=shard, row=number, reason=str(error)))
+                slots.append(EMPTY)
+        return join(position, epoch, rows, slots, self.recordings, tuple(bad))
+
+    def _slot(self, row: int, epoch: int, record: Record | BadRecord) -> Slot:
+        if isinstance(record, BadRecord):
+            raise RecordError(record.reason)
+        if record_hash(record, self.recordings.columns) != int(self.manifest.hashes[row]):
+            raise RecordError("record hash differs from the manifest: the shard changed after it was indexed")
+        rng = np.random.default_rng((self.plan_settings.seed, epoch, row)) if self.training else None
+        return read_slot(record, self.recordings, rng)
+
+
+def num_tokens(manifest: Manifest, recordings: Recordings) -> NDArray[np.int32]:
+    """Int32 `[N]`: tokens of each row over all fields; 0 for rows that can't be used."""
+    total = np.zeros(manifest.num_rows, np.int32)
+    for name, (modality, _) in recordings.fields.items():
+        total += field_tokens(manifest, name, modality)
+    total[manifest.unusable] = 0
+    return total
+
+
+def field_tokens(manifest: Manifest, name: str, modality: Modality) -> NDArray[np.int32]:
+    """Int32 `[N]`: tokens of one field; each distinct extent is asked once."""
+    extents, inverse = np.unique(manifest.extents[name], axis=0, return_inverse=True)
+    counts = [0 if a < 0 else modality.num_tokens((a, b)) for a, b in extents.tolist()]
+    return np.array(counts, np.int32)[inverse.reshape(-1)]
+
+
+def join(
+    position: int,
+    epoch: int,
+    rows: Rows,
+    slots: Sequence[Slot],
+    recordings: Recordings,
+    bad: tuple[BadRecord, ...] = (),
+) -> Pack:
+    """Samples end to end as one pack."""
+    fields: dict[str, FieldPack] = {}
+    for name, (modality, _) in recordings.fields.items():
+        found = [s.tokens.get(name) for s in slots]
+        spec = modality.spec
+        empty = np.zeros((0, spec.patch_dim), spec.patch_dtype) if spec.kind == "patches" else np.zeros(0, np.int32)
+        fields[name] = FieldPack(
+            values=_concatenate((t.values for t in found if t is not None), empty),
+            lengths=np.array([0 if t is None else t.values.shape[0] for t in found], np.int32),
+            grids=np.array([(0, 0) if t is None else t.grid for t in found], np.int32).reshape(-1, 2),
+        )
+    targets: dict[str, TargetPack] = {}
+    for name, (target, _) in recordings.targets.items():
+        values = [s.targets.get(name) for s in slots]
+        targets[name] = TargetPack(
+            values=_concatenate((v for v in values if v is not None), np.zeros(0, target.dtype)),
+            lengths=np.array([0 if v is None else v.shape[0] for v in values], np.int32),
+            present=np.array([v is not None for v in values], np.bool_),
+        )
+    return Pack(position=position, epoch=epoch, sample_ids=np.asarray(rows), fields=fields, targets=targets, bad=bad)
+
+
+def _concatenate(arrays: Iterable[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
+    """The arrays end to end; `empty` gives dtype and width where there are none."""
+    return np.concatenate([empty, *arrays])

@@ -1,0 +1,70 @@
+"""Checks that a shard has the columns a recipe reads, in types that their fields can use."""
+
+import difflib
+from collections.abc import Callable
+
+import pyarrow as pa
+from pyarrow import types
+
+from pipeline.errors import DataError
+from pipeline.recipe import AnyField, ImageField, Recipe, TextField
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind))
+
+
+def _is_category(kind: pa.DataType) -> bool:
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(_is_string(kind) or types.is_integer(kind) or types.is_boolean(kind))
+
+
+def _is_list_of_categories(kind: pa.DataType) -> bool:
+    return bool(types.is_list(kind) or types.is_large_list(kind)) and _is_category(kind.value_type)
+
+
+Check = tuple[str, Callable[[pa.DataType], bool]]
+
+
+def _field_check(field: AnyField) -> Check:
+    if isinstance(field, ImageField):
+        return "binary (encoded pictures)", _is_binary
+    if isinstance(field, TextField):
+        return "string", _is_string
+    if field.numbers:
+        return "a number", _is_number
+    return "string, integer or boolean", _is_category
+
+
+def check_schema(recipe: Recipe, schema: pa.Schema, shard: str) -> None:
+    """Refuse a shard that lacks a column or has one in a type that can't be used; all faults at once.
+
+    Raises:
+        DataError: names column, expected type, the type it has, and the recipe's key that reads it.
+    """
+    wanted: list[tuple[str, str, Check]] = []
+    for name, field in recipe.fields.items():
+        wanted += [(f"fields.{name}", column, _field_check(field)) for column in field.columns]
+    for name, task in recipe.tasks.items():
+        check: Check = ("string, integer or boolean", _is_category)
+        if task.multi_label:
+            check = ("a list of strings, integers or booleans", _is_list_of_categories)
+        wanted.append((f"tasks.{name}", task.column, check))
+    faults = []
+    for key, column, (expected, accepts) in wanted:
+        if column not in schema.names:
+            near = difflib.get_close_matches(column, schema.names, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(schema.names)}"
+            faults.append(f"{key}: expected a column `{column}`, but there is none; {hint}")
+        elif not accepts(schema.field(column).type) and not types.is_null(schema.field(column).type):
+            faults.append(f"{key}: expected `{column}` to be {expected}, but it is {schema.field(column).type}")
+    if faults:
+        raise DataError(f"{shard}: " + "; ".join(faults))

@@ -1,0 +1,81 @@
+"""What every source format offers: row groups, and reading columns of one row group.
+
+A *row group* is the smallest part of a shard that is read at once; windows of several are the unit of shuffling.
+"""
+
+import glob
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+from pipeline.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroup:
+    """One row group: shard path or URI, its number in the shard, rows before it in the shard, rows, bytes unpacked."""
+
+    shard: str
+    index: int
+    first_row: int
+    num_rows: int
+    num_bytes: int
+
+
+class ShardFormat(ABC):
+    """Reader of one file format. Stateless, so that it travels to any process."""
+
+    @abstractmethod
+    def schema(self, shard: str) -> pa.Schema:
+        """Column names and types of a shard. Raises DataError if the file can't be read."""
+
+    @abstractmethod
+    def row_groups(self, shard: str) -> list[RowGroup]:
+        """The shard's row groups in order. Raises DataError if the file can't be read."""
+
+    @abstractmethod
+    def read(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
+        """Columns of one row group. Raises DataError if its bytes are damaged, OSError if it can't be reached."""
+
+
+def split_uri(path: str) -> tuple[fs.FileSystem, str]:
+    """The file system and the path inside it of a local path or a URI such as `s3://bucket/key`."""
+    if "://" in path:
+        system, inner = fs.FileSystem.from_uri(path)
+        return system, inner
+    return fs.LocalFileSystem(), path
+
+
+def find_shards(paths: Sequence[str], root: str) -> list[str]:
+    """Every file that the paths and globs name, sorted within each, without doubles.
+
+    Args:
+        paths: local paths, URIs, or globs of either.
+        root: folder (or URI) that relative ones start from.
+
+    Raises:
+        DataError: a path matches no file.
+    """
+    found: dict[str, None] = {}
+    for path in paths:
+        full = path if "://" in path or path.startswith("/") else f"{root.rstrip('/')}/{path}"
+        matches = _glob_remote(full) if "://" in full else sorted(glob.glob(str(Path(full).absolute()), recursive=True))
+        if not matches:
+            raise DataError(f"expected at least one shard at {full}, but found none (`data.root` is {root!r})")
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def _glob_remote(pattern: str) -> list[str]:
+    scheme, _, inner = pattern.partition("://")
+    if not any(c in inner for c in "*?["):
+        return [pattern]
+    fixed = inner[: min(inner.index(c) for c in "*?[" if c in inner)].rsplit("/", 1)[0]
+    system, base = split_uri(f"{scheme}://{fixed}")
+    files = system.get_file_info(fs.FileSelector(base, recursive=True))
+    return sorted(f"{scheme}://{f.path}" for f in files if f.is_file and fnmatchcase(f.path, inner))

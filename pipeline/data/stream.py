@@ -1,0 +1,93 @@
+"""The Ray side of the data arm: the stream of packs for training, and the index as a job. The home of `ray.data`.
+
+`dataset(reader, schedule, start)` gives a Ray dataset whose row number n is the pack at position `start + n`, one row a
+block. Order rests on `preserve_order` (set by `data_config`) and on `streaming_split(equal=True)`, which hands blocks
+out in turn: position p arrives at rank p mod W. The consumer checks that on every pack.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import DataContext, ExecutionOptions
+
+from pipeline.data.plan import Plan, Schedule
+from pipeline.data.reader import Reader
+from pipeline.data.sources import RowGroup
+from pipeline.sample import pack_to_table
+
+if TYPE_CHECKING:
+    from ray.train import DataConfig
+
+GROUPS_PER_TASK = 4
+"""Row groups that one indexing task measures: enough to pay for the 20 ms that a task costs."""
+
+
+def data_config() -> "DataConfig":
+    """The `DataConfig` of a trainer; the only place where Ray Train keeps `preserve_order`."""
+    from ray.train import DataConfig  # only drivers and controllers need ray.train
+
+    return DataConfig(execution_options=ExecutionOptions(preserve_order=True))
+
+
+def dataset(
+    reader: Reader, schedule: Schedule, start: int, each_pack: Callable[[int], None] | None = None
+) -> "ray.data.Dataset":
+    """The packs at positions `start .. schedule.stop - 1`, in order, one row a block.
+
+    Args:
+        reader: reads the windows.
+        schedule: the windows of the run.
+        start: first position; only its window and those after it are read.
+        each_pack: called with each position before its pack is handed on (tests delay packs by it).
+    """
+    windows = schedule.since(start)
+    shared = ray.put(reader)
+
+    def read(rows: pa.Table) -> Iterator[pa.Table]:
+        for number in rows["id"].to_pylist():
+            own, plan = _load(shared)
+            for pack in own.read(windows[number], first=start, stop=schedule.stop, plan=plan):
+                if each_pack is not None:
+                    each_pack(pack.position)
+                yield pack_to_table(pack)
+
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = 1  # one pack a block, so that whole packs are dealt out
+    context.enable_fallback_to_arrow_object_ext_type = False
+    context.enable_progress_bars = False
+    with DataContext.current(context):
+        ids = ray.data.range(len(windows), override_num_blocks=len(windows))
+        return ids.map_batches(read, batch_format="pyarrow", batch_size=None)
+
+
+@lru_cache(maxsize=2)
+def _load(shared: "ray.ObjectRef[Reader]") -> tuple[Reader, Plan]:
+    """The reader and its plan, made once a process; arrays stay in the object store."""
+    reader: Reader = ray.get(shared)
+    return reader, reader.plan()
+
+
+def map_units(measure: Callable[[RowGroup], pa.Table], groups: Sequence[RowGroup]) -> Iterable[pa.Table]:
+    """Measure row groups as a Ray Data job; tables in the order of the groups."""
+
+    def run(rows: pa.Table) -> Iterator[pa.Table]:
+        for unit in rows.to_pylist():
+            number = unit.pop("unit")
+            table = measure(RowGroup(**unit))
+            yield table.append_column("unit", pa.array([number] * table.num_rows, pa.int64()))
+
+    units = pa.Table.from_pylist([{**asdict(g), "unit": i} for i, g in enumerate(groups)])
+    blocks = max(1, len(groups) // GROUPS_PER_TASK)
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    with DataContext.current(context):
+        ds = ray.data.from_arrow(units).repartition(blocks).map_batches(run, batch_format="pyarrow", batch_size=None)
+        table: Any = pa.concat_tables(t for t in ds.iter_batches(batch_size=None, batch_format="pyarrow") if t.num_rows)
+    # Blocks may arrive in any order; rows inside a unit keep theirs.
+    order = table["unit"].to_numpy().argsort(kind="stable")
+    return [table.take(pa.array(order)).drop_columns("unit")]

@@ -1,0 +1,138 @@
+"""Label columns -> target arrays.
+
+In: the raw value of a task's column. Out: int64 class indices, one for a single label, any number for several. Which
+classes there are comes from the training rows (`fit_target`) and travels with the model as plain JSON.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError, RecordError
+from pipeline.modalities.base import Fitted
+from pipeline.recipe import AnyTask, ClassificationTask
+
+_SHOWN = 8
+
+
+class Target(ABC):
+    """How one task's raw value becomes numbers. None (no target) is the caller's: it never reaches `encode`."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the encoded numbers, also of an empty array."""
+
+    @abstractmethod
+    def encode(self, value: Any) -> NDArray[Any]:
+        """The value as a flat array. Raises RecordError."""
+
+
+@final
+class ClassTarget(Target):
+    """Index of the label among the training classes, or of each label of a list."""
+
+    def __init__(self, task: ClassificationTask, fitted: Fitted) -> None:
+        self.classes: tuple[str | int, ...] = tuple(fitted["classes"])
+        self._task = task
+        self._index = {label: i for i, label in enumerate(self.classes)}
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Class indices are int64."""
+        return np.dtype(np.int64)
+
+    def encode(self, value: Any) -> NDArray[np.int64]:
+        """Class indices, int64 `[1]`; with `multi_label` `[n]`, sorted, each once, n = 0 for an empty list.
+
+        Raises:
+            RecordError: a label that training did not see, or a value of another type.
+        """
+        try:
+            labels = _labels(self._task, value)
+        except DataError as error:
+            raise RecordError(str(error)) from error
+        unseen = [label for label in labels if label not in self._index]
+        if unseen:
+            raise RecordError(
+                f"expected a label seen in training in column `{self._task.column}` ({_listed(self.classes)}),"
+                f" but is {unseen[0]!r}"
+            )
+        return np.array(sorted({self._index[label] for label in labels}), np.int64)
+
+
+def fit_class_target(task: ClassificationTask, values: Iterable[Any]) -> Fitted:
+    """The classes of a label column.
+
+    Args:
+        task: settings of the task.
+        values: raw values of the training rows; None is passed over.
+
+    Returns:
+        `{"classes": [...], "counts": [...]}`, classes sorted, counts of the samples that hold each.
+
+    Raises:
+        DataError: labels that are neither strings nor integers nor booleans, or of two types, or fewer than 2 classes.
+    """
+    counts: Counter[str | int] = Counter()
+    for value in values:
+        if isinstance(value, list):  # `encode` refuses a list with nulls: one bad record, not a bad column
+            value = [item for item in value if item is not None]
+        if value is not None:
+            counts.update(set(_labels(task, value)))
+    kinds = sorted({type(label).__name__ for label in counts})
+    if len(kinds) > 1:
+        raise DataError(f"expected labels of one type in column `{task.column}`, but found {' and '.join(kinds)}")
+    if len(counts) < 2:
+        found = f"only {next(iter(counts))!r}" if counts else "none"
+        raise DataError(
+            f"expected at least 2 classes in column `{task.column}` of the training rows, but found {found}"
+        )
+    classes = sorted(counts)
+    return {"classes": classes, "counts": [counts[c] for c in classes]}
+
+
+TARGETS = {"classification": (fit_class_target, ClassTarget)}
+"""`task` of a task's settings -> how to fit its target, how to make it."""
+
+
+def fit_target(task: AnyTask, values: Iterable[Any]) -> Fitted:
+    """What a target must learn from the training rows, as plain JSON. Raises DataError."""
+    return TARGETS[task.task][0](task, values)
+
+
+def make_target(task: AnyTask, fitted: Fitted) -> Target:
+    """The target of one task from what `fit_target` gave, possibly after a round trip through JSON."""
+    return TARGETS[task.task][1](task, fitted)
+
+
+def _labels(task: ClassificationTask, value: Any) -> list[str | int]:
+    """The labels of a raw value. Raises DataError where its type is wrong."""
+    if not task.multi_label:
+        return [_label(task, value)]
+    if not isinstance(value, list | tuple | np.ndarray):
+        raise DataError(
+            f"expected a list of labels in column `{task.column}` (`multi_label` is on), but is {type(value).__name__}"
+        )
+    return [_label(task, item) for item in value]
+
+
+def _label(task: ClassificationTask, value: Any) -> str | int:
+    if isinstance(value, str):
+        return str(value)  # also of numpy's kind
+    if isinstance(value, int | np.integer | np.bool_):
+        return int(value)
+    hint = "; for lists set `multi_label: true`" if isinstance(value, list | tuple | np.ndarray) else ""
+    raise DataError(
+        f"expected a string, an integer or a boolean as label in column `{task.column}`,"
+        f" but is {type(value).__name__}{hint}"
+    )
+
+
+def _listed(classes: Sequence[str | int]) -> str:
+    shown = ", ".join(repr(c) for c in classes[:_SHOWN])
+    return shown if len(classes) <= _SHOWN else f"{shown}, ... {len(classes)} in all"

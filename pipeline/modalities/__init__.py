@@ -1,0 +1,52 @@
+"""Modalities: how raw values become tokens.
+
+1. A *field* is a named column (or several, for a table) read through one modality.
+2. `fit(field, values)` goes once over the training rows and gives `Fitted`: plain JSON that travels with the model.
+3. `make(name, field, fitted)` gives the `Modality`, cheap enough to make in every data task.
+4. Per value: `measure -> grid` when indexing (headers only), `decode -> augment -> encode` when reading.
+
+To add a modality: its settings in `pipeline/recipe.py`, one file here with a `fit` function and a class that follows
+`base.Modality`, and one row of `MODALITIES`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.modalities.base import Fitted, Modality, Values
+from pipeline.modalities.image import ImageModality, fit_image
+from pipeline.modalities.table import fit_table, make_table
+from pipeline.modalities.text import TextModality, fit_text
+from pipeline.recipe import AnyField
+
+MODALITIES: dict[str, tuple[Callable[[Any, Values], Fitted], Callable[[str, Any, Fitted], Modality]]] = {
+    "image": (fit_image, ImageModality),
+    "text": (fit_text, TextModality),
+    "table": (fit_table, make_table),
+}
+"""`modality` of a field's settings -> how to fit it, how to make it."""
+
+
+def fit(field: AnyField, values: Values) -> Fitted:
+    """What a field must learn from the training rows, in one pass that keeps counts and statistics, not rows.
+
+    Values that `measure` would refuse are passed over. The same values in the same order give the same state.
+
+    Args:
+        field: the field's settings.
+        values: raw values of the training rows; not read at all where the modality has nothing to learn.
+
+    Raises:
+        DataError: settings that can't be followed (a tokenizer file that can't be read).
+    """
+    return MODALITIES[field.modality][0](field, values)
+
+
+def make(name: str, field: AnyField, fitted: Fitted) -> Modality:
+    """The modality of one field.
+
+    Args:
+        name: the field's name in the recipe.
+        field: its settings.
+        fitted: what `fit` gave for the same settings, possibly after a round trip through JSON.
+    """
+    return MODALITIES[field.modality][1](name, field, fitted)

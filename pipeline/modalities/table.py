@@ -1,0 +1,200 @@
+"""Columns of one table row -> one token for each value that is present.
+
+Numbers become patches float32 `[n, 2 * C]`: the z-score at the value's column, and 1 at C + column, so that a token
+says which column it is. Categories become ids with a range of their own for each column. A missing value (None or NaN)
+is no token: nothing is imputed. Extent: (number of present values, 0).
+"""
+
+import math
+from collections import Counter
+from decimal import Decimal
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import RecordError
+from pipeline.modalities.base import Extent, Fitted, Modality, Values
+from pipeline.recipe import TableField
+from pipeline.sample import FieldSpec, Tokens
+
+MAX_NUMBER = float(np.finfo(np.float32).max)
+MAX_Z = 1000.0
+"""z-scores are clipped to +- this: a far outlier stays far, but can't overflow the model's arithmetic."""
+
+_NUMBERS = (int, float, np.integer, np.floating, np.bool_, Decimal)
+
+
+def fit_table(field: TableField, values: Values) -> Fitted:
+    """What the columns hold in the training rows.
+
+    Returns:
+        numbers: `{"means": [C], "stds": [C]}`, population standard deviation, 1 for a constant or empty column;
+        categories: `{"categories": [C lists]}`, most frequent first, at most `max_categories` each.
+    """
+    return _fit_numbers(field.numbers, values) if field.numbers else _fit_categories(field, values)
+
+
+def make_table(name: str, field: TableField, fitted: Fitted) -> Modality:
+    """The modality of a field of numbers or of categories."""
+    return NumbersModality(name, field, fitted) if field.numbers else CategoriesModality(name, field, fitted)
+
+
+@final
+class NumbersModality(Modality):
+    """Numeric columns, standardised by the training rows."""
+
+    def __init__(self, name: str, field: TableField, fitted: Fitted) -> None:
+        self._columns = field.numbers
+        self._means = np.array(fitted["means"], np.float64)
+        self._stds = np.array(fitted["stds"], np.float64)
+        width = len(self._columns)
+        self._spec = FieldSpec(name=name, kind="patches", patch_dim=2 * width, max_grid=(width, 1))
+
+    @property
+    def spec(self) -> FieldSpec:
+        """Patches of 2 C numbers."""
+        return self._spec
+
+    def measure(self, value: tuple[Any, ...]) -> Extent:
+        """How many values are present. Raises RecordError."""
+        return int(np.count_nonzero(~np.isnan(self.decode(value)))), 0
+
+    def grid(self, extent: Extent) -> tuple[int, int]:
+        """One column of as many tokens."""
+        return extent[0], 1
+
+    def decode(self, value: tuple[Any, ...]) -> NDArray[np.float64]:
+        """The numbers, float64 `[C]`, NaN where missing. Raises RecordError."""
+        return np.array([_number(v, c) for v, c in zip(value, self._columns, strict=True)], np.float64)
+
+    def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        """Unchanged: tables have no augmentation."""
+        return decoded
+
+    def encode(self, decoded: NDArray[Any]) -> Tokens:
+        """Patches float32 `[n, 2 * C]` of the values that are present."""
+        columns = np.flatnonzero(~np.isnan(decoded))
+        scores = (decoded[columns] - self._means[columns]) / self._stds[columns]
+        values = np.zeros((len(columns), self._spec.patch_dim), np.float32)
+        values[np.arange(len(columns)), columns] = np.clip(scores, -MAX_Z, MAX_Z)
+        values[np.arange(len(columns)), columns + len(self._columns)] = 1.0
+        return Tokens(values=values, grid=(len(columns), 1))
+
+
+@final
+class CategoriesModality(Modality):
+    """Columns of categories. Ids of a column: first its `unknown`, then its fitted categories."""
+
+    def __init__(self, name: str, field: TableField, fitted: Fitted) -> None:
+        self._columns = field.categories
+        self._unknown: list[int] = []
+        self._ids: list[dict[str | int, int]] = []
+        size = 0
+        for known in fitted["categories"]:
+            self._unknown.append(size)
+            self._ids.append({category: size + 1 + i for i, category in enumerate(known)})
+            size += 1 + len(known)
+        self._spec = FieldSpec(name=name, kind="ids", vocab_size=size, max_grid=(len(self._columns), 1))
+
+    @property
+    def spec(self) -> FieldSpec:
+        """Ids of all columns."""
+        return self._spec
+
+    def measure(self, value: tuple[Any, ...]) -> Extent:
+        """How many values are present. Raises RecordError."""
+        return len(self.decode(value)), 0
+
+    def grid(self, extent: Extent) -> tuple[int, int]:
+        """One column of as many tokens."""
+        return extent[0], 1
+
+    def decode(self, value: tuple[Any, ...]) -> NDArray[np.int32]:
+        """Ids of the values that are present, int32 `[n]`. Raises RecordError."""
+        row = zip(value, self._columns, self._ids, self._unknown, strict=True)
+        found = [(_category(v, column), ids, unknown) for v, column, ids, unknown in row]
+        return np.array([ids.get(c, unknown) for c, ids, unknown in found if c is not None], np.int32)
+
+    def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        """Unchanged: tables have no augmentation."""
+        return decoded
+
+    def encode(self, decoded: NDArray[Any]) -> Tokens:
+        """The ids themselves."""
+        return Tokens(values=decoded, grid=(len(decoded), 1))
+
+
+def _fit_numbers(columns: tuple[str, ...], values: Values) -> Fitted:
+    """Mean and deviation in one pass (Welford 1962), exact where sums of squares would cancel."""
+    counts, means, squares = [0] * len(columns), [0.0] * len(columns), [0.0] * len(columns)
+    for value in values:
+        for i, (raw, column) in enumerate(zip(value, columns, strict=True)):
+            try:
+                number = _number(raw, column)
+            except RecordError:
+                continue
+            if math.isnan(number):
+                continue
+            counts[i] += 1
+            delta = number - means[i]
+            means[i] += delta / counts[i]
+            squares[i] += delta * (number - means[i])
+    stds = [math.sqrt(s / n) if n and s > 0 else 1.0 for s, n in zip(squares, counts, strict=True)]
+    return {"means": means, "stds": stds}
+
+
+def _fit_categories(field: TableField, values: Values) -> Fitted:
+    """Counts of the distinct values of each column, cut to the most frequent; ties go by type and value."""
+    counts: list[Counter[str | int]] = [Counter() for _ in field.categories]
+    for value in values:
+        for raw, column, counter in zip(value, field.categories, counts, strict=True):
+            try:
+                category = _category(raw, column)
+            except RecordError:
+                continue
+            if category is not None:
+                counter[category] += 1
+    ranked = [sorted(c, key=lambda k, c=c: (-c[k], isinstance(k, str), k)) for c in counts]  # type: ignore[misc]
+    return {"categories": [r[: field.max_categories] for r in ranked]}
+
+
+def _number(value: Any, column: str) -> float:
+    """The value as a float, NaN where missing."""
+    if value is None:
+        return math.nan
+    if not isinstance(value, _NUMBERS):
+        raise RecordError(f"expected a number in column `{column}`, but is {type(value).__name__} {_short(value)}")
+    try:
+        number = float(value)
+    except (OverflowError, ValueError):
+        number = math.inf
+    if abs(number) > MAX_NUMBER:
+        raise RecordError(f"expected a finite number of float32 size in column `{column}`, but is {_short(value)}")
+    return number
+
+
+def _category(value: Any, column: str) -> str | int | None:
+    """The value as a string or an integer, None where missing.
+
+    Whole floats are taken as integers: that is what pandas makes of integers beside missing values.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return str(value)  # also of numpy's kind
+    if isinstance(value, int | np.integer | np.bool_):
+        return int(value)
+    if isinstance(value, float | np.floating) and math.isnan(value):
+        return None
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return int(value)
+    raise RecordError(
+        f"expected a string, an integer or a boolean in column `{column}`,"
+        f" but is {type(value).__name__} {_short(value)}"
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,212 @@
+"""Strings -> ids.
+
+In: `(str,)`. Out: int32 ids `[n]`, `1 <= n <= max_tokens`. Three ids come before those of every tokenizer, which are
+moved up by `NUM_SPECIALS`:
+
+| id | token | use |
+| --- | --- | --- |
+| 0 | `UNKNOWN` | what the vocabulary doesn't hold; what word dropout writes |
+| 1 | `BEGIN` | opens a text that a model generates |
+| 2 | `END` | closes it; alone, it stands for a text without any token, so that an empty text is seen to be present |
+"""
+
+import unicodedata
+from collections import Counter
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from pipeline.errors import DataError, RecordError
+from pipeline.modalities.base import Extent, Fitted, Modality, Values
+from pipeline.recipe import TextField
+from pipeline.sample import FieldSpec, Tokens
+
+UNKNOWN, BEGIN, END = 0, 1, 2
+NUM_SPECIALS = 3
+
+
+class _Tokenizer(Protocol):
+    """Strings to ids: `vocab_size` with the specials, `count` of all tokens, `ids` of at least the first `limit`."""
+
+    vocab_size: int
+
+    def count(self, text: str) -> int: ...
+
+    def ids(self, text: str, limit: int) -> NDArray[np.int32]: ...
+
+
+@final
+class _Bytes:
+    """UTF-8 bytes as they are."""
+
+    def __init__(self, fitted: Fitted) -> None:
+        self.vocab_size = 256 + NUM_SPECIALS
+
+    def count(self, text: str) -> int:
+        return len(text.encode())
+
+    def ids(self, text: str, limit: int) -> NDArray[np.int32]:
+        # a character is at least one byte, so `limit` characters are enough
+        return np.frombuffer(text[:limit].encode(), np.uint8) + np.int32(NUM_SPECIALS)
+
+
+@final
+class _Characters:
+    """Characters (code points in NFC) of a fitted list, the others unknown."""
+
+    def __init__(self, fitted: Fitted) -> None:
+        self._index = {c: i + NUM_SPECIALS for i, c in enumerate(fitted["characters"])}
+        self.vocab_size = len(self._index) + NUM_SPECIALS
+
+    def count(self, text: str) -> int:
+        return len(unicodedata.normalize("NFC", text))
+
+    def ids(self, text: str, limit: int) -> NDArray[np.int32]:
+        known = self._index
+        return np.array([known.get(c, UNKNOWN) for c in unicodedata.normalize("NFC", text)[:limit]], np.int32)
+
+
+@final
+class _BytePairs:
+    """A tokenizer of the `tokenizers` library, without the special tokens that its file may add."""
+
+    def __init__(self, fitted: Fitted) -> None:
+        self._tokenizer = Tokenizer.from_str(fitted["tokenizer"])
+        self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1 + NUM_SPECIALS
+
+    def count(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def ids(self, text: str, limit: int) -> NDArray[np.int32]:
+        ids = np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+        ids += NUM_SPECIALS
+        return ids
+
+
+_TOKENIZERS: dict[str, type[_Bytes] | type[_Characters] | type[_BytePairs]] = {
+    "bytes": _Bytes,
+    "characters": _Characters,
+    "bpe": _BytePairs,
+}
+
+
+@final
+class TextModality(Modality):
+    """One column of strings. Extent: (tokens before the cut to `max_tokens`, at least 1; 0)."""
+
+    def __init__(self, name: str, field: TextField, fitted: Fitted) -> None:
+        self._field = field
+        self._tokenizer: _Tokenizer = _TOKENIZERS[field.tokenizer](fitted)
+        self._spec = FieldSpec(
+            name=name, kind="ids", vocab_size=self._tokenizer.vocab_size, max_grid=(field.max_tokens, 1)
+        )
+
+    @property
+    def spec(self) -> FieldSpec:
+        """Ids of the tokenizer and the three specials."""
+        return self._spec
+
+    def measure(self, value: tuple[Any, ...]) -> Extent:
+        """Number of tokens of the whole text, an empty one counting as 1. Raises RecordError."""
+        return max(1, self._tokenizer.count(_string(value))), 0
+
+    def grid(self, extent: Extent) -> tuple[int, int]:
+        """Tokens after the cut, one column."""
+        return min(extent[0], self._field.max_tokens), 1
+
+    def decode(self, value: tuple[Any, ...]) -> NDArray[np.int32]:
+        """Ids, int32 `[n]`. Raises RecordError."""
+        limit = self._field.max_tokens
+        ids = self._tokenizer.ids(_string(value), limit)[:limit]
+        return ids if len(ids) else np.array([END], np.int32)
+
+    def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        """Replace each token by `UNKNOWN` with the chance `word_dropout`."""
+        if not self._field.word_dropout:
+            return decoded
+        return np.where(rng.random(len(decoded)) < self._field.word_dropout, np.int32(UNKNOWN), decoded)
+
+    def encode(self, decoded: NDArray[Any]) -> Tokens:
+        """The ids themselves."""
+        return Tokens(values=decoded, grid=(len(decoded), 1))
+
+
+def fit_text(field: TextField, values: Values) -> Fitted:
+    """The state of the field's tokenizer.
+
+    Returns:
+        `{}` for bytes; `{"characters": str}`, most frequent first; `{"tokenizer": str}`, a `tokenizers` JSON.
+
+    Raises:
+        DataError: `tokenizer_file` can't be read, or is given beside another tokenizer than `bpe`.
+    """
+    if field.tokenizer_file is not None:
+        return {"tokenizer": _load(field)}
+    if field.tokenizer == "bpe":
+        return {"tokenizer": _train(field, values)}
+    if field.tokenizer == "characters":
+        return {"characters": _frequent(field, values)}
+    return {}
+
+
+def _load(field: TextField) -> str:
+    if field.tokenizer != "bpe":
+        raise DataError(f"`tokenizer_file` needs `tokenizer: bpe`, but it is `{field.tokenizer}`")
+    try:
+        tokenizer = Tokenizer.from_str(Path(str(field.tokenizer_file)).read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises Exception itself
+        why = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"`tokenizer_file`: expected a `tokenizers` JSON file, but {field.tokenizer_file}: {why}"
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if hasattr(tokenizer.model, "dropout"):
+        tokenizer.model.dropout = None  # the same text must give the same ids
+    return str(tokenizer.to_str())
+
+
+def _train(field: TextField, values: Values) -> str:
+    """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) in NFC, case kept; no text is out of vocabulary."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=field.vocab_size - NUM_SPECIALS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((v[0] for v in values if _is_text(v[0])), trainer)
+    return str(tokenizer.to_str())
+
+
+def _frequent(field: TextField, values: Values) -> str:
+    counts: Counter[str] = Counter()
+    for value in values:
+        if _is_text(value[0]):
+            counts.update(unicodedata.normalize("NFC", value[0]))
+    ranked = sorted(counts, key=lambda c: (-counts[c], c))
+    return "".join(ranked[: field.vocab_size - NUM_SPECIALS])
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a string that UTF-8 can hold."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _string(value: tuple[Any, ...]) -> str:
+    text = value[0]
+    if _is_text(text):
+        return str(text)
+    found = "a string with half a surrogate pair" if isinstance(text, str) else type(text).__name__
+    raise RecordError(f"expected a string that UTF-8 can hold, but is {found}")

@@ -1,0 +1,143 @@
+"""How fields meet: each fusion is a choice of segments per layer, one small class each, by name in `FUSIONS`.
+
+In: vectors of each field's tokens and `keep_SF` (which fields of a sample take part). Out: one state a sample, one a
+field. A field that is not kept gives nothing to the sample's state; its own state is computed all the same, so that its
+own loss still teaches its encoder.
+"""
+
+# T tokens of the pack, N of one field, S samples, F fields, D width
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.model.attention import Segments
+from pipeline.model.transformer import Encoder
+from pipeline.recipe import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldTokens:
+    """Vectors `x_ND` of a field's tokens in float32, and its segments: one for each of the `S` samples."""
+
+    x_ND: Tensor
+    segments: Segments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fused:
+    """States in float32: `sample_SD`, `fields[name]` `[S, D]` (zeros where missing), and weights of fields if any."""
+
+    sample_SD: Tensor
+    fields: Mapping[str, Tensor]
+    weights_SF: Tensor | None = None
+
+
+def key(name: str) -> str:
+    """The name of a field's or task's module: torch refuses plain ones such as `type` or `values`."""
+    return f"of_{name}"
+
+
+class Fusion(nn.Module, ABC):
+    """What every fusion is: made from the model's settings and the fields' names, called with their tokens."""
+
+    @abstractmethod
+    def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
+        """Fuse; columns of `keep_SF` (bool) are in the order of `tokens`."""
+
+
+class Early(Fusion):
+    """Every layer attends within the sample (Kim et al. 2021, ViLT). A field's state is the mean of its embedding."""
+
+    def __init__(self, model: Model, names: Sequence[str]) -> None:
+        super().__init__()
+        self.joint = Encoder(model, model.joint_layers)
+
+    def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
+        """See `Fusion`."""
+        fields = {name: pool(item.x_ND, item.segments) for name, item in tokens.items()}
+        x_TD, segments = interlace(tokens, keep_SF)
+        return Fused(sample_SD=pool(self.joint(x_TD, segments), segments), fields=fields)
+
+
+class Mid(Fusion):
+    """Layers within each field, then layers within the sample (Nagrani et al. 2021, "mid fusion", without bottlenecks)."""
+
+    def __init__(self, model: Model, names: Sequence[str]) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({key(name): Encoder(model, model.field_layers) for name in names})
+        self.joint = Encoder(model, model.joint_layers)
+
+    def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
+        """See `Fusion`."""
+        encoded = encode(self.encoders, tokens)
+        fields = {name: pool(item.x_ND, item.segments) for name, item in encoded.items()}
+        x_TD, segments = interlace(encoded, keep_SF)
+        return Fused(sample_SD=pool(self.joint(x_TD, segments), segments), fields=fields)
+
+
+class WeightedSum(Fusion):
+    """`F(X) = sum of w_i f_i(X)`: layers within each field, then a weighted mean of the fields' states.
+
+    One learned weight a field, by softmax over the fields that are present (Kiela et al. 2018, "Dynamic
+    meta-embeddings", whose weights depend on the input as well).
+    """
+
+    def __init__(self, model: Model, names: Sequence[str]) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({key(name): Encoder(model, model.field_layers) for name in names})
+        self.logits = nn.ParameterDict({key(name): nn.Parameter(torch.zeros(())) for name in names})
+
+    def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
+        """See `Fusion`; a sample without fields has zeros for state and weights."""
+        encoded = encode(self.encoders, tokens)
+        fields = {name: pool(item.x_ND, item.segments) for name, item in encoded.items()}
+        logits_F = torch.stack([self.logits[key(name)] for name in tokens])
+        present_SF = torch.stack([item.segments.lengths_N > 0 for item in tokens.values()], dim=1) & keep_SF
+        votes_SF = (logits_F - logits_F.detach().max()).exp() * present_SF
+        weights_SF = votes_SF / votes_SF.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        sample_SD = (weights_SF.unsqueeze(2) * torch.stack(list(fields.values()), dim=1)).sum(1)
+        return Fused(sample_SD=sample_SD, fields=fields, weights_SF=weights_SF.detach())
+
+
+FUSIONS: dict[str, type[Early] | type[Mid] | type[WeightedSum]] = {
+    "early": Early,
+    "mid": Mid,
+    "weighted_sum": WeightedSum,
+}
+
+
+def encode(encoders: nn.ModuleDict, tokens: Mapping[str, FieldTokens]) -> dict[str, FieldTokens]:
+    """Each field through its own encoder, within its own segments."""
+    return {
+        name: FieldTokens(x_ND=encoders[key(name)](item.x_ND, item.segments), segments=item.segments)
+        for name, item in tokens.items()
+    }
+
+
+def pool(x_ND: Tensor, segments: Segments) -> Tensor:
+    """The mean of the normalised tokens of each segment, float32; zeros for empty ones.
+
+    Without gains of its own: what reads the state begins with a matrix, and no parameter is left without a gradient.
+    """
+    return segments.mean(nn.functional.layer_norm(x_ND, x_ND.shape[1:]))
+
+
+def interlace(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> tuple[Tensor, Segments]:
+    """Tokens of the kept fields, ordered by sample and inside a sample by field, and one segment a sample.
+
+    Fields a = [a0 a0 a1], b = [b0 b1] (numbers are samples) become [a0 a0 b0 a1 b1] with lengths [3, 2].
+    """
+    lengths_SF = torch.stack([item.segments.lengths_N for item in tokens.values()], dim=1)
+    ends_FS = lengths_SF.T.flatten().cumsum(0).view(lengths_SF.shape[1], -1)
+    starts_SF = ends_FS.T - lengths_SF
+    kept_SF = lengths_SF * keep_SF
+    segments = Segments(kept_SF.sum(1))
+    kept = kept_SF.flatten()
+    shift = starts_SF.flatten() - (kept.cumsum(0) - kept)
+    order_T = shift.repeat_interleave(kept, output_size=segments.num_tokens)
+    order_T = order_T + torch.arange(segments.num_tokens, device=kept.device)
+    return torch.cat([item.x_ND for item in tokens.values()]).index_select(0, order_T), segments

@@ -1,0 +1,137 @@
+"""Prediction from raw rows with an exported model: the same modalities, packing and network as in training.
+
+    rows -> decode, encode -> packs within the token budget -> network -> one dict a row
+
+An exported model is a folder: `recipe.yaml`, `fitted.json`, `model.safetensors`. Any field may be missing.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.batch import to_batch
+from pipeline.data.index import make_recordings
+from pipeline.data.reader import EMPTY, Recordings, Slot, join, read_slot
+from pipeline.errors import InterlaceError, RecordError
+from pipeline.model.network import Network
+from pipeline.recipe import Recipe, load_recipe, to_yaml
+from pipeline.tasks import tasks_of
+from pipeline.train.build import network_for
+from pipeline.train.checkpoint import MODEL, load_weights
+from pipeline.train.loop import autocast
+
+RECIPE, FITTED = "recipe.yaml", "fitted.json"
+
+
+def export_model(recipe: Recipe, fitted: Mapping[str, Any], checkpoint: Path, folder: Path) -> None:
+    """Write the model of a checkpoint as a folder that `Predictor.load` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECIPE).write_text(to_yaml(recipe), encoding="utf-8")
+    (folder / FITTED).write_text(json.dumps(fitted, ensure_ascii=False), encoding="utf-8")
+    shutil.copyfile(checkpoint / MODEL, folder / MODEL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """A model ready to predict.
+
+    Args:
+        recipe: of the run that trained it.
+        network: in evaluation mode, on `device`.
+        recordings: modalities of the recipe's fields.
+        device: where it runs.
+    """
+
+    recipe: Recipe
+    network: Network
+    recordings: Recordings
+    device: torch.device
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "Predictor":
+        """Read an exported model. Raises InterlaceError if the folder is not one."""
+        missing = [n for n in (RECIPE, FITTED, MODEL) if not (folder / n).exists()]
+        if missing:
+            raise InterlaceError(f"{folder}: expected an exported model, but {', '.join(missing)} is missing")
+        recipe = load_recipe(folder / RECIPE)
+        fitted = json.loads((folder / FITTED).read_text(encoding="utf-8"))
+        network = network_for(recipe, fitted)
+        load_weights(folder, network)
+        recordings = make_recordings(recipe, fitted)
+        return cls(
+            recipe=recipe,
+            network=network.to(device).eval(),
+            recordings=Recordings(fields=recordings.fields, targets={}),
+            device=torch.device(device),
+        )
+
+    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Predict raw rows.
+
+        Args:
+            rows: values by column name; a column that is absent or None is missing.
+
+        Returns:
+            For each row the decoded prediction of every task (`task`, `task_probability`, ...) and `error`: None, or
+            why the row could not be read (its predictions are then None).
+        """
+        read = [self._read(row) for row in rows]
+        tasks = tasks_of(self.network)
+        found: list[dict[str, Any]] = []
+        for numbers in self._packs([slot for slot, _ in read]):
+            pack = join(0, 0, np.array(numbers), [read[i][0] for i in numbers], self.recordings)
+            with torch.no_grad(), autocast(self.recipe, self.device):
+                outputs = self.network(to_batch(pack, self.device))
+                decoded = [task.decode(task.predict(outputs)) for task in tasks.values()]
+            found += [_join_tasks(tuple(tasks), parts) for parts in zip(*decoded, strict=True)]
+        return [
+            {**(item if error is None else dict.fromkeys(item)), "error": error}
+            for item, (_, error) in zip(found, read, strict=True)
+        ]
+
+    def _read(self, row: Mapping[str, Any]) -> tuple[Slot, str | None]:
+        try:
+            slot = read_slot(row, self.recordings, None)
+        except RecordError as error:
+            return EMPTY, str(error)
+        if not slot.tokens:
+            columns = ", ".join(self.recordings.columns)
+            return EMPTY, f"expected a value in at least one of the columns {columns}, but all are missing"
+        return slot, None
+
+    def _packs(self, slots: Sequence[Slot]) -> Iterator[list[int]]:
+        """Neighbouring rows that fit the token budget together; a row over it goes alone."""
+        pack: list[int] = []
+        tokens = 0
+        for i, slot in enumerate(slots):
+            size = sum(t.values.shape[0] for t in slot.tokens.values())
+            if pack and tokens + size > self.recipe.batch.token_budget:
+                yield pack
+                pack, tokens = [], 0
+            pack.append(i)
+            tokens += size
+        if pack:
+            yield pack
+
+
+def _join_tasks(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Predictions of all tasks for one row, as plain columns.
+
+    `task` is the label and `task_probability` its probability; with several labels `task` is a JSON list and
+    `task_probability` the JSON object of all classes.
+    """
+    joined: dict[str, Any] = {}
+    for name, part in zip(names, parts, strict=True):
+        if "label" in part:
+            joined[name] = part["label"]
+            joined[f"{name}_probability"] = part["probabilities"][part["label"]]
+        else:
+            joined[name] = json.dumps(part["labels"], ensure_ascii=False)
+            joined[f"{name}_probability"] = json.dumps(part["probabilities"], ensure_ascii=False)
+    return joined

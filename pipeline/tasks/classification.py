@@ -1,0 +1,149 @@
+"""Classification: a fused head, a light head on each field's own state, and their metrics.
+
+Single label: one class a sample, cross entropy. Multi label: any number of classes a sample, each decided by itself.
+"""
+
+# S samples, F fields, C classes, D width
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline import recipe
+from pipeline.batch import TargetBatch
+from pipeline.model.fusion import key
+from pipeline.model.network import Outputs
+from pipeline.tasks.base import LossSum, Task
+
+ABSENT = -100
+"""Class of a sample without target; what torch's cross entropy leaves out."""
+
+
+class ClassificationTask(Task):
+    """Predict one class of a label, or any number of them.
+
+    Args:
+        settings: the task's part of the recipe.
+        classes: the labels in the order of their indices.
+        counts: how often each occurs in the training data, for `class_weights: balanced`.
+        dim: width of the states.
+        fields: names of the fields, for the losses on their own states.
+    """
+
+    weights_C: Tensor
+    higher_is_better = True
+
+    def __init__(
+        self,
+        settings: recipe.ClassificationTask,
+        classes: Sequence[str | int],
+        counts: Sequence[int],
+        dim: int,
+        fields: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.classes = tuple(classes)
+        self.main_metric = "macro_f1" if settings.multi_label else "accuracy"
+        self.head = nn.Linear(dim, len(classes))
+        lit = fields if settings.field_loss else ()
+        self.field_heads = nn.ModuleDict({key(name): nn.Linear(dim, len(classes)) for name in lit})
+        self.register_buffer("weights_C", class_weights(counts, settings.class_weights), persistent=False)
+
+    def losses(self, outputs: Outputs, target: TargetBatch) -> LossSum:
+        """Loss of the fused head plus `field_loss` times the mean loss of the present fields' heads, per sample."""
+        wanted = self._wanted(target)
+        total = self._loss(self.predict(outputs), wanted, self.settings.label_smoothing).sum()
+        if self.field_heads:
+            states = [outputs.fields[name.removeprefix(key(""))] for name in self.field_heads]
+            heads = zip(self.field_heads.values(), states, strict=True)
+            loss_FS = torch.stack(
+                [self._loss(head(s.pooled_SD).float(), wanted, self.settings.label_smoothing) for head, s in heads]
+            )
+            present_FS = torch.stack([s.present_S for s in states]).float()
+            mean_S = (loss_FS * present_FS).sum(0) / present_FS.sum(0).clamp(min=1)
+            total = total + self.settings.field_loss * mean_S.sum()
+        return LossSum(total=self.settings.weight * total, count=target.present.sum())
+
+    def predict(self, outputs: Outputs) -> Tensor:
+        """Logits of the fused head, float32 `[S, C]`."""
+        logits_SC: Tensor = self.head(outputs.sample_SD)
+        return logits_SC.float()
+
+    def state(self, outputs: Outputs, target: TargetBatch) -> dict[str, Tensor]:
+        """`loss` and `count`, and `confusion` `[C, C]` (rows are true) or `tp`, `fp`, `fn` `[C]`."""
+        logits_SC, wanted = self.predict(outputs).detach(), self._wanted(target)
+        loss = self._loss(logits_SC, wanted, 0.0).double().sum().cpu()
+        state = {"loss": loss, "count": target.present.sum().cpu()}
+        present_S = target.present
+        if self.settings.multi_label:
+            said_SC, true_SC = (logits_SC > 0)[present_S], wanted[present_S] > 0
+            pairs = {"tp": said_SC & true_SC, "fp": said_SC & ~true_SC, "fn": ~said_SC & true_SC}
+            return state | {name: hit.sum(0).cpu() for name, hit in pairs.items()}
+        size = len(self.classes)
+        pair_S = wanted[present_S] * size + logits_SC.argmax(1)[present_S]
+        return state | {"confusion": torch.bincount(pair_S, minlength=size * size).view(size, size).cpu()}
+
+    def compute(self, state: Mapping[str, Tensor]) -> dict[str, float]:
+        """`loss` (per target, without smoothing), `accuracy` and `macro_f1` (over classes that occur or are predicted).
+
+        Multi-label `accuracy` is the share of right decisions over all samples and classes.
+        """
+        count = int(state["count"])
+        if not count:
+            return dict.fromkeys(("loss", "accuracy", "macro_f1"), math.nan)
+        if self.settings.multi_label:
+            tp_C, fp_C, fn_C = state["tp"], state["fp"], state["fn"]
+            accuracy = 1 - float((fp_C + fn_C).sum()) / (count * len(self.classes))
+        else:
+            tp_C = state["confusion"].diagonal()
+            fp_C, fn_C = state["confusion"].sum(0) - tp_C, state["confusion"].sum(1) - tp_C
+            accuracy = float(tp_C.sum()) / count
+        seen_C = tp_C + fp_C + fn_C > 0
+        f1_C = 2 * tp_C.double() / (2 * tp_C + fp_C + fn_C).clamp(min=1)
+        macro_f1 = float(f1_C.sum() / seen_C.sum().clamp(min=1))
+        return {"loss": float(state["loss"]) / count, "accuracy": accuracy, "macro_f1": macro_f1}
+
+    def decode(self, logits: Tensor) -> list[dict[str, Any]]:
+        """`label` (multi label: `labels`, those above one half) and `probabilities` by class, for each sample."""
+        if self.settings.multi_label:
+            rows = [dict(zip(self.classes, row, strict=True)) for row in logits.float().sigmoid().tolist()]
+            return [{"labels": [c for c, p in row.items() if p > 0.5], "probabilities": row} for row in rows]
+        rows = [dict(zip(self.classes, row, strict=True)) for row in logits.float().softmax(1).tolist()]
+        return [{"label": max(row, key=lambda c: row[c]), "probabilities": row} for row in rows]
+
+    def _wanted(self, target: TargetBatch) -> Tensor:
+        """Single label: class of each sample, int64 `[S]`, or `ABSENT`. Multi label: float32 `[S, C]`, 1, 0 or `ABSENT`."""
+        present_S = target.present
+        owner = torch.arange(len(present_S), device=present_S.device).repeat_interleave(target.lengths)
+        if self.settings.multi_label:
+            wanted_SC = torch.zeros(len(present_S), len(self.classes), device=present_S.device)
+            wanted_SC[owner, target.values] = 1.0
+            return wanted_SC.masked_fill(~present_S.unsqueeze(1), ABSENT)
+        wanted_S = torch.full_like(present_S, ABSENT, dtype=torch.int64).index_copy(0, owner, target.values)
+        return wanted_S.masked_fill(~present_S, ABSENT)
+
+    def _loss(self, logits_SC: Tensor, wanted: Tensor, smoothing: float) -> Tensor:
+        """Loss of each sample, `[S]`, zero where the target is absent; multi label: the mean over classes."""
+        if not self.settings.multi_label:
+            return functional.cross_entropy(
+                logits_SC, wanted, self.weights_C, ignore_index=ABSENT, reduction="none", label_smoothing=smoothing
+            )
+        present_S1 = wanted[:, :1] != ABSENT
+        smooth_SC = wanted.clamp(min=0) * (1 - smoothing) + smoothing / 2
+        loss_SC = functional.binary_cross_entropy_with_logits(
+            logits_SC, smooth_SC, reduction="none", pos_weight=self.weights_C
+        )
+        return (loss_SC * present_S1).mean(1)
+
+
+def class_weights(counts: Sequence[int], how: str) -> Tensor:
+    """Weights of the classes, float32 `[C]`: all 1, or inverse to their counts so that the training mean is 1."""
+    if how == "none":
+        return torch.ones(len(counts))
+    seen_C = torch.tensor(counts, dtype=torch.float32).clamp(min=1)
+    return seen_C.sum() / (len(counts) * seen_C)

@@ -1,0 +1,92 @@
+"""The driver's side of tracking: what it says about its run, kept in the outbox at once and shipped when possible."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.errors import InterlaceError
+from pipeline.tracking.model import ModelCard, card_to_json
+from pipeline.tracking.outbox import Outbox
+from pipeline.tracking.shipper import Shipper, TrackingReport
+from pipeline.tracking.target import Target, redact
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+MAX_PARAM, MAX_TAG, MAX_DIGEST = 6000, 8000, 36
+"""Characters that MLflow keeps."""
+
+
+class Tracker:
+    """The driver's way to say things about its run. No method waits for MLflow or fails because of it.
+
+    A run that goes on (same folder) keeps its MLflow run, which becomes RUNNING again; settings that differ from those
+    said first become tags `resume.N.*`, for MLflow's params can't be changed.
+    """
+
+    def __init__(self, run_folder: Path, target: Target) -> None:
+        self._outbox = Outbox(run_folder)
+        self._outbox.open(target)
+        earlier = list(self._outbox.operations())
+        self._params = {k: v for op in earlier if op.kind == "params" for k, v in op.values["values"].items()}
+        self._num_starts = sum(op.kind == "start" for op in earlier)
+        self._outbox.put("start")
+        self._shipper = Shipper(self._outbox)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Settings by dotted path: anything JSON can hold, cut to 6,000 characters."""
+        said = {key: _text(value)[:MAX_PARAM] for key, value in values.items()}
+        new = {key: text for key, text in said.items() if key not in self._params}
+        changed = {key: text for key, text in said.items() if self._params.get(key, text) != text}
+        self._params.update(new)
+        if new:
+            self._outbox.put("params", values=new)
+        self.tags({f"resume.{self._num_starts}.{key}": text for key, text in changed.items()})
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Facts about the run; a later value replaces an earlier one."""
+        if values:
+            self._outbox.put("tags", values={key: redact(value)[:MAX_TAG] for key, value in values.items()})
+
+    def dataset(self, name: str, digest: str, *, source: str, context: str, profile: Mapping[str, Any]) -> None:
+        """What the run reads.
+
+        Args:
+            name: shown in MLflow.
+            digest: the manifest digest; MLflow keeps 36 characters.
+            source: where the shards are.
+            context: what for (`training`, `validation`, `test`).
+            profile: counts worth showing (rows, tokens, missing shares).
+        """
+        told = {"name": name, "digest": digest[:MAX_DIGEST], "source": redact(source), "context": context}
+        self._outbox.put("dataset", **told, profile=dict(profile))
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """A file, or all files in a folder, into a folder of the run's artifacts; it must stay until it is shipped."""
+        self._outbox.put("artifact", path=str(path.resolve()), folder=folder)
+
+    def model(self, card: ModelCard) -> None:
+        """The trained model, as a pyfunc named `model` that predicts from raw rows."""
+        self._outbox.put("model", **card_to_json(card))
+
+    def status(self, status: Status) -> None:
+        """How the run ended. What was journaled before is shipped first."""
+        self._outbox.put("status", status=status)
+
+    def close(self, timeout_s: float) -> TrackingReport:
+        """Give the thread this long to ship what is left, and end it."""
+        report = self._shipper.close(timeout_s)
+        self._outbox.close()
+        return report
+
+
+def sync(run_folder: Path, timeout_s: float) -> TrackingReport:
+    """Ship what a run folder still holds. Raises InterlaceError for a folder that was never tracked."""
+    outbox = Outbox(run_folder)
+    if not outbox.has_target:
+        raise InterlaceError(f"{run_folder}: expected a run folder with a folder `tracking`, but there is none")
+    return Shipper(outbox).close(timeout_s)
+
+
+def _text(value: Any) -> str:
+    return redact(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))

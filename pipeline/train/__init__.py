@@ -1,0 +1,1 @@
+"""Training: `loop` (PyTorch only), `checkpoint`, `optim`, `build`, and the Ray shell around them (`worker`, `run`)."""

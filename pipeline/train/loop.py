@@ -1,0 +1,258 @@
+"""The training loop: PyTorch only, packs in, reports out. Ray and MLflow are not known here.
+
+    packs of one step -> counts of targets over all ranks -> forward, backward -> clip -> update -> report
+
+The loss of a step is the sum over its targets divided by their number over all ranks and packs, so how packs are dealt
+to ranks changes nothing but rounding. Dropout is drawn from (seed, position) of each pack.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.batch import Batch, to_batch
+from pipeline.errors import NonFiniteLossError, PositionError
+from pipeline.model.network import Network
+from pipeline.recipe import Recipe
+from pipeline.sample import BadRecord, Pack
+from pipeline.tasks import tasks_of
+from pipeline.train.optim import learning_rate, set_rate
+
+
+class Losses(nn.Module):
+    """The network with its losses as one forward pass, so that DistributedDataParallel sees every parameter used."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Sum of each task's weighted loss over the pack's targets."""
+        outputs = self.network(batch)
+        return {n: t.losses(outputs, batch.targets[n]).total for n, t in tasks_of(self.network).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackTrace:
+    """What one pack did: for records of exactly which samples were trained on, with which loss."""
+
+    step: int
+    position: int
+    sample_ids: tuple[int, ...]
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """One optimizer step, as every rank sees it.
+
+    Args:
+        step: number of this step, from 1.
+        epoch: epoch of the step's last pack on this rank.
+        loss: weighted sum of all tasks' losses over the global number of targets.
+        metrics: further numbers by journal key.
+        bad: records found bad in this step's packs on this rank.
+        traces: this rank's packs.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    metrics: Mapping[str, float]
+    bad: tuple[BadRecord, ...]
+    traces: tuple[PackTrace, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class Loop:
+    """A loop over optimizer steps.
+
+    Args:
+        network: on its device.
+        optimizer: made for `network`.
+        recipe: weights of tasks, schedule, clipping, precision.
+        num_steps: length of the run; decides the schedule.
+        device: where batches go.
+        rank, world_size: of this process.
+    """
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    recipe: Recipe
+    num_steps: int
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+    losses: nn.Module = field(init=False)
+
+    def __post_init__(self) -> None:
+        losses = Losses(self.network)
+        self.losses = DistributedDataParallel(losses) if self.world_size > 1 else losses
+
+    def steps(self, packs: Iterator[Pack], first: int) -> Iterator[StepReport]:
+        """Run the steps `first + 1 .. num_steps`, reporting each.
+
+        Raises:
+            PositionError: a pack is not the one that the plan has here.
+            NonFiniteLossError: before the update that would have spoiled the weights.
+        """
+        share = self.recipe.batch.global_batch // self.world_size
+        for step in range(first, self.num_steps):
+            began = time.perf_counter()
+            own = []
+            for i in range(share):
+                pack = next(packs, None)
+                self._check(pack, step * self.recipe.batch.global_batch + i * self.world_size + self.rank)
+                assert pack is not None
+                own.append(pack)
+            waited = time.perf_counter() - began
+            yield self._step(step, own, waited, began)
+
+    def _check(self, pack: Pack | None, expected: int) -> None:
+        if pack is None or pack.position != expected:
+            got = "the end of the stream" if pack is None else f"position {pack.position}"
+            raise PositionError(
+                f"expected the pack at position {expected} on rank {self.rank} of {self.world_size}, but got {got}"
+            )
+
+    def _step(self, step: int, packs: Sequence[Pack], waited: float, began: float) -> StepReport:
+        self.network.train()
+        rate = learning_rate(self.recipe.optim, step, self.num_steps)
+        set_rate(self.optimizer, rate)
+        batches = [to_batch(p, self.device) for p in packs]
+        counts = self._count_targets(batches)
+        self.optimizer.zero_grad(set_to_none=True)
+        own = [self._backward(batch, counts, sync=i == len(batches) - 1) for i, batch in enumerate(batches)]
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optim.clip))
+        loss, tokens, samples, waited = self._sum([sum(own), *_sizes(packs), waited])
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NonFiniteLossError(
+                f"step {step + 1}: loss {loss}, gradient norm {norm}, at learning rate {rate:.3g}; the weights of step"
+                f" {step} are kept. Lower `optim.lr` or `optim.clip`, or set `train.precision` to fp32"
+            )
+        self.optimizer.step()
+        seconds = time.perf_counter() - began
+        capacity = self.recipe.batch.token_budget * self.recipe.batch.global_batch
+        return StepReport(
+            step=step + 1,
+            epoch=packs[-1].epoch,
+            loss=loss,
+            metrics={
+                "train/loss": loss,
+                "train/lr": rate,
+                "train/grad_norm": norm,
+                "train/epoch": float(packs[-1].epoch),
+                "data/wait_s": waited / self.world_size,
+                "data/real_tokens_share": tokens / capacity,
+                "samples_per_s": samples / seconds,
+                "tokens_per_s": tokens / seconds,
+                "step_s": seconds,
+            },
+            bad=tuple(b for p in packs for b in p.bad),
+            traces=tuple(
+                PackTrace(step=step + 1, position=p.position, sample_ids=tuple(p.sample_ids.tolist()), loss=one)
+                for p, one in zip(packs, own, strict=True)
+            ),
+        )
+
+    def _count_targets(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Targets of each task in the whole step, at least 1."""
+        names = list(tasks_of(self.network))
+        own = [sum(int(b.targets[n].present.sum()) for b in batches) for n in names]
+        return {n: max(c, 1.0) for n, c in zip(names, self._sum(own), strict=True)}
+
+    def _backward(self, batch: Batch, counts: Mapping[str, float], *, sync: bool) -> float:
+        """Forward and backward of one pack; its share of the step's loss."""
+        seed_pack(self.recipe.seed, batch.position)
+        if isinstance(self.losses, DistributedDataParallel):
+            self.losses.require_backward_grad_sync = sync
+        with autocast(self.recipe, self.device):
+            sums: dict[str, Tensor] = self.losses(batch)
+        loss = torch.stack([total / counts[n] for n, total in sums.items()]).sum()
+        (loss * self.world_size).backward()  # type: ignore[no-untyped-call] # averaging over ranks undoes the factor
+        return float(loss.detach())
+
+    def _sum(self, numbers: Iterable[float]) -> list[float]:
+        """Each number summed over ranks."""
+        return sum_over_ranks(torch.tensor([float(n) for n in numbers], dtype=torch.float64)).tolist()
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The tensor summed over all ranks; itself where there is one."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return tensor
+    moved = tensor.cuda() if dist.get_backend() == "nccl" else tensor.clone()
+    dist.all_reduce(moved)
+    return moved.to(tensor.device)
+
+
+def seed_pack(seed: int, position: int) -> None:
+    """Make torch's randomness a function of (seed, position), whatever came before and on whichever rank."""
+    torch.manual_seed((seed * 1_000_003 + position * 2 + 1) % (1 << 63))
+
+
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """The recipe's mixed precision on a device."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.train.precision == "bf16")
+
+
+def evaluate(network: Network, batches: Iterable[Batch], recipe: Recipe, device: torch.device) -> dict[str, float]:
+    """Metrics of every task over all ranks' batches, as `task/metric`.
+
+    States add over batches and ranks before any number is made of them, so no average of averages is taken.
+    """
+    return {
+        f"{name}/{metric}": value
+        for name, state in metric_states(network, batches, recipe, device).items()
+        for metric, value in tasks_of(network)[name].compute(state).items()
+    }
+
+
+States = dict[str, dict[str, Tensor]]
+"""Additive metric states by task and name."""
+
+
+def metric_states(network: Network, batches: Iterable[Batch], recipe: Recipe, device: torch.device) -> States:
+    """The summed metric states of every task over all ranks' batches."""
+    total: States = {n: {} for n in tasks_of(network)}
+    for batch in batches:
+        add_states(total, batch_states(network, batch, recipe, device))
+    return _sum_states(total)
+
+
+def batch_states(network: Network, batch: Batch, recipe: Recipe, device: torch.device) -> States:
+    """The metric states of one batch."""
+    network.eval()
+    with torch.no_grad(), autocast(recipe, device):
+        outputs = network(batch)
+        return {n: t.state(outputs, batch.targets[n]) for n, t in tasks_of(network).items()}
+
+
+def add_states(total: States, more: States) -> None:
+    """Add `more` to `total` in place."""
+    for name, state in more.items():
+        for key, value in state.items():
+            total[name][key] = total[name][key] + value if key in total[name] else value
+
+
+def _sum_states(own: States) -> States:
+    """States summed over ranks; a rank without batches has none to add."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return own
+    gathered: list[States] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, own)
+    keys = {(n, k): None for states in gathered for n, s in states.items() for k in s}
+    total: States = {n: {} for n in own}
+    for n, k in keys:
+        total[n][k] = torch.stack([s[n][k] for s in gathered if k in s[n]]).sum(0)
+    return total
+
+
+def _sizes(packs: Sequence[Pack]) -> tuple[int, int]:
+    return sum(p.num_tokens for p in packs), sum(len(p.sample_ids) for p in packs)

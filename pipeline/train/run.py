@@ -1,0 +1,275 @@
+"""One run of a recipe on a cluster: its folder, what is known of it before it starts, and Ray Train around the loop.
+
+    prepare (index, plan, arithmetic) -> open_run (folder, lock, resume rules) -> fit (TorchTrainer) -> result in folder
+
+    <storage>/runs/<name>/  recipe.yaml  fitted.json  run.json  metrics.jsonl  events.jsonl  checkpoints/  model/
+
+Killing any process of it loses at most the steps since the last checkpoint: the same command under the same name goes on
+from there, with the same samples in the same steps.
+"""
+
+import fcntl
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from pipeline.data.index import Index, Mapper, build_index
+from pipeline.data.plan import Plan, Schedule
+from pipeline.data.stream import data_config, dataset
+from pipeline.errors import InterlaceError, ResumeError
+from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, load_recipe, to_yaml
+from pipeline.train.checkpoint import newest_checkpoint
+from pipeline.train.worker import FAILURE, Job, train_worker
+
+COLLECTIVE_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A recipe with its data: all that can be known before training.
+
+    Args:
+        recipe: as it will run.
+        index: fitted state and manifests.
+        plan: of the training split.
+        schedule: the windows of the run.
+        eval_every: steps between evaluations.
+        threads: torch threads of a worker.
+    """
+
+    recipe: Recipe
+    index: Index
+    plan: Plan
+    schedule: Schedule
+    eval_every: int
+    threads: int
+
+
+def prepare(recipe: Recipe, mapper: Mapper) -> Prepared:
+    """Index the data (or take the index from the cache) and plan the run. Raises InterlaceError."""
+    index = build_index(recipe, mapper)
+    plan = index.reader(recipe, "train", training=True).plan()
+    schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
+    first_epoch = sum(w.num_packs for w in schedule.windows if w.epoch == 0)
+    return Prepared(
+        recipe=recipe,
+        index=index,
+        plan=plan,
+        schedule=schedule,
+        eval_every=recipe.train.eval_every or max(1, round(first_epoch / recipe.batch.global_batch)),
+        threads=recipe.train.threads or max(1, int(recipe.train.cpus_per_worker)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """An open run: its name, its folder, and whether it has steps behind it."""
+
+    name: str
+    folder: Path
+    resumed: bool
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has come to its end."""
+        state = newest_checkpoint(self.folder).state
+        return state is not None and state.finished
+
+
+@contextmanager
+def open_run(
+    prepared: Prepared, name: str | None = None, *, resume: bool = False, fresh: bool = False
+) -> Iterator[Run]:
+    """Make or continue the run of this name; only one process may hold it.
+
+    Args:
+        prepared: recipe and data.
+        name: of the run; the recipe's name and digest where not given.
+        resume: insist on a run that is there.
+        fresh: begin anew under the next free name.
+
+    Raises:
+        ResumeError: the run there has other data, plan or model settings, another process holds it, or (with
+            `resume`) there is none.
+    """
+    runs = Path(prepared.recipe.storage).absolute() / "runs"
+    name = name or f"{prepared.recipe.name}-{digest(prepared.recipe)[:8]}"
+    if fresh:
+        name = _free_name(runs, name)
+    folder = runs / name
+    exists = (folder / "run.json").exists()
+    if resume and not exists:
+        known = ", ".join(sorted(p.name for p in runs.glob("*"))) or "none"
+        raise ResumeError(f"--resume: expected a run `{name}` in {runs}, but there is none (there: {known})")
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder, name):
+        if exists:
+            _check_same(folder, prepared, name)
+        else:
+            _write_new(folder, prepared)
+        (folder / FAILURE).unlink(missing_ok=True)
+        yield Run(name=name, folder=folder, resumed=newest_checkpoint(folder).folder is not None)
+
+
+def fit(run: Run, prepared: Prepared) -> None:
+    """Train to the end with Ray Train, from the newest checkpoint on.
+
+    Raises:
+        InterlaceError: training failed for good; the text is the worker's.
+    """
+    recipe = prepared.recipe
+    gpus = recipe.train.gpus_per_worker
+    resources = {"CPU": recipe.train.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
+    trainer = ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config={"job": _job(run, prepared)},
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=recipe.train.workers, use_gpu=gpus > 0, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            # Checkpoints are ours, so Ray Train keeps nothing: a name of its own for each launch starts it clean.
+            name=f"launch-{uuid.uuid4().hex[:8]}",
+            storage_path=str(run.folder / "ray"),
+            failure_config=ray.train.FailureConfig(max_failures=recipe.train.max_failures),
+        ),
+        datasets={"train": _stream(run.folder, prepared)},
+        dataset_config=data_config(),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise InterlaceError(f"run `{run.name}` failed: {_reason(error)}") from error
+    failure = run.folder / FAILURE
+    if failure.exists():
+        raise InterlaceError(f"run `{run.name}` stopped: {failure.read_text(encoding='utf-8')}")
+
+
+def _stream(folder: Path, prepared: Prepared) -> Callable[[], Any]:
+    """The dataset factory that Ray Train calls at every start of the worker group: the stream from where it stands."""
+    reader = ray.put(prepared.index.reader(prepared.recipe, "train", training=True))
+    schedule = prepared.schedule
+
+    def make() -> Any:
+        state = newest_checkpoint(folder).state
+        start = state.step * schedule.global_batch if state is not None else 0
+        return dataset(ray.get(reader), schedule, start)
+
+    return make
+
+
+def _job(run: Run, prepared: Prepared) -> Job:
+    recipe, index = prepared.recipe, prepared.index
+    train = index.manifests["train"]
+    return Job(
+        recipe=recipe,
+        run=run.folder,
+        fitted=index.fitted,
+        num_steps=prepared.schedule.num_steps,
+        eval_every=prepared.eval_every,
+        validation=index.reader(recipe, "validation", training=False) if "validation" in index.manifests else None,
+        num_rows=train.num_rows,
+        num_bad=len(train.bad),
+        threads=prepared.threads,
+        data_digest=train.digest,
+        recipe_digest=digest(recipe),
+    )
+
+
+FREE_TO_CHANGE = (*PLACE_KEYS, "name", "data.max_bad_share", "data.test", "train.epochs", "train.steps")
+"""Settings that a run may go on with changed; all others decide weights, data or plan."""
+
+
+def _identity(prepared: Prepared) -> dict[str, Any]:
+    """What a run must keep to go on: digests of the data, and every setting that decides weights, data or plan."""
+    settings = {k: v for k, v in flatten(prepared.recipe).items() if not k.startswith(FREE_TO_CHANGE)}
+    settings = {k: v for k, v in settings.items() if not k.endswith((".paths", ".format"))}
+    return {
+        "data": {split: m.digest for split, m in prepared.index.manifests.items() if split != "test"},
+        "steps": prepared.schedule.num_steps,
+        "settings": settings,
+    }
+
+
+def _write_new(folder: Path, prepared: Prepared) -> None:
+    (folder / "recipe.yaml").write_text(to_yaml(prepared.recipe), encoding="utf-8")
+    (folder / "fitted.json").write_text(json.dumps(prepared.index.fitted, ensure_ascii=False), encoding="utf-8")
+    made = {"created": time.time(), **_identity(prepared)}
+    partial = folder / "run.json.tmp"
+    partial.write_text(json.dumps(made, indent=1), encoding="utf-8")
+    partial.replace(folder / "run.json")
+
+
+def _check_same(folder: Path, prepared: Prepared, name: str) -> None:
+    """Refuse to go on with a run that was something else, naming each difference."""
+    before: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    now: dict[str, Any] = json.loads(json.dumps(_identity(prepared)))
+    differences = [
+        f"data of split `{split}`: the run has manifest {before['data'].get(split)}, the shards now give"
+        f" {now['data'].get(split)} (files were changed, added or removed)"
+        for split in sorted({*before["data"], *now["data"]})
+        if before["data"].get(split) != now["data"].get(split)
+    ]
+    old, new = before["settings"], now["settings"]
+    differences += [
+        f"{key}: the run has {old.get(key)!r}, the recipe {new.get(key)!r}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+    if not differences and before["steps"] != now["steps"]:
+        differences.append(f"length: the run has {before['steps']} steps, the recipe {now['steps']}")
+    if differences:
+        listed = "\n  - ".join(["", *differences])
+        raise ResumeError(
+            f"run `{name}` can't go on with this recipe:{listed}\nUse another --run-name, or --fresh to begin anew"
+        )
+
+
+@contextmanager
+def _locked(folder: Path, name: str) -> Iterator[None]:
+    """Hold the run's lock file; the system frees it however this process ends."""
+    with (folder / "lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ResumeError(f"run `{name}` is held by another process ({file.read().strip()})") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+
+
+def _free_name(runs: Path, name: str) -> str:
+    number = 2
+    if not (runs / name).exists():
+        return name
+    while (runs / f"{name}-{number}").exists():
+        number += 1
+    return f"{name}-{number}"
+
+
+def _reason(error: Exception) -> str:
+    """The worker's own exception, without Ray's wrapping, as few lines as say it."""
+    failures = getattr(error, "worker_failures", None) or {}
+    inner: Exception = next(iter(failures.values()), getattr(error, "controller_failure", error))
+    while isinstance(cause := getattr(inner, "cause", None) or inner.__cause__, Exception):
+        inner = cause
+    return f"{type(inner).__name__}: {inner}"
+
+
+def stored_recipe(folder: Path) -> Recipe:
+    """The recipe of a run folder. Raises InterlaceError if it is none."""
+    if not (folder / "recipe.yaml").exists():
+        raise InterlaceError(f"{folder}: expected a run folder with recipe.yaml, but there is none")
+    return load_recipe(folder / "recipe.yaml")

@@ -1,0 +1,295 @@
+"""What runs on each training worker: the loop inside Ray Train, with checkpoints, journal, evaluation, quarantine.
+
+Rank 0 writes the journal and the checkpoints into the run folder; they are the truth of a run. A checkpoint counts once
+its hashes are written, whatever Ray Train has been told, because a reported checkpoint may be lost until the
+controller's next poll.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed as dist
+
+from pipeline.batch import to_batch
+from pipeline.data.reader import Reader
+from pipeline.errors import BadShareError, NonFiniteLossError, ResumeError
+from pipeline.journal import Journal, journal_path
+from pipeline.recipe import Recipe
+from pipeline.sample import BadRecord, Pack, table_to_pack
+from pipeline.tasks import tasks_of
+from pipeline.train.build import network_for
+from pipeline.train.checkpoint import (
+    RunState,
+    checkpoint_folder,
+    load_optimizer,
+    load_weights,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from pipeline.train.feed import read_ahead
+from pipeline.train.loop import Loop, StepReport, evaluate, sum_over_ranks
+from pipeline.train.optim import make_optimizer
+
+READ_AHEAD = 4
+VALIDATION_CACHE_BYTES = 256 * 1024 * 1024
+FAILURE = "failure.txt"
+"""File of a run folder that says why training ended for good."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """All that a worker needs besides its stream of packs.
+
+    Args:
+        recipe: of the run.
+        run: the run's folder.
+        fitted: state of modalities and targets.
+        num_steps: length of the run.
+        eval_every: steps between evaluations.
+        validation: reader of the validation split, if there is one.
+        num_rows: training records, for the share of bad ones.
+        num_bad: training records that the index found bad.
+        threads: torch threads of a worker.
+        data_digest: digest of the training manifest.
+        recipe_digest: digest of the recipe.
+    """
+
+    recipe: Recipe
+    run: Path
+    fitted: Any
+    num_steps: int
+    eval_every: int
+    validation: Reader | None
+    num_rows: int
+    num_bad: int
+    threads: int
+    data_digest: str
+    recipe_digest: str
+
+
+def train_worker(config: dict[str, Job]) -> None:
+    """Entry point of a Ray Train worker."""
+    context = ray.train.get_context()
+    job = config["job"]
+    try:
+        Worker(job, context.get_world_rank(), context.get_world_size()).run(_packs())
+    except (NonFiniteLossError, BadShareError) as error:
+        # Every rank raises these at the same step, and trying again would not help: end without a restart.
+        if context.get_world_rank() == 0:
+            (job.run / FAILURE).write_text(str(error), encoding="utf-8")
+
+
+def _packs() -> Iterator[Pack]:
+    """This rank's packs, one a block."""
+    shard = ray.train.get_dataset_shard("train")
+    for table in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
+        yield table_to_pack(table)
+
+
+class Worker:
+    """One rank of a run."""
+
+    def __init__(self, job: Job, rank: int, world_size: int) -> None:
+        torch.set_num_threads(job.threads)
+        self.job = job
+        self.rank = rank
+        self.world_size = world_size
+        self.device = _device(job.recipe)
+        torch.manual_seed(job.recipe.seed)
+        network = network_for(job.recipe, job.fitted).to(self.device)
+        self.loop = Loop(
+            network=network,
+            optimizer=make_optimizer(job.recipe.optim, network),
+            recipe=job.recipe,
+            num_steps=job.num_steps,
+            device=self.device,
+            rank=rank,
+            world_size=world_size,
+        )
+        self.state = self._restore()
+        self.journal = Journal(journal_path(job.run)) if rank == 0 else None
+        self.quarantine = Quarantine(job, rank, world_size)
+        self.trace = (job.run / f"trace-{rank}.jsonl").open("a", encoding="utf-8") if job.recipe.train.trace else None
+        self.validation: list[Pack] | None = None
+        self.saved_at = time.monotonic()
+
+    def run(self, packs: Iterator[Pack]) -> None:
+        """Train from where the newest checkpoint stands to the end."""
+        if self.state.finished:
+            return
+        ahead = read_ahead(packs, READ_AHEAD, self._say)
+        for report in self.loop.steps(ahead, self.state.step):
+            self.state = replace(self.state, step=report.step)
+            self._record(report)
+            improved = self._evaluate() if self._is_due(report.step) else False
+            patience = self.job.recipe.train.patience
+            stop = patience is not None and self.state.evaluations_since_best >= patience
+            self.state = replace(self.state, finished=stop or report.step == self.job.num_steps)
+            if improved or self.state.finished or self._checkpoint_is_due():
+                self._save()
+            if self.state.finished:
+                break
+        if self.journal is not None:
+            self.journal.close()
+
+    def _is_due(self, step: int) -> bool:
+        return step % self.job.eval_every == 0 or step == self.job.num_steps
+
+    def _restore(self) -> RunState:
+        found = newest_checkpoint(self.job.run)
+        for reason in found.refused:
+            if self.rank == 0:
+                self._say(f"checkpoint refused: {reason}")
+        if found.folder is None or found.state is None:
+            return RunState(
+                step=0,
+                best_step=-1,
+                best_value=float("nan"),
+                evaluations_since_best=0,
+                finished=False,
+                recipe_digest=self.job.recipe_digest,
+                data_digest=self.job.data_digest,
+            )
+        load_weights(found.folder, self.loop.network)
+        load_optimizer(found.folder, self.loop.optimizer, self.loop.network)
+        if self.rank == 0:
+            self._say(f"resumed from {found.folder.name}")
+        return found.state
+
+    def _record(self, report: StepReport) -> None:
+        bad = self.quarantine.add(report.bad)
+        if self.trace is not None:
+            for item in report.traces:
+                line = {"step": item.step, "position": item.position, "ids": item.sample_ids, "loss": item.loss}
+                self.trace.write(json.dumps(line) + "\n")
+            self.trace.flush()
+        if self.journal is not None and report.step % self.job.recipe.tracking.log_every == 0:
+            self.journal.log(report.step, {**report.metrics, "data/bad_records": float(bad)})
+
+    def _evaluate(self) -> bool:
+        """Evaluate on the validation split; whether the result is the best so far."""
+        if self.job.validation is None:
+            return False
+        packs = self._validation_packs()
+        batches = (to_batch(p, self.device) for p in packs)
+        metrics = evaluate(self.loop.network, batches, self.job.recipe, self.device)
+        if self.journal is not None:
+            self.journal.log(self.state.step, {f"val/{k}": v for k, v in metrics.items()})
+            self.journal.flush(sync=False)
+        name, task = next(iter(tasks_of(self.loop.network).items()))
+        value = metrics[f"{name}/{task.main_metric}"]
+        best = self.state.best_value
+        improved = self.state.best_step < 0 or (value > best if task.higher_is_better else value < best)
+        if improved:
+            self.state = replace(self.state, best_step=self.state.step, best_value=value, evaluations_since_best=0)
+        else:
+            self.state = replace(self.state, evaluations_since_best=self.state.evaluations_since_best + 1)
+        return improved
+
+    def _validation_packs(self) -> Iterator[Pack]:
+        """This rank's share of the validation packs; kept in memory after the first time where they are small."""
+        if self.validation is not None:
+            yield from self.validation
+            return
+        kept: list[Pack] = []
+        size = 0
+        assert self.job.validation is not None
+        for pack in read_share(self.job.validation, self.rank, self.world_size):
+            size += sum(f.values.nbytes for f in pack.fields.values())
+            if size <= VALIDATION_CACHE_BYTES:
+                kept.append(pack)
+            yield pack
+        if size <= VALIDATION_CACHE_BYTES:
+            self.validation = kept
+
+    def _checkpoint_is_due(self) -> bool:
+        every = self.job.recipe.train.checkpoint_every
+        if every is not None:
+            return self.state.step % every == 0
+        return self.rank == 0 and time.monotonic() - self.saved_at >= self.job.recipe.train.checkpoint_every_s
+
+    def _save(self) -> None:
+        """Rank 0 writes; every rank holds the same weights, so none needs to wait."""
+        if self.rank != 0:
+            return
+        assert self.journal is not None
+        self.journal.flush(sync=True)
+        folder = checkpoint_folder(self.job.run, self.state.step)
+        save_checkpoint(folder, self.loop.network, self.loop.optimizer, self.state)
+        prune_checkpoints(self.job.run, self.job.recipe.train.keep_checkpoints, self.state.best_step)
+        self.saved_at = time.monotonic()
+
+    def _say(self, text: str) -> None:
+        line = json.dumps({"t": time.time(), "rank": self.rank, "text": text})
+        with (self.job.run / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+class Quarantine:
+    """Records that turned out bad while training: each listed once in the run folder, and their share limited."""
+
+    def __init__(self, job: Job, rank: int, world_size: int) -> None:
+        self.job = job
+        self.world_size = world_size
+        self.path = job.run / f"quarantine-{rank}.jsonl"
+        self.seen: set[tuple[str, int]] = set()
+        for path in job.run.glob("quarantine-*.jsonl"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                self.seen.add(_place(json.loads(line)))
+
+    def add(self, bad: tuple[BadRecord, ...]) -> int:
+        """Note the bad records of a step on all ranks; how many there are in the run by now.
+
+        Raises:
+            BadShareError: their share of the training records passes `data.max_bad_share`.
+        """
+        own = [b for b in bad if (b.shard, b.row) not in self.seen]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps({"shard": b.shard, "row": b.row, "reason": b.reason}) + "\n" for b in own)
+        new = self._gather(own)
+        self.seen.update((b.shard, b.row) for b in new)
+        total = len(self.seen) + self.job.num_bad
+        limit = self.job.recipe.data.max_bad_share
+        if new and total / self.job.num_rows > limit:
+            raise BadShareError(
+                f"{total} of {self.job.num_rows} training records are bad ({total / self.job.num_rows:.2%}), but"
+                f" `data.max_bad_share` is {limit:.2%}; the last: {new[-1].shard} row {new[-1].row}: {new[-1].reason}"
+            )
+        return total
+
+    def _gather(self, own: list[BadRecord]) -> list[BadRecord]:
+        """The new bad records of all ranks, so that every rank decides alike."""
+        if int(sum_over_ranks(torch.tensor([len(own)]))) == 0 or self.world_size == 1:
+            return own
+        everywhere: list[list[BadRecord]] = [[] for _ in range(self.world_size)]
+        dist.all_gather_object(everywhere, own)
+        return [b for rank in everywhere for b in rank]
+
+
+def read_share(reader: Reader, rank: int = 0, world_size: int = 1) -> Iterator[Pack]:
+    """The packs of one pass over a split at positions `p % world_size == rank`, read in this process."""
+    plan = reader.plan()
+    for window in plan.schedule(epochs=1).windows:
+        packs = reader.read(window, first=0, stop=window.start + window.num_packs, plan=plan)
+        yield from (p for p in packs if p.position % world_size == rank)
+
+
+def _place(entry: dict[str, Any]) -> tuple[str, int]:
+    return entry["shard"], entry["row"]
+
+
+def _device(recipe: Recipe) -> torch.device:
+    """The worker's GPU if the recipe asks for one and torch has CUDA, else the CPU."""
+    if recipe.train.gpus_per_worker > 0:
+        if not torch.cuda.is_available():
+            raise ResumeError("`train.gpus_per_worker` asks for a GPU, but torch sees none")
+        device: torch.device = ray.train.torch.get_device()
+        return device
+    return torch.device("cpu")

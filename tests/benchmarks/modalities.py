@@ -1,0 +1,158 @@
+"""CPU-seconds for 1,000 values of pictures and texts, beside the bare library calls that each step wraps.
+
+Run `python tests/benchmarks/modalities.py` from the repository root after installing it; INTERLACE_TEST_DATA names the
+folder of real data (default ../shared/data). The bare calls do the least that gives pixels or ids of the same size:
+they put no transparency on a background, turn nothing upright, check nothing and fill up no patches.
+"""
+
+import io
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer
+
+from pipeline.modalities import fit, make
+from pipeline.recipe import ImageField, TextField
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("INTERLACE_TEST_DATA", ROOT.parent / "shared" / "data"))
+ROUNDS = 7
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One measured step: ours, and the bare calls on the same values (None where there are none)."""
+
+    case: str
+    name: str
+    ours: Callable[[Any], Any]
+    bare: Callable[[Any], Any] | None
+    values: Sequence[Any]
+
+
+def read(file: str, column: str, most: int) -> list[Any]:
+    """The first values of a column of the real data."""
+    values: list[Any] = pq.read_table(DATA / file, columns=[column])[column].to_pylist()[:most]
+    return values
+
+
+def as_jpeg(data: bytes, times: int) -> bytes:
+    """A stamp on white, enlarged, as JPEG."""
+    image = Image.open(io.BytesIO(data)).convert("RGBA")
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(image, mask=image)
+    file = io.BytesIO()
+    canvas.resize((image.width * times, image.height * times)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def image_steps(case: str, values: Sequence[bytes], max_size: int, patch: int) -> list[Step]:
+    """Measure, decode, augment and encode pictures."""
+    plain = make("f", ImageField(modality="image", column="c", max_size=max_size, patch=patch), {})
+    jitter = {"rotate_degrees": 15.0, "rescale": 0.15, "flip": True, "color": 0.2}
+    busy = make("f", ImageField(modality="image", column="c", max_size=max_size, patch=patch, **jitter), {})
+    rng = np.random.default_rng(0)
+
+    def bare_decode(data: bytes) -> NDArray[Any]:
+        image: Image.Image = Image.open(io.BytesIO(data))
+        share = min(1, max_size / max(image.size))
+        size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
+        if share < 1:
+            image.draft(None, (size[0] * 2, size[1] * 2))
+        image = image.convert("RGB")
+        return np.asarray(image.resize(size, reducing_gap=2.0) if image.size != size else image)
+
+    def bare_encode(pixels: NDArray[Any]) -> NDArray[Any]:
+        rows, columns = pixels.shape[0] // patch, pixels.shape[1] // patch
+        cells = pixels.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 1, 3, 4)
+        return np.ascontiguousarray(cells).reshape(rows * columns, -1)
+
+    decoded = [plain.decode((v,)) for v in values]
+    return [
+        Step(
+            case=case,
+            name="measure",
+            ours=lambda v: plain.measure((v,)),
+            bare=lambda v: Image.open(io.BytesIO(v)).size,
+            values=values,
+        ),
+        Step(case=case, name="decode", ours=lambda v: plain.decode((v,)), bare=bare_decode, values=values),
+        Step(case=case, name="encode", ours=plain.encode, bare=bare_encode, values=decoded),
+        Step(case=case, name="augment", ours=lambda d: busy.augment(d, rng), bare=None, values=decoded),
+    ]
+
+
+def text_steps(case: str, values: Sequence[str], field: TextField) -> list[Step]:
+    """Measure, decode and encode texts."""
+    state = fit(field, ((v,) for v in values))
+    modality = make("f", field, state)
+    if field.tokenizer == "bpe":
+        tokenizer = Tokenizer.from_str(state["tokenizer"])
+        count: Callable[[str], Any] = lambda v: len(tokenizer.encode(v))  # noqa: E731
+        ids: Callable[[str], Any] = lambda v: np.array(tokenizer.encode(v).ids, np.int32)  # noqa: E731
+    else:
+        count = lambda v: len(v.encode())  # noqa: E731
+        ids = lambda v: np.frombuffer(v.encode(), np.uint8).astype(np.int32)  # noqa: E731
+    decoded = [modality.decode((v,)) for v in values]
+    return [
+        Step(case=case, name="measure", ours=lambda v: modality.measure((v,)), bare=count, values=values),
+        Step(case=case, name="decode", ours=lambda v: modality.decode((v,)), bare=ids, values=values),
+        Step(case=case, name="encode", ours=modality.encode, bare=None, values=decoded),
+    ]
+
+
+def cpu_s(calls: Sequence[Callable[[Any], Any]], values: Sequence[Any]) -> list[float]:
+    """CPU-seconds of each call for 1,000 values: the best of several rounds, the calls taking turns."""
+    best = [float("inf")] * len(calls)
+    for _ in range(ROUNDS):
+        for i, call in enumerate(calls):
+            start = time.process_time()
+            for value in values:
+                call(value)
+            best[i] = min(best[i], time.process_time() - start)
+    return [b / len(values) * 1000 for b in best]
+
+
+def main() -> None:
+    """Measure all steps and print them, with the ratio of the sums over the steps that wrap bare calls."""
+    stamps = read("tuxpaint_stamps/stamps.parquet", "image", 150)
+    texts = read("multi30k_text/train.parquet", "en", 2000)
+    steps = [
+        *image_steps("digits PNG 28 px, kept", read("mnist10k/train.parquet", "image", 500), 28, 7),
+        *image_steps("emoji PNG 64 px, kept", read("emoji/images_google.parquet", "image", 400), 64, 8),
+        *image_steps("emoji PNG 64 px -> 32", read("emoji/images_google.parquet", "image", 400), 32, 8),
+        *image_steps("stamps PNG 128 px -> 64", stamps, 64, 8),
+        *image_steps("stamps JPEG 640 px -> 64", [as_jpeg(s, 5) for s in stamps], 64, 8),
+        *text_steps("captions, byte pairs", texts, TextField(modality="text", column="c", tokenizer="bpe")),
+        *text_steps("captions, bytes", texts, TextField(modality="text", column="c")),
+    ]
+    table = Table("values", "step", "ours, CPU-s/1,000", "bare, CPU-s/1,000", "ratio")
+    sums: dict[str, list[float]] = {}
+    for step in steps:
+        if step.bare is None:
+            table.add_row(step.case, step.name, f"{cpu_s([step.ours], step.values)[0]:.4f}", "", "")
+            continue
+        ours, bare = cpu_s([step.ours, step.bare], step.values)
+        total = sums.setdefault(step.case, [0.0, 0.0])
+        total[0], total[1] = total[0] + ours, total[1] + bare
+        table.add_row(step.case, step.name, f"{ours:.4f}", f"{bare:.4f}", f"{ours / bare:.2f}")
+    table.add_section()
+    for case, (ours, bare) in sums.items():
+        table.add_row(case, "sum", f"{ours:.4f}", f"{bare:.4f}", f"{ours / bare:.2f}")
+    ours, bare = (sum(s[i] for s in sums.values()) for i in (0, 1))
+    table.add_row("all", "sum", f"{ours:.4f}", f"{bare:.4f}", f"{ours / bare:.2f}", style="bold")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Real pictures, texts and tables: the folder in INTERLACE_TEST_DATA, else ../shared/data beside the repository."""
+
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+def read_column(file: str, column: str) -> list:
+    folder = Path(os.environ.get("INTERLACE_TEST_DATA", ROOT.parent / "shared" / "data"))
+    path = folder / file
+    if not path.is_file():
+        pytest.skip(f"no real data: {path} is not there (set INTERLACE_TEST_DATA to the folder that holds {file})")
+    return pq.read_table(path, columns=[column])[column].to_pylist()
+
+
+@pytest.fixture(scope="session")
+def emoji_images() -> list[bytes]:
+    return read_column("emoji/images_google.parquet", "image")
+
+
+@pytest.fixture(scope="session")
+def digit_images() -> list[bytes]:
+    return read_column("mnist10k/train.parquet", "image")
+
+
+@pytest.fixture(scope="session")
+def stamp_images() -> list[bytes]:
+    return read_column("tuxpaint_stamps/stamps.parquet", "image")
+
+
+@pytest.fixture(scope="session")
+def captions() -> list[str]:
+    return read_column("multi30k_text/val.parquet", "en") + read_column("multi30k_text/val.parquet", "cs")
+
+
+@pytest.fixture(scope="session")
+def emoji_names() -> list[str]:
+    names = read_column("emoji/annotations.parquet", "name")
+    return [n for n in names if n is not None]
+
+
+@pytest.fixture(scope="session")
+def stays() -> list[tuple]:
+    """Rows of (age, height_cm, weight_kg, icu_type, gender) with real gaps."""
+    columns = ("age", "height_cm", "weight_kg", "icu_type", "gender")
+    return list(zip(*(read_column("icu2012/set_a.parquet", c) for c in columns), strict=True))

@@ -1,0 +1,188 @@
+"""Laws of texts, for each tokenizer."""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from pipeline.errors import DataError, RecordError
+from pipeline.modalities.text import BEGIN, END, NUM_SPECIALS, UNKNOWN, TextModality, fit_text
+from pipeline.recipe import TextField
+
+CORPUS = ("a dog runs", "ein Hund läuft", "le chien court", "pes běží", "狗在跑", "😀 grinning face", "A DOG", "") * 3
+
+
+def settings(tokenizer: str, **more) -> TextField:
+    return TextField(modality="text", column="text", tokenizer=tokenizer, **more)
+
+
+def fitted(field: TextField, texts=CORPUS) -> TextModality:
+    state = json.loads(json.dumps(fit_text(field, ((t,) for t in texts))))
+    return TextModality("name", field, state)
+
+
+MODALITIES = [
+    fitted(settings(tokenizer, max_tokens=n, vocab_size=300, word_dropout=0.3))
+    for tokenizer, n in itertools.product(("bytes", "bpe", "characters"), (1, 7, 256))
+]
+
+
+def check_laws(m: TextModality, text: str) -> None:
+    extent = m.measure((text,))
+    decoded = m.decode((text,))
+    tokens = m.encode(decoded)
+    assert len(tokens.values) == m.num_tokens(extent) >= 1
+    assert tokens.grid == m.grid(extent) == (len(tokens.values), 1)
+    assert tokens.grid[0] <= m.spec.max_grid[0]
+    assert tokens.values.dtype == np.int32
+    assert 0 <= tokens.values.min() <= tokens.values.max() < m.spec.vocab_size
+    assert m.decode((text,)).tobytes() == decoded.tobytes()
+    dropped = m.augment(decoded, np.random.default_rng(5))
+    assert (dropped.shape, dropped.dtype) == (decoded.shape, decoded.dtype)
+    assert ((dropped == decoded) | (dropped == UNKNOWN)).all()
+    assert m.augment(decoded, np.random.default_rng(5)).tobytes() == dropped.tobytes()
+
+
+@given(st.text(max_size=40), st.sampled_from(MODALITIES))
+def test_tokens_are_as_many_as_measured(text, m):
+    check_laws(m, text)
+
+
+@pytest.mark.parametrize("m", MODALITIES, ids=lambda m: f"{m._field.tokenizer}-{m._field.max_tokens}")
+def test_tokens_are_as_many_as_measured_on_real_texts(m, captions, emoji_names):
+    texts = [*captions[::20], *emoji_names[::500]]
+    for text in texts:
+        check_laws(m, text)
+    assert len(texts) > 150
+
+
+def test_the_extent_is_the_whole_length_and_the_grid_is_cut():
+    m = fitted(settings("bytes", max_tokens=4))
+    assert m.measure(("Hund läuft",)) == (11, 0)
+    assert m.grid((11, 0)) == (4, 1)
+    assert m.decode(("Hund läuft",)).tolist() == [b + NUM_SPECIALS for b in b"Hund"]
+
+
+@pytest.mark.parametrize("m", MODALITIES)
+def test_an_empty_text_is_one_end_token(m):
+    assert m.measure(("",)) == (1, 0)
+    assert m.decode(("",)).tolist() == [END]
+
+
+def test_bytes_are_utf8_above_the_specials():
+    m = fitted(settings("bytes"))
+    assert m.spec.vocab_size == 256 + NUM_SPECIALS == 259
+    assert {UNKNOWN, BEGIN, END} == set(range(NUM_SPECIALS))
+    for text in ("狗 ä", "\0\x7f"):
+        assert bytes((m.decode((text,)) - NUM_SPECIALS).astype(np.uint8)) == text.encode()
+
+
+def test_characters_are_the_most_frequent_in_nfc_and_others_unknown():
+    field = settings("characters", vocab_size=260)
+    texts = ["b" * 3 + "a" * 3 + "é" * 2 + "e\u0301" * 2, "".join(chr(0x4E00 + i) for i in range(400))]
+    m = fitted(field, texts)
+    assert fit_text(field, ((t,) for t in texts))["characters"][:4] == "éabĀ"[:3] + "一"
+    assert m.spec.vocab_size == 260
+    assert m.decode(("e\u0301a!",)).tolist() == [3, 4, UNKNOWN]
+
+
+def test_byte_pairs_lose_nothing_and_shorten(captions):
+    field = settings("bpe", vocab_size=1000)
+    state = fit_text(field, ((t,) for t in captions))
+    m = TextModality("name", field, state)
+    tokenizer = Tokenizer.from_str(state["tokenizer"])
+    assert m.spec.vocab_size == 1000
+    for text in ("A dog and 3 CATS.", "никогда не виденный 🦆", captions[0]):
+        assert tokenizer.decode((m.decode((text,)) - NUM_SPECIALS).tolist()).lstrip() == text
+        assert tokenizer.encode(text).ids == (m.decode((text,)) - NUM_SPECIALS).tolist()
+    tokens = sum(m.measure((t,))[0] for t in captions)
+    assert tokens < 0.4 * sum(len(t.encode()) for t in captions)
+
+
+FIT = """
+import json, sys
+from pipeline.modalities.text import fit_text
+from pipeline.recipe import TextField
+field = TextField(modality="text", column="t", tokenizer="bpe", vocab_size=400)
+print(json.dumps(fit_text(field, ((t,) for t in json.load(sys.stdin)))))
+"""
+
+
+def test_the_same_texts_give_the_same_byte_pairs_in_every_process():
+    words = ["".join(p) for p in itertools.product("abcd", "efg", "hij")]  # many ties between pairs
+    texts = [" ".join(words[i : i + 5]) for i in range(len(words))]
+    field = settings("bpe", vocab_size=400)
+    here = {fit_text(field, ((t,) for t in texts))["tokenizer"] for _ in range(5)}
+    assert len(here) == 1
+    done = subprocess.run(
+        [sys.executable, "-c", FIT], input=json.dumps(texts), capture_output=True, text=True, check=True
+    )
+    assert {json.loads(done.stdout)["tokenizer"]} == here
+    assert len(json.loads(here.pop())["model"]["merges"]) > 20
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe", "characters"])
+def test_fitting_passes_over_what_is_no_text(tokenizer):
+    field = settings(tokenizer, vocab_size=300)
+    junk = [(3,), (b"bytes",), ("half \ud800",), (None,)]
+    good = [(t,) for t in CORPUS]
+    assert fit_text(field, iter(junk + good + junk)) == fit_text(field, iter(good))
+    assert fitted(field, []).decode(("ab",)).size > 0
+
+
+@pytest.mark.parametrize("m", MODALITIES[::3])
+@pytest.mark.parametrize(("value", "found"), [(3, "int"), (b"x", "bytes"), (None, "NoneType"), ("\ud83d", "surrogate")])
+def test_what_is_no_text_is_refused_with_a_reason(m, value, found):
+    for use in (m.measure, m.decode):
+        with pytest.raises(RecordError, match=f"expected a string .* but is .*{found}"):
+            use((value,))
+
+
+def test_word_dropout_hides_its_share():
+    m = fitted(settings("bytes", word_dropout=0.25, max_tokens=20_000))
+    decoded = m.decode(("x" * 20_000,))
+    share = [np.mean(m.augment(decoded, np.random.default_rng(s)) == UNKNOWN) for s in range(3)]
+    assert share == pytest.approx([0.25] * 3, abs=0.02)
+    assert len(set(share)) > 1
+    assert fitted(settings("bytes")).augment(decoded, np.random.default_rng(0)) is decoded
+
+
+def test_a_tokenizer_file_is_used_and_travels_with_the_state(tmp_path):
+    """With all that a file may switch on: truncation, padding, special tokens, random merges."""
+    given = Tokenizer(models.BPE({"[CLS]": 0, "a": 1, "b": 2, "ab": 9}, [("a", "b")], dropout=0.5))
+    given.pre_tokenizer = pre_tokenizers.Whitespace()
+    given.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 0)])
+    given.enable_truncation(2)
+    given.enable_padding(length=8)
+    file = tmp_path / "tokenizer.json"
+    given.save(str(file))
+    field = settings("bpe", tokenizer_file=str(file))
+    state = fit_text(field, iter([]))
+    file.unlink()
+    m = TextModality("name", field, state)
+    assert m.spec.vocab_size == 10 + NUM_SPECIALS
+    for _ in range(20):
+        assert m.decode(("ab a b",)).tolist() == [9 + NUM_SPECIALS, 1 + NUM_SPECIALS, 2 + NUM_SPECIALS]
+    check_laws(m, "ab ab")
+    check_laws(m, "zzz")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"not json", b"{}"])
+def test_an_unreadable_tokenizer_file_is_named(tmp_path, content):
+    file = tmp_path / "tokenizer.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(DataError, match=r"`tokenizer_file`: expected a `tokenizers` JSON file, but .*") as error:
+        fit_text(settings("bpe", tokenizer_file=str(file)), iter([]))
+    assert str(file) in str(error.value)
+
+
+def test_a_tokenizer_file_without_bpe_is_an_error():
+    with pytest.raises(DataError, match="needs `tokenizer: bpe`, but it is `bytes`"):
+        fit_text(settings("bytes", tokenizer_file="x.json"), iter([]))
