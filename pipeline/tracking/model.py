@@ -1,6 +1,7 @@
 """A trained model as an MLflow pyfunc: an exported folder and the script that loads it; nothing pickled."""
 
 import base64
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from pipeline.tracking.context import version_of
 if TYPE_CHECKING:
     import pandas as pd
 
-ColumnType = Literal["binary", "string", "double", "long", "boolean"]
+ColumnType = Literal["binary", "string", "double", "long", "boolean", "any"]
 
 SCRIPT = Path(__file__).with_name("pyfunc.py")
+BINARY = "binary"
+"""Key of the model's configuration: names of its binary columns."""
 REQUIREMENTS = ("interlace", "mlflow", "torch", "numpy", "pandas", "pyarrow", "pillow", "tokenizers", "safetensors")
 """What the model needs where it is served; the rest follows from `interlace`."""
 
@@ -26,7 +29,9 @@ class ModelCard:
 
     Args:
         folder: the exported model, read by `Predictor.load`; it must stay until it is shipped.
-        inputs: type of each raw column (pictures and sounds are binary); any of them may be missing in any row.
+        inputs: type of each raw column; any of them may be missing in any row. Encoded pictures and sounds are `binary`
+            (bytes, or base64 text in an HTTP request). MLflow refuses int64 in a `double` column and a missing value
+            in a `long` one: say `any` for numbers that may come as integers.
         outputs: type of each predicted column.
         examples: a few raw rows; bytes are bytes.
         script: the models-from-code script that loads the folder.
@@ -72,12 +77,17 @@ def save_pyfunc(card: ModelCard, destination: Path, *, model_id: str, location: 
         run_id: the MLflow run that made it.
     """
     import pandas as pd
+
+    warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")  # mlflow, of its own classes
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
 
     def schema(columns: Mapping[str, ColumnType]) -> Any:
-        return Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()])
+        # Over HTTP, MLflow can't decode a binary column in which a value is missing: `to_rows` does it.
+        kinds = {name: AnyType() if kind in ("any", "binary") else kind for name, kind in columns.items()}
+        return Schema([ColSpec(kind, name, required=False) for name, kind in kinds.items()])
 
     example = pd.DataFrame([dict(row) for row in card.examples], columns=list(card.inputs))
     pyfunc.save_model(
@@ -86,14 +96,28 @@ def save_pyfunc(card: ModelCard, destination: Path, *, model_id: str, location: 
         artifacts={"model": str(card.folder)},
         signature=ModelSignature(inputs=schema(card.inputs), outputs=schema(card.outputs)),
         input_example=example if len(example) else None,
+        model_config={BINARY: [name for name, kind in card.inputs.items() if kind == "binary"]},
         pip_requirements=requirements(),  # given, so that MLflow does not run the model to find them
         mlflow_model=Model(artifact_path=location, model_uuid=model_id, model_id=model_id, run_id=run_id),
     )
 
 
-def to_rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    """The rows of a table as Python values; a missing value (no column, None or NaN) has no key."""
+def to_rows(frame: "pd.DataFrame", binary: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of a table as Python values.
+
+    Args:
+        frame: raw values; None and NaN are missing.
+        binary: columns of bytes, which may also be base64 text.
+
+    Returns:
+        A dict for each row, without keys for what is missing.
+
+    Raises:
+        MlflowException: a text in a binary column is no base64; MLflow's server answers 400 with the reason.
+    """
     columns = {str(name): frame[name].tolist() for name in frame.columns}
+    for name in columns.keys() & set(binary):
+        columns[name] = [_bytes(value, name, row) for row, value in enumerate(columns[name])]
     return [
         {name: values[row] for name, values in columns.items() if not _missing(values[row])}
         for row in range(len(frame))
@@ -111,6 +135,18 @@ def _missing(value: Any) -> bool:
 
     is_nan = isinstance(value, float | np.floating) and np.isnan(value)
     return bool(value is None or value is pd.NA or value is pd.NaT or is_nan)
+
+
+def _bytes(value: Any, name: str, row: int) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return base64.b64decode("".join(value.split()), validate=True)
+    except ValueError as error:
+        from mlflow.exceptions import MlflowException
+
+        reason = f"column {name}, row {row}: expected bytes as base64 text, but {error}"
+        raise MlflowException.invalid_parameter_value(reason) from error
 
 
 def _to_json(value: Any) -> Any:

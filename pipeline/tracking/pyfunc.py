@@ -11,7 +11,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from pipeline.tracking.model import to_rows
+from pipeline.tracking.model import BINARY, to_rows
 
 
 class RawRows(PythonModel):  # type: ignore[misc] # mlflow has no types
@@ -24,8 +24,9 @@ class RawRows(PythonModel):  # type: ignore[misc] # mlflow has no types
         self._predictor = Predictor.load(Path(context.artifacts["model"]))
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
-        """One row of predictions for each row of raw values, in order."""
-        return pd.DataFrame(self._predictor.predict(to_rows(model_input)))
+        """One row of predictions for each row of raw values, in order; bytes may be base64 text."""
+        rows = to_rows(model_input, context.model_config[BINARY])
+        return pd.DataFrame(self._predictor.predict(rows))
 
 
 set_model(RawRows())

@@ -156,21 +156,3 @@ def all_points(path: Path) -> list[Point]:
         if after == offset:
             return points
         points, offset = points + more, after
-
-
-def test_each_line_is_one_system_call(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "m")
-    writes: list[int] = []
-    file = journal._file
-
-    class Counting:
-        def write(self, data: memoryview) -> int:
-            writes.append(len(data))
-            return file.write(data)
-
-    journal._file = Counting()  # type: ignore[assignment]
-    for step in range(50):
-        journal.log(step, {"loss": 1.0})
-        journal.log(step, {"loss": 1.0})
-    assert len(writes) == 50
-    file.close()

@@ -1,0 +1,151 @@
+"""Whole runs under Ray Train against the undisturbed run in this process."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import safetensors.torch
+
+from pipeline.data.stream import map_units
+from pipeline.recipe import Recipe
+from pipeline.train.checkpoint import MODEL, newest_checkpoint
+from pipeline.train.run import fit, open_run, prepare
+from tests.data import SCHEMA, EmojiLike, make_rows, write_shards
+from tests.ray.reference import read_traces, run_here
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+STEPS = 20
+
+
+def train(recipe: Recipe) -> Path:
+    """Train a recipe on the shared Ray; its run folder."""
+    prepared = prepare(recipe, map_units)
+    with open_run(prepared) as run:
+        fit(run, prepared)
+    return run.folder
+
+
+def journal_losses(folder: Path) -> dict[int, float]:
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [(x["step"], x["m"]["train/loss"]) for x in lines if "train/loss" in x["m"]]
+    assert len(found) == len(dict(found)), "a step was journaled twice"
+    return dict(found)
+
+
+def kill_when(condition: Callable[[], bool], find: Callable[[], list[psutil.Process]], killed: list[int]) -> None:
+    """Kill -9 the first process found once the condition holds."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if condition() and (found := find()):
+            os.kill(found[0].pid, signal.SIGKILL)
+            killed.append(found[0].pid)
+            return
+        time.sleep(0.02)
+
+
+def processes(title: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if title in " ".join(process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+def recipe_for(data: EmojiLike, storage: Path, **train: Any) -> Recipe:
+    settings = {"steps": STEPS, "precision": "fp32", "trace": True, "threads": 1, "cpus_per_worker": 0.5, **train}
+    return data.recipe(storage, train=settings)
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> EmojiLike:
+    """A set whose pictures take so long to decode that data tasks are at work during the whole run."""
+    folder = tmp_path_factory.mktemp("slow")
+    data = write_shards(folder, rows=96, seed=3)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tests.data import COLORS, png
+
+    big = {name: png_of(color) for name, color in COLORS.items()}
+    assert png is not None
+    rows = make_rows(96, 3)
+    for i in range(3):
+        part = [{**r, "image": big[r["color"]]} for r in rows[i * 32 : (i + 1) * 32]]
+        pq.write_table(pa.Table.from_pylist(part, schema=SCHEMA), folder / f"train-{i}.parquet", row_group_size=8)
+    return data
+
+
+def png_of(color: tuple[int, int, int], side: int = 2200) -> bytes:
+    import io
+
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", (side, side), color).save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def test_one_worker_and_two_equal_the_loop_without_ray(shapes: EmojiLike, tmp_path: Path) -> None:
+    reference = run_here(recipe_for(shapes, tmp_path / "reference"))
+    assert len(reference.losses) == STEPS
+    for workers in (1, 2):
+        folder = train(recipe_for(shapes, tmp_path / str(workers), workers=workers))
+        traces, again = read_traces(folder)
+        assert again == 0
+        assert {k: ids for k, (ids, _) in traces.items()} == {k: ids for k, (ids, _) in reference.packs.items()}
+        losses = journal_losses(folder)
+        assert losses.keys() == reference.losses.keys()
+        assert max(abs(losses[s] - reference.losses[s]) for s in losses) < 1e-5
+        assert len(list(folder.glob("trace-*.jsonl"))) == workers
+
+
+def test_killed_training_worker_resumes_exactly(shapes: EmojiLike, tmp_path: Path) -> None:
+    recipe = recipe_for(shapes, tmp_path / "run", steps=60, checkpoint_every=7)
+    reference = run_here(recipe_for(shapes, tmp_path / "reference", steps=60))
+    runs = Path(recipe.storage) / "runs"
+
+    def far_enough() -> bool:
+        return any(len(p.read_text().splitlines()) > 4 * 17 for p in runs.glob("*/trace-0.jsonl"))
+
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_when, args=(far_enough, lambda: processes("ray::RayTrainWorker"), killed))
+    killer.start()
+    folder = train(recipe)
+    killer.join()
+    assert killed, "no worker was killed"
+    traces, again = read_traces(folder)
+    assert again > 0, "no step was computed twice: the kill came too late"
+    assert traces == reference.packs
+    assert journal_losses(folder) == reference.losses
+    newest = newest_checkpoint(folder)
+    assert newest.folder is not None and newest.state is not None and newest.state.finished
+    weights = safetensors.torch.load_file(newest.folder / MODEL)
+    assert weights.keys() == reference.weights.keys()
+    assert all(weights[k].equal(reference.weights[k]) for k in weights)
+
+
+def test_killed_data_worker_changes_nothing(slow: EmojiLike, tmp_path: Path) -> None:
+    recipe = recipe_for(slow, tmp_path / "run", steps=12)
+    reference = run_here(recipe_for(slow, tmp_path / "reference", steps=12))
+    runs = Path(recipe.storage) / "runs"
+
+    def far_enough() -> bool:
+        return any(len(p.read_text().splitlines()) > 8 for p in runs.glob("*/trace-0.jsonl"))
+
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_when, args=(far_enough, lambda: processes("ray::ReadRange->MapBatches"), killed))
+    killer.start()
+    folder = train(recipe)
+    killer.join()
+    assert killed, "no data worker was killed"
+    traces, _ = read_traces(folder)
+    assert traces == reference.packs
+    assert journal_losses(folder) == reference.losses
