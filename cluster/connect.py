@@ -1,5 +1,6 @@
 """Connecting to Ray: the one place that decides between a Ray of our own, a given address, and the job we are in."""
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ def connect(address: str | None = None, local_cpus: int | None = None) -> Cluste
     Raises:
         ConnectionError: there is no cluster at the address.
     """
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it reports every execution; `interlace` says what matters
     target = address or os.environ.get("RAY_ADDRESS") or None
     if not ray.is_initialized():
         if target:

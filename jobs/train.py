@@ -104,7 +104,9 @@ def _open_tracker(run: Run, prepared: Prepared) -> Tracker:
     tracker.tags(context_tags(recipe, data_digest=train_data.digest, world_size=recipe.train.workers))
     for split, manifest in prepared.index.manifests.items():
         profile: dict[str, Any] = {"rows": manifest.num_rows, "bad": len(manifest.bad)}
-        tracker.dataset(f"{recipe.name}-{split}", manifest.digest, source=recipe.data.root, context=split, profile=profile)
+        tracker.dataset(
+            f"{recipe.name}-{split}", manifest.digest, source=recipe.data.root, context=split, profile=profile
+        )
     tracker.artifact(run.folder / "recipe.yaml")
     return tracker
 

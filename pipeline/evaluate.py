@@ -10,7 +10,6 @@ from pipeline.batch import to_batch
 from pipeline.data.reader import Reader
 from pipeline.model.network import Network
 from pipeline.recipe import Recipe
-from pipeline.tasks import tasks_of
 from pipeline.train.loop import States, add_states, batch_states
 from pipeline.train.worker import read_share
 
@@ -48,7 +47,7 @@ def evaluate_subsets(
 
     A sample of which no given field is present still counts: the model then answers from nothing.
     """
-    tasks = tasks_of(network)
+    tasks = network.tasks
     totals: list[States] = [{n: {} for n in tasks} for _ in subsets]
     for pack in read_share(reader):
         batch = to_batch(pack, device)

@@ -21,7 +21,6 @@ from pipeline.data.reader import EMPTY, Recordings, Slot, join, read_slot
 from pipeline.errors import InterlaceError, RecordError
 from pipeline.model.network import Network
 from pipeline.recipe import Recipe, load_recipe, to_yaml
-from pipeline.tasks import tasks_of
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import MODEL, load_weights
 from pipeline.train.loop import autocast
@@ -82,7 +81,7 @@ class Predictor:
             why the row could not be read (its predictions are then None).
         """
         read = [self._read(row) for row in rows]
-        tasks = tasks_of(self.network)
+        tasks = self.network.tasks
         found: list[dict[str, Any]] = []
         for numbers in self._packs([slot for slot, _ in read]):
             pack = join(0, 0, np.array(numbers), [read[i][0] for i in numbers], self.recordings)

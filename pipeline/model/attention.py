@@ -35,8 +35,8 @@ in bf16 on one AMX core took 34 ms against 60 (fused kernel) at 512 tokens, 85 a
 BUCKET_COST = 128.0
 """What one more bucket costs (its calls), in tokens; decides how finely lengths are grouped."""
 
-ROW_GRAIN, LENGTH_GRAIN, BATCH_GRAIN = 32, 8, 16
-"""Least steps to which rows, padded lengths and batches of buckets are rounded up on a CPU."""
+ROW_GRAIN, LENGTH_GRAIN, BUCKET_GRAIN = 32, 8, 256
+"""Least steps to which rows, padded lengths and tokens of a bucket are rounded up on a CPU."""
 
 
 def round_up(number: int, grain: int) -> int:
@@ -159,7 +159,7 @@ def attend(qkv_T3HK: Tensor, segments: Segments) -> Tensor:
         cu, longest = segments.cu_seqlens, segments.max_length
         o_THK = varlen_attn(q_THK, k_THK, v_THK, cu, cu, longest, longest)
     else:
-        o_THK = _Bucketed.apply(qkv_T3HK, segments.plan(qkv_T3HK.shape[2]))
+        o_THK = _Bucketed.apply(qkv_T3HK, segments.plan(qkv_T3HK.shape[2]))  # type: ignore[no-untyped-call]
     assert isinstance(o_THK, Tensor)
     return o_THK
 
@@ -199,7 +199,7 @@ def make_plan(lengths: NDArray[np.int64], num_heads: int, num_rows: int, device:
     buckets, packs, pads, start = [], [], [], 0
     for number, limit in enumerate(limits):
         members = np.flatnonzero((bucket_of == number) & (lengths > 0))
-        filler = round_up(len(members) * num_heads, BATCH_GRAIN) // num_heads - len(members)
+        filler = round_up(len(members), max(BUCKET_GRAIN // (limit * num_heads), 1)) - len(members)
         members = np.concatenate([members, np.repeat(members[:1], filler)])
         pad_BL = np.arange(limit) >= lengths[members, None]
         token_BL = starts[members, None] + np.where(pad_BL, 0, np.arange(limit))  # padding repeats its own segment

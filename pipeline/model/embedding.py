@@ -1,21 +1,46 @@
-"""From the tokens of a field to vectors: `FieldBatch` -> `x_ND`, float32.
+"""From the tokens of a field to vectors: `FieldBatch` -> `x_TD`, float32, with as many rows as `Segments.num_rows`.
 
 Content (a table for ids, a projection for patches, or the `cnn` stem), plus the place of the token in its value's grid,
 plus which field it is. Pixels (uint8) are brought to -1..1 here, on the device.
 """
 
-# N tokens of the field, S samples, D width, P numbers of a patch, B pictures of one grid shape
+# T rows of the field's sequence (N tokens, then slack), S samples, D width, P numbers of a patch, B pictures
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu, pad
 
 from pipeline.batch import FieldBatch
-from pipeline.model.attention import Segments
+from pipeline.model.attention import Segments, round_up
 from pipeline.recipe import AnyField
 from pipeline.sample import FieldSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cells:
+    """Where tokens lie in their values' grids.
+
+    Args:
+        row_T, column_T: of each row of the sequence, int64; 0 for slack.
+        grids_S2: rows and columns of each sample's grid, int64; zeros where missing.
+        segments: one segment a sample.
+    """
+
+    row_T: Tensor
+    column_T: Tensor
+    grids_S2: Tensor
+    segments: Segments
+
+
+def find_cells(grids_S2: Tensor, segments: Segments) -> Cells:
+    """The grid cell of every token; tokens are row-major in their grid."""
+    width_T = pad(grids_S2[:, 1], (0, 1), value=1)[segments.owner_T]
+    offset_T = segments.offset_T
+    return Cells(row_T=offset_T // width_T, column_T=offset_T % width_T, grids_S2=grids_S2, segments=segments)
 
 
 class FieldEmbedding(nn.Module):
@@ -30,9 +55,9 @@ class FieldEmbedding(nn.Module):
     def __init__(self, spec: FieldSpec, settings: AnyField, dim: int) -> None:
         super().__init__()
         convolve = settings.stem == "cnn"
-        self.content: nn.Module
+        self.content: IdTable | PatchProjection | PixelStem
         if spec.kind == "ids":
-            self.content = nn.Embedding(spec.vocab_size, dim)
+            self.content = IdTable(spec, dim)
         elif spec.channels and convolve:
             self.content = PixelStem(spec, dim)
         else:
@@ -42,11 +67,11 @@ class FieldEmbedding(nn.Module):
         self.field_D = nn.Parameter(torch.zeros(dim))
 
     def forward(self, tokens: FieldBatch, segments: Segments) -> Tensor:
-        """Vectors of the tokens, float32 `[N, D]`; `segments` are the samples."""
-        given = (tokens.values, tokens.grids) if isinstance(self.content, PixelStem) else (tokens.values,)
-        x_ND = self.content(*given).float() + self.position(tokens.grids, segments) + self.field_D
-        out_ND: Tensor = x_ND if self.stem is None else self.stem(x_ND, segments)
-        return out_ND
+        """Vectors of the tokens, float32 `[T, D]`; `segments` are the samples."""
+        cells = find_cells(tokens.grids, segments)
+        x_TD = self.content(tokens.values, cells).float() + self.position(cells) + self.field_D
+        out_TD: Tensor = x_TD if self.stem is None else self.stem(x_TD, segments)
+        return out_TD
 
 
 class GridPosition(nn.Module):
@@ -58,19 +83,31 @@ class GridPosition(nn.Module):
         self.rows = nn.Embedding(rows, dim) if rows > 1 else None
         self.columns = nn.Embedding(columns, dim) if columns > 1 else None
 
-    def forward(self, grids_S2: Tensor, segments: Segments) -> Tensor:
-        """Sum of both tables at each token, `[N, D]` (a plain 0 for a field of single tokens)."""
-        width_N = grids_S2[:, 1][segments.owner_T]
-        place = grids_S2.new_zeros((), dtype=torch.float32)
+    def forward(self, cells: Cells) -> Tensor:
+        """Sum of both tables at each token, `[T, D]` (a plain 0 for a field of single tokens)."""
+        place_TD = torch.zeros((), device=cells.row_T.device)
         if self.rows is not None:
-            place = place + self.rows(segments.offset_T // width_N)
+            place_TD = place_TD + self.rows(cells.row_T)
         if self.columns is not None:
-            place = place + self.columns(segments.offset_T % width_N)
-        return place
+            place_TD = place_TD + self.columns(cells.column_T)
+        return place_TD
+
+
+class IdTable(nn.Module):
+    """A learned vector for each id."""
+
+    def __init__(self, spec: FieldSpec, dim: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(spec.vocab_size, dim)
+
+    def forward(self, ids_N: Tensor, cells: Cells) -> Tensor:
+        """`[N]` -> `[T, D]`."""
+        out_TD: Tensor = self.table(pad(ids_N, (0, cells.segments.num_rows - len(ids_N))))
+        return out_TD
 
 
 def scale_pixels(values: Tensor) -> Tensor:
-    """uint8 pixels 0..255 as float32 in -1..1; other patches as they are, in float32."""
+    """uint8 pixels 0..255 as float32 in -1..1; other numbers as they are, in float32."""
     return values.float().mul_(1 / 127.5).sub_(1) if values.dtype == torch.uint8 else values.float()
 
 
@@ -81,10 +118,11 @@ class PatchProjection(nn.Module):
         super().__init__()
         self.project = nn.Linear(spec.patch_dim, dim)
 
-    def forward(self, values_NP: Tensor) -> Tensor:
-        """`[N, P]` -> `[N, D]`."""
-        out_ND: Tensor = self.project(scale_pixels(values_NP))
-        return out_ND
+    def forward(self, values_NP: Tensor, cells: Cells) -> Tensor:
+        """`[N, P]` -> `[T, D]`."""
+        rows_TP = pad(scale_pixels(values_NP), (0, 0, 0, cells.segments.num_rows - len(values_NP)))
+        out_TD: Tensor = self.project(rows_TP)
+        return out_TD
 
 
 def unfold(patches_NP: Tensor, grid: tuple[int, int], channels: int) -> Tensor:
@@ -107,6 +145,9 @@ class PixelStem(nn.Module):
 
     One 3 x 3 convolution of stride 2, LayerNorm over channels and GELU for each halving from pixels to tokens, then a
     linear map: one cell is left for each patch. LayerNorm, since it doesn't mix places: pictures stay independent.
+
+    Pictures of different shapes share a canvas of the largest rows and columns in the pack; what lies outside a picture
+    is set to zero before each convolution, so it is the zero border that the picture has alone.
     Memory is channels-last, where torch's CPU convolutions are 3 times as fast.
 
     Args:
@@ -126,25 +167,40 @@ class PixelStem(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(o) for o in widths[1:])
         self.project = nn.Linear(widths[-1], dim)
 
-    def forward(self, values_NP: Tensor, grids_S2: Tensor) -> Tensor:
-        """`[N, P]` patches, `[S, 2]` grids -> `[N, D]`. Pictures of one grid shape are convolved together."""
-        shapes = grids_S2.tolist()
-        groups = sorted({(r, c) for r, c in shapes if r}) or [(1, 1)]
-        if len(groups) == 1:
-            return self._convolve(values_NP, groups[0])
-        group_of = torch.tensor([groups.index((r, c)) if r else 0 for r, c in shapes], device=values_NP.device)
-        order_N = group_of.repeat_interleave(grids_S2.prod(1)).argsort(stable=True)
-        parts = values_NP[order_N].split([r * c * shapes.count([r, c]) for r, c in groups])
-        out_ND = torch.cat([self._convolve(part, group) for part, group in zip(parts, groups, strict=True)])
-        return out_ND.index_select(0, order_N.argsort())
-
-    def _convolve(self, values_NP: Tensor, grid: tuple[int, int]) -> Tensor:
-        x = scale_pixels(unfold(values_NP, grid, self.channels))
+    def forward(self, values_NP: Tensor, cells: Cells) -> Tensor:
+        """`[N, P]` -> `[T, D]`."""
+        (rows, columns), pictures = _canvas(cells)
+        present_S = cells.grids_S2[:, 0] > 0
+        picture_T = pad(present_S.cumsum(0) - 1, (0, 1))[cells.segments.owner_T]
+        cell_T = (picture_T * rows + cells.row_T) * columns + cells.column_T
+        taken = cell_T[: len(values_NP)]
+        canvas = values_NP.new_zeros(pictures * rows * columns, values_NP.shape[1]).index_copy_(0, taken, values_NP)
+        x = scale_pixels(unfold(canvas, (rows, columns), self.channels))
+        inside = None
+        if len(values_NP) < int(present_S.sum()) * rows * columns:
+            inside = x.new_zeros(len(canvas), 1).index_fill_(0, taken, 1).view(pictures, rows, columns, 1)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            x = nn.functional.gelu(norm(x))
-        out_ND: Tensor = self.project(x.reshape(-1, x.shape[3]))
-        return out_ND
+            x = convolution(_clear_outside(x, inside).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            x = gelu(norm(x))
+        out_TD: Tensor = self.project(x.reshape(len(canvas), -1)).index_select(0, cell_T)
+        return out_TD
+
+
+def _canvas(cells: Cells) -> tuple[tuple[int, int], int]:
+    """Rows and columns that hold every picture of the pack, and the number of pictures, rounded up for the kernels."""
+    grids = cells.grids_S2.cpu()
+    if not len(grids) or not int(grids.amax()):
+        return (1, 1), 1
+    pictures = int((grids[:, 0] > 0).sum())
+    return (int(grids[:, 0].amax()), int(grids[:, 1].amax())), round_up(pictures, 8)
+
+
+def _clear_outside(x_BHWC: Tensor, inside: Tensor | None) -> Tensor:
+    """Zero outside the pictures; `inside` is 1 or 0 for each patch `[B, rows, columns, 1]`, None if all are full."""
+    if inside is None:
+        return x_BHWC
+    side = x_BHWC.shape[1] // inside.shape[1]
+    return x_BHWC * inside.to(x_BHWC.dtype).repeat_interleave(side, 1).repeat_interleave(side, 2)
 
 
 class SequenceStem(nn.Module):
@@ -155,13 +211,14 @@ class SequenceStem(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self.convolutions = nn.ModuleList(nn.Linear(3 * dim, dim) for _ in range(2))
 
-    def forward(self, x_ND: Tensor, segments: Segments) -> Tensor:
-        """`[N, D]` -> `[N, D]`; zeros stand where a token has no neighbour in its sample."""
-        first_N1 = (segments.offset_T == 0).unsqueeze(1)
-        last_N1 = (segments.offset_T + 1 == segments.lengths_N[segments.owner_T]).unsqueeze(1)
+    def forward(self, x_TD: Tensor, segments: Segments) -> Tensor:
+        """`[T, D]` -> `[T, D]`; zeros stand where a token has no neighbour in its sample."""
+        lengths_T = pad(segments.lengths_N, (0, 1), value=1)[segments.owner_T]
+        first_T1 = (segments.offset_T == 0).unsqueeze(1)
+        last_T1 = (segments.offset_T + 1 == lengths_T).unsqueeze(1)
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
-            h_ND = norm(x_ND)
-            before = h_ND.roll(1, 0).masked_fill(first_N1, 0)
-            after = h_ND.roll(-1, 0).masked_fill(last_N1, 0)
-            x_ND = x_ND + nn.functional.gelu(convolution(torch.cat([before, h_ND, after], dim=1))).float()
-        return x_ND
+            h_TD = norm(x_TD)
+            before_TD = h_TD.roll(1, 0).masked_fill(first_T1, 0)
+            after_TD = h_TD.roll(-1, 0).masked_fill(last_T1, 0)
+            x_TD = x_TD + gelu(convolution(torch.cat([before_TD, h_TD, after_TD], dim=1))).float()
+        return x_TD

@@ -5,8 +5,9 @@ field. A field that is not kept gives nothing to the sample's state; its own sta
 own loss still teaches its encoder.
 """
 
-# T tokens of the pack, N of one field, S samples, F fields, D width
+# T rows of a sequence (tokens, then slack: see `attention`), S samples, F fields, D width
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from pipeline.recipe import Model
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldTokens:
-    """Vectors `x_ND` of a field's tokens in float32, and its segments: one for each of the `S` samples."""
+    """Vectors `x_TD` of a field's tokens in float32, and its segments: one for each of the `S` samples."""
 
-    x_ND: Tensor
+    x_TD: Tensor
     segments: Segments
 
 
@@ -58,13 +59,13 @@ class Early(Fusion):
 
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """See `Fusion`."""
-        fields = {name: pool(item.x_ND, item.segments) for name, item in tokens.items()}
+        fields = {name: pool(item.x_TD, item.segments) for name, item in tokens.items()}
         x_TD, segments = interlace(tokens, keep_SF)
         return Fused(sample_SD=pool(self.joint(x_TD, segments), segments), fields=fields)
 
 
 class Mid(Fusion):
-    """Layers within each field, then layers within the sample (Nagrani et al. 2021, "mid fusion", without bottlenecks)."""
+    """Layers within each field, then layers within the sample (Nagrani et al. 2021, without their bottlenecks)."""
 
     def __init__(self, model: Model, names: Sequence[str]) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class Mid(Fusion):
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """See `Fusion`."""
         encoded = encode(self.encoders, tokens)
-        fields = {name: pool(item.x_ND, item.segments) for name, item in encoded.items()}
+        fields = {name: pool(item.x_TD, item.segments) for name, item in encoded.items()}
         x_TD, segments = interlace(encoded, keep_SF)
         return Fused(sample_SD=pool(self.joint(x_TD, segments), segments), fields=fields)
 
@@ -94,7 +95,7 @@ class WeightedSum(Fusion):
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """See `Fusion`; a sample without fields has zeros for state and weights."""
         encoded = encode(self.encoders, tokens)
-        fields = {name: pool(item.x_ND, item.segments) for name, item in encoded.items()}
+        fields = {name: pool(item.x_TD, item.segments) for name, item in encoded.items()}
         logits_F = torch.stack([self.logits[key(name)] for name in tokens])
         present_SF = torch.stack([item.segments.lengths_N > 0 for item in tokens.values()], dim=1) & keep_SF
         votes_SF = (logits_F - logits_F.detach().max()).exp() * present_SF
@@ -113,17 +114,17 @@ FUSIONS: dict[str, type[Early] | type[Mid] | type[WeightedSum]] = {
 def encode(encoders: nn.ModuleDict, tokens: Mapping[str, FieldTokens]) -> dict[str, FieldTokens]:
     """Each field through its own encoder, within its own segments."""
     return {
-        name: FieldTokens(x_ND=encoders[key(name)](item.x_ND, item.segments), segments=item.segments)
+        name: FieldTokens(x_TD=encoders[key(name)](item.x_TD, item.segments), segments=item.segments)
         for name, item in tokens.items()
     }
 
 
-def pool(x_ND: Tensor, segments: Segments) -> Tensor:
+def pool(x_TD: Tensor, segments: Segments) -> Tensor:
     """The mean of the normalised tokens of each segment, float32; zeros for empty ones.
 
     Without gains of its own: what reads the state begins with a matrix, and no parameter is left without a gradient.
     """
-    return segments.mean(nn.functional.layer_norm(x_ND, x_ND.shape[1:]))
+    return segments.mean(nn.functional.layer_norm(x_TD, x_TD.shape[1:]))
 
 
 def interlace(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> tuple[Tensor, Segments]:
@@ -131,13 +132,12 @@ def interlace(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> tuple[Tenso
 
     Fields a = [a0 a0 a1], b = [b0 b1] (numbers are samples) become [a0 a0 b0 a1 b1] with lengths [3, 2].
     """
-    lengths_SF = torch.stack([item.segments.lengths_N for item in tokens.values()], dim=1)
-    ends_FS = lengths_SF.T.flatten().cumsum(0).view(lengths_SF.shape[1], -1)
-    starts_SF = ends_FS.T - lengths_SF
-    kept_SF = lengths_SF * keep_SF
-    segments = Segments(kept_SF.sum(1))
-    kept = kept_SF.flatten()
-    shift = starts_SF.flatten() - (kept.cumsum(0) - kept)
-    order_T = shift.repeat_interleave(kept, output_size=segments.num_tokens)
-    order_T = order_T + torch.arange(segments.num_tokens, device=kept.device)
-    return torch.cat([item.x_ND for item in tokens.values()]).index_select(0, order_T), segments
+    parts = [item.segments for item in tokens.values()]
+    before = list(itertools.accumulate([part.num_rows for part in parts], initial=0))
+    starts_SF = torch.stack([part.starts_N + shift for part, shift in zip(parts, before, strict=False)], dim=1)
+    kept = (torch.stack([part.lengths_N for part in parts], dim=1) * keep_SF).flatten()
+    segments = Segments(kept.view(keep_SF.shape).sum(1))
+    shifts_T = (starts_SF.flatten() - kept.cumsum(0) + kept).repeat_interleave(kept, output_size=segments.num_tokens)
+    order_T = shifts_T + torch.arange(segments.num_tokens, device=kept.device)
+    order_T = nn.functional.pad(order_T, (0, segments.num_rows - segments.num_tokens))  # slack copies row 0, unread
+    return torch.cat([item.x_TD for item in tokens.values()]).index_select(0, order_T), segments

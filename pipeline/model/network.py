@@ -5,6 +5,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +72,13 @@ class Network(nn.Module):
             {key(name): FieldEmbedding(spec, fields[name], model.dim) for name, spec in specs.items()}
         )
         self.fusion: Fusion = FUSIONS[model.fusion](model, self.names)
-        self.tasks = nn.ModuleDict({key(name): task for name, task in tasks.items()})
+        self.heads = nn.ModuleDict({key(name): task for name, task in tasks.items()})
         initialise(self, num_layers=model.field_layers + model.joint_layers)
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        """The tasks (`pipeline.tasks.Task`) by their names in the recipe."""
+        return {name.removeprefix(key("")): task for name, task in self.heads.items()}
 
     def forward(self, batch: Batch) -> Outputs:
         """States of the samples; in training, fields are hidden at random (`modality_dropout`)."""
@@ -80,7 +86,7 @@ class Network(nn.Module):
         for name in self.names:
             item = batch.fields[name]
             segments = Segments(item.lengths)
-            tokens[name] = FieldTokens(x_ND=self.embeddings[key(name)](item, segments), segments=segments)
+            tokens[name] = FieldTokens(x_TD=self.embeddings[key(name)](item, segments), segments=segments)
         present_SF = torch.stack([batch.fields[name].lengths > 0 for name in self.names], dim=1)
         hidden = self.modality_dropout if self.training else 0.0
         fused = self.fusion(tokens, draw_kept(present_SF, hidden) if hidden else present_SF)

@@ -1,11 +1,11 @@
 """The Transformer layer on packed tokens: input and output `x_TD` in float32, matrix products in the autocast type.
 
-Pre-norm (Xiong et al. 2020), GELU feed-forward, no biases in matrices. LayerNorm, not RMSNorm: torch has a CPU kernel for
-the first only (forward + backward of `[1900, 128]` on one thread: 0.9 ms against 3.9 ms). GELU by `erf`: its `tanh` form
+Pre-norm (Xiong et al. 2020), GELU feed-forward, no biases in matrices. LayerNorm, not RMSNorm, whose backward has no
+CPU kernel (forward + backward of `[1900, 128]` on one thread: 0.9 ms against 3.9 ms). GELU by `erf`: its `tanh` form
 takes ten times as long on a CPU.
 """
 
-# T tokens, D width, H heads, K width of a head
+# T rows of the sequence (tokens, then slack: see `attention`), D width, H heads, K width of a head
 
 import torch
 from torch import Tensor, nn

@@ -19,7 +19,7 @@ class LossSum:
     """A loss as a sum, so that a step can divide by the number of targets of all its packs and workers.
 
     Args:
-        total: scalar float32, the sum over the targets, times the task's weight; has a gradient even without targets.
+        total: scalar float32, the sum over the targets; has a gradient even without targets.
         count: scalar int64, the number of targets.
     """
 

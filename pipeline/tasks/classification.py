@@ -62,17 +62,16 @@ class ClassificationTask(Task):
             states = [outputs.fields[name.removeprefix(key(""))] for name in self.field_heads]
             heads = zip(self.field_heads.values(), states, strict=True)
             loss_FS = torch.stack(
-                [self._loss(head(s.pooled_SD).float(), wanted, self.settings.label_smoothing) for head, s in heads]
+                [self._loss(apply_head(head, s.pooled_SD), wanted, self.settings.label_smoothing) for head, s in heads]
             )
             present_FS = torch.stack([s.present_S for s in states]).float()
             mean_S = (loss_FS * present_FS).sum(0) / present_FS.sum(0).clamp(min=1)
             total = total + self.settings.field_loss * mean_S.sum()
-        return LossSum(total=self.settings.weight * total, count=target.present.sum())
+        return LossSum(total=total, count=target.present.sum())
 
     def predict(self, outputs: Outputs) -> Tensor:
         """Logits of the fused head, float32 `[S, C]`."""
-        logits_SC: Tensor = self.head(outputs.sample_SD)
-        return logits_SC.float()
+        return apply_head(self.head, outputs.sample_SD)
 
     def state(self, outputs: Outputs, target: TargetBatch) -> dict[str, Tensor]:
         """`loss` and `count`, and `confusion` `[C, C]` (rows are true) or `tp`, `fp`, `fn` `[C]`."""
@@ -117,7 +116,7 @@ class ClassificationTask(Task):
         return [{"label": max(row, key=lambda c: row[c]), "probabilities": row} for row in rows]
 
     def _wanted(self, target: TargetBatch) -> Tensor:
-        """Single label: class of each sample, int64 `[S]`, or `ABSENT`. Multi label: float32 `[S, C]`, 1, 0 or `ABSENT`."""
+        """Class of each sample, int64 `[S]`; multi label: 1 or 0 of each class, float32 `[S, C]`; `ABSENT` if none."""
         present_S = target.present
         owner = torch.arange(len(present_S), device=present_S.device).repeat_interleave(target.lengths)
         if self.settings.multi_label:
@@ -139,6 +138,13 @@ class ClassificationTask(Task):
             logits_SC, smooth_SC, reduction="none", pos_weight=self.weights_C
         )
         return (loss_SC * present_S1).mean(1)
+
+
+def apply_head(head: nn.Module, state_SD: Tensor) -> Tensor:
+    """Logits in float32: exact, and no bf16 kernel to compile for each number of samples (see `model.attention`)."""
+    with torch.autocast(state_SD.device.type, enabled=False):
+        logits_SC: Tensor = head(state_SD)
+    return logits_SC
 
 
 def class_weights(counts: Sequence[int], how: str) -> Tensor:

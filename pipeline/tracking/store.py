@@ -234,7 +234,7 @@ def error_code(error: BaseException) -> str | None:
 def one_line(error: BaseException) -> str:
     """What went wrong, short and without passwords; of a network error only its innermost cause."""
     text = redact(" ".join(str(error).split()))
-    cause = re.search(r"\[Errno -?\d+\] [^'\")]+", text)
+    cause = re.search(r"\[Errno -?\d+\] [^'\")]+|too many \d+ error responses|Read timed out", text)
     url = re.search(r"https?://[^/\s]+", text)
     if cause and url:
         text = f"{url[0]}: {cause[0]}"

@@ -21,7 +21,6 @@ from pipeline.errors import NonFiniteLossError, PositionError
 from pipeline.model.network import Network
 from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack
-from pipeline.tasks import tasks_of
 from pipeline.train.optim import learning_rate, set_rate
 
 
@@ -35,7 +34,7 @@ class Losses(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sum of each task's weighted loss over the pack's targets."""
         outputs = self.network(batch)
-        return {n: t.losses(outputs, batch.targets[n]).total for n, t in tasks_of(self.network).items()}
+        return {n: t.losses(outputs, batch.targets[n]).total for n, t in self.network.tasks.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +162,7 @@ class Loop:
 
     def _count_targets(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Targets of each task in the whole step, at least 1."""
-        names = list(tasks_of(self.network))
+        names = list(self.network.tasks)
         own = [sum(int(b.targets[n].present.sum()) for b in batches) for n in names]
         return {n: max(c, 1.0) for n, c in zip(names, self._sum(own), strict=True)}
 
@@ -210,7 +209,7 @@ def evaluate(network: Network, batches: Iterable[Batch], recipe: Recipe, device:
     return {
         f"{name}/{metric}": value
         for name, state in metric_states(network, batches, recipe, device).items()
-        for metric, value in tasks_of(network)[name].compute(state).items()
+        for metric, value in network.tasks[name].compute(state).items()
     }
 
 
@@ -220,7 +219,7 @@ States = dict[str, dict[str, Tensor]]
 
 def metric_states(network: Network, batches: Iterable[Batch], recipe: Recipe, device: torch.device) -> States:
     """The summed metric states of every task over all ranks' batches."""
-    total: States = {n: {} for n in tasks_of(network)}
+    total: States = {n: {} for n in network.tasks}
     for batch in batches:
         add_states(total, batch_states(network, batch, recipe, device))
     return _sum_states(total)
@@ -231,7 +230,7 @@ def batch_states(network: Network, batch: Batch, recipe: Recipe, device: torch.d
     network.eval()
     with torch.no_grad(), autocast(recipe, device):
         outputs = network(batch)
-        return {n: t.state(outputs, batch.targets[n]) for n, t in tasks_of(network).items()}
+        return {n: t.state(outputs, batch.targets[n]) for n, t in network.tasks.items()}
 
 
 def add_states(total: States, more: States) -> None:

@@ -8,9 +8,7 @@ Killing any process of it loses at most the steps since the last checkpoint: the
 from there, with the same samples in the same steps.
 """
 
-import fcntl
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,9 +27,12 @@ from pipeline.data.stream import data_config, dataset
 from pipeline.errors import InterlaceError, ResumeError
 from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, load_recipe, to_yaml
 from pipeline.train.checkpoint import newest_checkpoint
+from pipeline.train.lock import DRIVER, held, worker_lock
 from pipeline.train.worker import FAILURE, Job, train_worker
 
 COLLECTIVE_TIMEOUT_S = 600
+WORKERS_GONE_S = 60.0
+"""How long workers of a killed driver may take to notice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +113,10 @@ def open_run(
         known = ", ".join(sorted(p.name for p in runs.glob("*"))) or "none"
         raise ResumeError(f"--resume: expected a run `{name}` in {runs}, but there is none (there: {known})")
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder, name):
+    with held(folder / DRIVER):
+        for lock in sorted(folder.glob(worker_lock("*"))):
+            with held(lock, wait_s=WORKERS_GONE_S):
+                pass  # workers of a killed driver are gone
         if exists:
             _check_same(folder, prepared, name)
         else:
@@ -233,21 +237,6 @@ def _check_same(folder: Path, prepared: Prepared, name: str) -> None:
         raise ResumeError(
             f"run `{name}` can't go on with this recipe:{listed}\nUse another --run-name, or --fresh to begin anew"
         )
-
-
-@contextmanager
-def _locked(folder: Path, name: str) -> Iterator[None]:
-    """Hold the run's lock file; the system frees it however this process ends."""
-    with (folder / "lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise ResumeError(f"run `{name}` is held by another process ({file.read().strip()})") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        yield
 
 
 def _free_name(runs: Path, name: str) -> str:

@@ -22,7 +22,6 @@ from pipeline.errors import BadShareError, NonFiniteLossError, ResumeError
 from pipeline.journal import Journal, journal_path
 from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack, table_to_pack
-from pipeline.tasks import tasks_of
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import (
     RunState,
@@ -34,10 +33,12 @@ from pipeline.train.checkpoint import (
     save_checkpoint,
 )
 from pipeline.train.feed import read_ahead
+from pipeline.train.lock import held, worker_lock
 from pipeline.train.loop import Loop, StepReport, evaluate, sum_over_ranks
 from pipeline.train.optim import make_optimizer
 
 READ_AHEAD = 4
+LOCK_WAIT_S = 60.0
 VALIDATION_CACHE_BYTES = 256 * 1024 * 1024
 FAILURE = "failure.txt"
 """File of a run folder that says why training ended for good."""
@@ -78,11 +79,13 @@ def train_worker(config: dict[str, Job]) -> None:
     """Entry point of a Ray Train worker."""
     context = ray.train.get_context()
     job = config["job"]
+    rank = context.get_world_rank()
     try:
-        Worker(job, context.get_world_rank(), context.get_world_size()).run(_packs())
+        with held(job.run / worker_lock(rank), wait_s=LOCK_WAIT_S):
+            Worker(job, rank, context.get_world_size()).run(_packs())
     except (NonFiniteLossError, BadShareError) as error:
         # Every rank raises these at the same step, and trying again would not help: end without a restart.
-        if context.get_world_rank() == 0:
+        if rank == 0:
             (job.run / FAILURE).write_text(str(error), encoding="utf-8")
 
 
@@ -183,7 +186,7 @@ class Worker:
         if self.journal is not None:
             self.journal.log(self.state.step, {f"val/{k}": v for k, v in metrics.items()})
             self.journal.flush(sync=False)
-        name, task = next(iter(tasks_of(self.loop.network).items()))
+        name, task = next(iter(self.loop.network.tasks.items()))
         value = metrics[f"{name}/{task.main_metric}"]
         best = self.state.best_value
         improved = self.state.best_step < 0 or (value > best if task.higher_is_better else value < best)

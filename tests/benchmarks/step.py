@@ -62,7 +62,7 @@ def build(fusion: str = "mid") -> Network:
 def make_step(network: Network):
     """A function that takes one optimizer step on a batch."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
-    task = network.tasks["of_group"]
+    task = network.tasks["group"]
 
     def step(batch: Batch) -> None:
         with torch.autocast("cpu", torch.bfloat16):

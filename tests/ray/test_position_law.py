@@ -71,9 +71,7 @@ def test_position_p_arrives_at_rank_p_mod_w_with_the_readers_bytes(
 ) -> None:
     reader, schedule = stream
     assert len(schedule.windows) >= 9, "too few windows for tasks to overtake each other"
-    expected = [
-        pack_to_table(p) for w in schedule.windows for p in reader.read(w, first=0, stop=schedule.stop)
-    ]
+    expected = [pack_to_table(p) for w in schedule.windows for p in reader.read(w, first=0, stop=schedule.stop)]
     tables = consume(stream, world_size, ordered=True)
     for rank, own in enumerate(tables):
         assert positions(own) == list(range(rank, schedule.stop, world_size))

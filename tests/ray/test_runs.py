@@ -141,7 +141,9 @@ def test_killed_data_worker_changes_nothing(slow: EmojiLike, tmp_path: Path) -> 
         return any(len(p.read_text().splitlines()) > 8 for p in runs.glob("*/trace-0.jsonl"))
 
     killed: list[int] = []
-    killer = threading.Thread(target=kill_when, args=(far_enough, lambda: processes("ray::ReadRange->MapBatches"), killed))
+    killer = threading.Thread(
+        target=kill_when, args=(far_enough, lambda: processes("ray::ReadRange->MapBatches"), killed)
+    )
     killer.start()
     folder = train(recipe)
     killer.join()
