@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -45,6 +45,9 @@ class Data(Node):
 
 
 class _Field(Node):
+    training_only: ClassVar[frozenset[str]] = frozenset({"stem"})
+    """Settings that do not decide which tokens a value gives outside training: an index does not depend on them."""
+
     stem: Literal["linear", "cnn"] = Field(
         "linear", description="What comes before the field's Transformer layers: a projection, or convolutions."
     )
@@ -52,6 +55,8 @@ class _Field(Node):
 
 class ImageField(_Field):
     """A column of encoded pictures (PNG, JPEG and whatever Pillow reads)."""
+
+    training_only = frozenset({"stem", "rotate_degrees", "rescale", "flip", "color"})
 
     modality: Literal["image"]
     column: str = Field(description="Column that holds the encoded bytes.")
@@ -71,6 +76,8 @@ class ImageField(_Field):
 
 class TextField(_Field):
     """A column of strings."""
+
+    training_only = frozenset({"stem", "word_dropout"})
 
     modality: Literal["text"]
     column: str = Field(description="Column that holds the string.")

@@ -27,7 +27,7 @@ from pipeline.data.sources import FORMATS, RowGroup, find_shards
 from pipeline.data.sources.base import split_uri
 from pipeline.data.targets import fit_target, make_target
 from pipeline.errors import BadShareError, DataError, RecordError
-from pipeline.recipe import Recipe, Source
+from pipeline.recipe import AnyField, Recipe, Source
 from pipeline.sample import BadRecord
 
 CODE_VERSION = 1
@@ -262,11 +262,18 @@ def _key(recipe: Recipe, fingerprints: Sequence[str], of: Any) -> str:
     """Name of a cache folder: everything that its content depends on."""
     reads = {
         "code": CODE_VERSION,
-        "fields": {n: f.model_dump(mode="json") for n, f in recipe.fields.items()},
-        "targets": {
-            n: (t.task, t.column, t.model_dump(mode="json").get("multi_label")) for n, t in recipe.tasks.items()
-        },
+        "fields": {n: _reading(f) for n, f in recipe.fields.items()},
+        "targets": {n: (t.task, t.column, t.multi_label) for n, t in recipe.tasks.items()},
         "fingerprints": list(fingerprints),
         "of": of,
     }
     return hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _reading(field: AnyField) -> dict[str, Any]:
+    """What of a field's settings decides its tokens, a tokenizer file by its content."""
+    settings: dict[str, Any] = field.model_dump(mode="json", exclude=set(field.training_only))
+    file = settings.get("tokenizer_file")
+    if file is not None and Path(file).exists():
+        settings["tokenizer_file"] = xxhash.xxh3_64(Path(file).read_bytes()).hexdigest()
+    return settings

@@ -50,6 +50,10 @@ class Modality(ABC):
     def encode(self, decoded: NDArray[Any]) -> Tokens:
         """The tokens of a decoded value."""
 
+    @abstractmethod
+    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+        """Each token as a person reads it, None for an unknown one; empty where tokens are no words (patches)."""
+
     def num_tokens(self, extent: Extent) -> int:
         """Tokens of a value of this size."""
         rows, columns = self.grid(extent)

@@ -161,6 +161,10 @@ class ImageModality(Modality):
         cells = decoded.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 1, 3, 4)
         return Tokens(values=cells.reshape(rows * columns, self._spec.patch_dim), grid=(rows, columns))
 
+    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+        """None at all: patches are looked at."""
+        return ()
+
     def _fill(self, pixels: NDArray[np.uint8], at: Layout) -> NDArray[np.uint8]:
         """The pixels at the top left of a canvas of whole patches."""
         height, width = at.rows * self._field.patch, at.columns * self._field.patch

@@ -81,6 +81,11 @@ class NumbersModality(Modality):
         values[np.arange(len(columns)), columns + len(self._columns)] = 1.0
         return Tokens(values=values, grid=(len(columns), 1))
 
+    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+        """`column = number` of the values that are present."""
+        pairs = zip(self._columns, decoded.tolist(), strict=True)
+        return tuple(f"{column} = {number:g}" for column, number in pairs if not math.isnan(number))
+
 
 @final
 class CategoriesModality(Modality):
@@ -90,10 +95,12 @@ class CategoriesModality(Modality):
         self._columns = field.categories
         self._unknown: list[int] = []
         self._ids: list[dict[str | int, int]] = []
+        self._words: list[str | None] = []
         size = 0
-        for known in fitted["categories"]:
+        for column, known in zip(self._columns, fitted["categories"], strict=True):
             self._unknown.append(size)
             self._ids.append({category: size + 1 + i for i, category in enumerate(known)})
+            self._words += [None, *(f"{column} = {category}" for category in known)]
             size += 1 + len(known)
         self._spec = FieldSpec(name=name, kind="ids", vocab_size=size, max_grid=(len(self._columns), 1))
 
@@ -123,6 +130,10 @@ class CategoriesModality(Modality):
     def encode(self, decoded: NDArray[Any]) -> Tokens:
         """The ids themselves."""
         return Tokens(values=decoded, grid=(len(decoded), 1))
+
+    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+        """`column = category` of the values that are present."""
+        return tuple(self._words[i] for i in decoded.tolist())
 
 
 def _fit_numbers(columns: tuple[str, ...], values: Values) -> Fitted:

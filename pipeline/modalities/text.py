@@ -26,16 +26,22 @@ from pipeline.sample import FieldSpec, Tokens
 
 UNKNOWN, BEGIN, END = 0, 1, 2
 NUM_SPECIALS = 3
+_SPECIAL_WORDS = (None, "<begin>", "<end>")
 
 
 class _Tokenizer(Protocol):
-    """Strings to ids: `vocab_size` with the specials, `count` of all tokens, `ids` of at least the first `limit`."""
+    """Strings to ids: `vocab_size` with the specials, `count` of all tokens, `ids` of at least the first `limit`.
+
+    `word` is what a person reads for an id that is no special, None for the vocabulary's own unknown token.
+    """
 
     vocab_size: int
 
     def count(self, text: str) -> int: ...
 
     def ids(self, text: str, limit: int) -> NDArray[np.int32]: ...
+
+    def word(self, token: int) -> str | None: ...
 
 
 @final
@@ -52,13 +58,18 @@ class _Bytes:
         # a character is at least one byte, so `limit` characters are enough
         return np.frombuffer(text[:limit].encode(), np.uint8) + np.int32(NUM_SPECIALS)
 
+    def word(self, token: int) -> str | None:
+        byte = token - NUM_SPECIALS
+        return chr(byte) if byte < 128 else f"\\x{byte:02x}"
+
 
 @final
 class _Characters:
     """Characters (code points in NFC) of a fitted list, the others unknown."""
 
     def __init__(self, fitted: Fitted) -> None:
-        self._index = {c: i + NUM_SPECIALS for i, c in enumerate(fitted["characters"])}
+        self._characters: str = fitted["characters"]
+        self._index = {c: i + NUM_SPECIALS for i, c in enumerate(self._characters)}
         self.vocab_size = len(self._index) + NUM_SPECIALS
 
     def count(self, text: str) -> int:
@@ -67,6 +78,9 @@ class _Characters:
     def ids(self, text: str, limit: int) -> NDArray[np.int32]:
         known = self._index
         return np.array([known.get(c, UNKNOWN) for c in unicodedata.normalize("NFC", text)[:limit]], np.int32)
+
+    def word(self, token: int) -> str | None:
+        return self._characters[token - NUM_SPECIALS]
 
 
 @final
@@ -84,6 +98,12 @@ class _BytePairs:
         ids = np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
         ids += NUM_SPECIALS
         return ids
+
+    def word(self, token: int) -> str | None:
+        name = self._tokenizer.id_to_token(token - NUM_SPECIALS)
+        if name is None or name == getattr(self._tokenizer.model, "unk_token", None):
+            return None
+        return str(self._tokenizer.decode([token - NUM_SPECIALS], skip_special_tokens=False))
 
 
 _TOKENIZERS: dict[str, type[_Bytes] | type[_Characters] | type[_BytePairs]] = {
@@ -132,6 +152,10 @@ class TextModality(Modality):
     def encode(self, decoded: NDArray[Any]) -> Tokens:
         """The ids themselves."""
         return Tokens(values=decoded, grid=(len(decoded), 1))
+
+    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+        """Bytes, characters or pieces of words; specials in angle brackets."""
+        return tuple(_SPECIAL_WORDS[i] if i < NUM_SPECIALS else self._tokenizer.word(i) for i in decoded.tolist())
 
 
 def fit_text(field: TextField, values: Values) -> Fitted:

@@ -7,6 +7,7 @@ In: operations of the driver (`Outbox.put`), one JSON line each, and the run's j
     RUN/tracking/outbox.jsonl   operations, in order: params, tags, dataset, artifact, model, status
     RUN/tracking/cursor.json    how far both files are shipped, and the MLflow run id
     RUN/tracking/lock           held by the process that ships
+    RUN/tracking/m-*/           a model being shipped
 
 The cursor is written after an operation was shipped. A process killed in between ships that operation again, and every
 operation is one that a store takes twice without a trace. A cursor belongs to one target: with another tracking URI
@@ -69,8 +70,8 @@ class Outbox:
 
     def __init__(self, run_folder: Path) -> None:
         self.run_folder = run_folder
-        self._folder = run_folder / "tracking"
-        self._path = self._folder / "outbox.jsonl"
+        self.folder = run_folder / "tracking"
+        self._path = self.folder / "outbox.jsonl"
         self._file: BinaryIO | None = None
         self._put_lock = threading.Lock()
         self._lock: BinaryIO | None = None
@@ -78,19 +79,19 @@ class Outbox:
     @property
     def has_target(self) -> bool:
         """Whether this run was ever tracked."""
-        return (self._folder / "target.json").exists()
+        return (self.folder / "target.json").exists()
 
     @property
     def target(self) -> Target:
         """The MLflow run of this folder."""
-        return Target(**json.loads((self._folder / "target.json").read_text(encoding="utf-8")))
+        return Target(**json.loads((self.folder / "target.json").read_text(encoding="utf-8")))
 
     def open(self, target: Target) -> None:
         """Set the target and make ready for `put`; a run that goes on keeps the time it began."""
         self._file = open_lines(self._path)
         if self.has_target:
             target = dataclasses.replace(target, created_ms=self.target.created_ms)
-        _write(self._folder / "target.json", dataclasses.asdict(target))
+        _write(self.folder / "target.json", dataclasses.asdict(target))
 
     def put(self, kind: str, **values: Any) -> None:
         """Append an operation. `values` are what JSON can hold."""
@@ -124,14 +125,14 @@ class Outbox:
         """The saved cursor of the target's URI; a new one if there is none, or only one of another URI."""
         uri = self.target.uri
         try:
-            saved = json.loads((self._folder / "cursor.json").read_text(encoding="utf-8"))
+            saved = json.loads((self.folder / "cursor.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return Cursor(uri=uri)
         return Cursor(**{**saved, "rejected": tuple(saved["rejected"])}) if saved["uri"] == uri else Cursor(uri=uri)
 
     def save(self, cursor: Cursor) -> None:
         """Replace the saved cursor in one step."""
-        _write(self._folder / "cursor.json", dataclasses.asdict(cursor))
+        _write(self.folder / "cursor.json", dataclasses.asdict(cursor))
 
     def pending(self) -> tuple[int, int]:
         """Operations and metric points that are not shipped."""
@@ -151,7 +152,7 @@ class Outbox:
             BlockingIOError: another process (or another Outbox of this one) has it.
         """
         if self._lock is None:
-            file = (self._folder / "lock").open("wb")
+            file = (self.folder / "lock").open("wb")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

@@ -5,14 +5,14 @@ import json
 import os
 import posixpath
 import re
-import tempfile
+import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InterlaceError
-from pipeline.tracking.model import card_from_json, save_pyfunc
+from pipeline.tracking.model import ModelCard, card_from_json, save_pyfunc
 from pipeline.tracking.outbox import Cursor, Operation, Outbox
 from pipeline.tracking.target import redact
 
@@ -39,6 +39,7 @@ class MlflowRun:
         self._target = outbox.target
         self._cursor = outbox.cursor()
         self._client = _client(self._target.uri)
+        self._uploaded: set[Path] = set()
         experiment_id = self._experiment()
         run_id = self._known() or self._find(self._target.run_key, experiment_id) or self._create(experiment_id)
         if run_id != self._cursor.run_id:  # another run than the cursor is about: ship everything
@@ -159,13 +160,10 @@ class MlflowRun:
         self._client.log_inputs(self._id, [DatasetInput(dataset=dataset, tags=[context])])
 
     def _artifact(self, operation: Operation) -> None:
-        path, folder = Path(operation.values["path"]), operation.values["folder"] or None
-        if path.is_dir():
-            self._client.log_artifacts(self._id, str(path), folder)
-        elif path.exists():
-            self._client.log_artifact(self._id, str(path), folder)
-        else:
+        path = Path(operation.values["path"])
+        if not path.is_file():
             raise RefusedError(f"{path} was gone before it was shipped")
+        self._client.log_artifact(self._id, str(path), operation.values["folder"] or None)
 
     def _status(self, operation: Operation) -> None:
         self._drop_twins()
@@ -187,17 +185,29 @@ class MlflowRun:
         model = self._logged_model(str(operation.start))
         if model.status == LoggedModelStatus.READY:
             return
-        with tempfile.TemporaryDirectory() as draft:
-            folder = Path(draft) / "model"
-            try:
-                save_pyfunc(card, folder, model_id=model.model_id, location=model.artifact_location, run_id=self._id)
-            except Exception as error:  # nothing remote is involved: trying again would not help
-                raise RefusedError(error) from error
-            self._client.log_model_artifacts(model.model_id, str(folder))
+        folder = self._draft(card, model)
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and path not in self._uploaded):
+            inside = str(path.parent.relative_to(folder))
+            self._client.log_model_artifact(model.model_id, str(path), None if inside == "." else inside)
+            self._uploaded.add(path)
         outputs = self._client.get_run(self._id).outputs
         if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else [])]:
             self._client.log_outputs(self._id, [LoggedModelOutput(model.model_id, step=0)])
         self._client.finalize_logged_model(model.model_id, "READY")
+        shutil.rmtree(folder)
+
+    def _draft(self, card: ModelCard, model: Any) -> Path:
+        """The model as MLflow wants it, in the run folder until it is shipped."""
+        folder = self._outbox.folder / model.model_id
+        if not folder.exists():
+            growing = folder.with_suffix(".tmp")
+            shutil.rmtree(growing, ignore_errors=True)
+            try:
+                save_pyfunc(card, growing, model_id=model.model_id, location=model.artifact_location, run_id=self._id)
+            except Exception as error:  # nothing remote is involved: trying again would not help
+                raise RefusedError(error) from error
+            growing.rename(folder)
+        return folder
 
     def _logged_model(self, mark: str) -> Any:
         """The LoggedModel of one operation, found by its tag or created."""

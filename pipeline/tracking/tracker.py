@@ -63,7 +63,11 @@ class Tracker:
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """A file, or all files in a folder, into a folder of the run's artifacts; it must stay until it is shipped."""
-        self._outbox.put("artifact", path=str(path.resolve()), folder=folder)
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        for file in files:
+            inside = file.parent.relative_to(path) if path.is_dir() else Path()
+            parts = [part for part in (folder, str(inside)) if part not in ("", ".")]
+            self._outbox.put("artifact", path=str(file.resolve()), folder="/".join(parts))
 
     def model(self, card: ModelCard) -> None:
         """The trained model, as a pyfunc named `model` that predicts from raw rows."""

@@ -41,7 +41,7 @@ Rule = Callable[[str, str, int], Fault]
 
 
 class Proxy:
-    """Listens on one port of this machine. `rule` may be changed at any time; `down` and `up` close and open the port."""
+    """Listens on one port of this machine. `rule` may change at any time; `down` and `up` close and open the port."""
 
     def __init__(self, backend_port: int) -> None:
         self.backend_port = backend_port

@@ -107,6 +107,8 @@ def test_everything_said_of_a_run_is_in_mlflow(tmp_path: Path, target: Target, c
     written = journal(tmp_path, *range(700))
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "a.txt").write_text("A")
+    (tmp_path / "figures" / "inner").mkdir()
+    (tmp_path / "figures" / "inner" / "b.txt").write_text("B")
     (tmp_path / "recipe.yaml").write_text("name: x")
     tracker.artifact(tmp_path / "recipe.yaml")
     tracker.artifact(tmp_path / "figures", "pictures")
@@ -135,6 +137,7 @@ def test_everything_said_of_a_run_is_in_mlflow(tmp_path: Path, target: Target, c
     artifacts = Path(run.info.artifact_uri.removeprefix("file://").replace("%20", " "))
     assert (artifacts / "recipe.yaml").read_text() == "name: x"
     assert (artifacts / "pictures" / "a.txt").read_text() == "A"
+    assert (artifacts / "pictures" / "inner" / "b.txt").read_text() == "B"
     assert artifacts.is_relative_to(Path(target.uri.removeprefix("sqlite:///")).parent)
     assert f"mlflow ui --backend-store-uri '{target.uri}'" in report.open_with
     assert report.run_id in report.open_with
@@ -361,6 +364,7 @@ def test_a_model_predicts_from_raw_rows_with_values_missing(tmp_path: Path, targ
     import pandas as pd
     from mlflow import pyfunc
 
+    assert not list((tmp_path / "tracking").glob("m-*")), "nothing is left behind"
     location = model.artifact_location.removeprefix("file://").replace("%20", " ")
     assert not list(Path(location).rglob("*.pkl"))
     assert Path(location, "requirements.txt").read_text().split() == requirements()

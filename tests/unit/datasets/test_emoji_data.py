@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont, features
 
 from jobs.datasets import emoji as emoji_set
-from jobs.datasets.emoji import MARGIN, SIZE, SPLITS, base_key, build
+from jobs.datasets.emoji import MARGIN, MAX_HELD_OUT, SIZE, SPLITS, base_key, build
 from pipeline.errors import DataError
 
 FIELDS = ("image", "name_en", "name_zh")
@@ -94,13 +94,21 @@ def test_variants_share_a_base_key(names, key):
     assert {base_key(name) for name in names} == {key}
 
 
-def test_another_seed_gives_other_splits_but_never_parts_a_key():
+def test_another_seed_gives_other_splits():
     keys = [f"key {i}" for i in range(2000)]
-    one, other = ([emoji_set._split(key, seed) for key in keys] for seed in (0, 1))
-    assert one == [emoji_set._split(key, 0) for key in keys]
+    one, other = ([emoji_set._split(key, 1, seed) for key in keys] for seed in (0, 1))
+    assert one == [emoji_set._split(key, MAX_HELD_OUT, 0) for key in keys]
     assert one != other
     shares = Counter(one)
     assert all(abs(shares[split] / len(keys) - SPLITS[split][0]) < 0.03 for split in SPLITS)
+
+
+def test_no_drawing_in_many_variants_decides_a_held_out_split(splits, english):
+    held_out = Counter(base_key(english[row["code"]]) for split in ("validation", "test") for row in splits[split])
+    trained = Counter(base_key(english[row["code"]]) for row in splits["train"])
+    assert held_out.most_common(1)[0][1] <= MAX_HELD_OUT
+    assert trained["family"] == 30
+    assert trained["o’clock"] == 24
 
 
 def test_each_emoji_once_without_skin_tones(splits):

@@ -1,0 +1,134 @@
+"""The worker's duties around the loop, without a trainer: quarantine, early stop, checkpoints, resume rules."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline.data.index import build_index
+from pipeline.errors import BadShareError, ResumeError
+from pipeline.recipe import Recipe
+from pipeline.sample import Pack
+from pipeline.train.checkpoint import newest_checkpoint
+from pipeline.train.lock import DRIVER, held
+from pipeline.train.run import Prepared, _job, open_run, prepare
+from pipeline.train.worker import Worker
+from tests.data import EmojiLike, make_rows, write_shards, write_table
+
+pytestmark = pytest.mark.ray
+
+
+def packs(prepared: Prepared, start: int = 0) -> Iterator[Pack]:
+    reader = prepared.index.reader(prepared.recipe, "train", training=True)
+    for window in prepared.schedule.since(start):
+        yield from reader.read(window, first=start, stop=prepared.schedule.stop)
+
+
+def work(recipe: Recipe, name: str = "run") -> tuple[Path, Worker]:
+    """Run a recipe through one worker in this process."""
+    prepared = prepare(recipe, map)
+    with open_run(prepared, name) as run:
+        worker = Worker(_job(run, prepared), 0, 1)
+        worker.run(packs(prepared, worker.state.step * recipe.batch.global_batch))
+    return run.folder, worker
+
+
+def spoil(data: EmojiLike, rows: range) -> None:
+    """Cut pictures of the first shard in half, so that their headers are whole and their pixels are not."""
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(out, "PNG")
+    table = pq.read_table(data.folder / "train-0.parquet").to_pylist()
+    for row in rows:
+        table[row]["image"] = out.getvalue()[: out.tell() // 2]
+    write_table(data.folder / "train-0.parquet", table, 4)
+
+
+def test_one_bad_record_is_quarantined_once_and_the_run_ends_well(tmp_path: Path) -> None:
+    data = write_shards(tmp_path / "data", rows=120, seed=1)
+    spoil(data, range(3, 4))
+    folder, _ = work(data.recipe(tmp_path / "out", train={"steps": 12}))
+    lines = [json.loads(x) for x in (folder / "quarantine-0.jsonl").read_text().splitlines()]
+    assert [(Path(x["shard"]).name, x["row"]) for x in lines] == [("train-0.parquet", 3)]
+    assert "field `image`" in lines[0]["reason"]
+    points = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    epochs = {x["m"]["train/epoch"] for x in points if "train/epoch" in x["m"]}
+    assert len(epochs) >= 3, "the record was met only once"
+    assert points[-1]["m"].get("data/bad_records", 1.0) == 1.0
+    state = newest_checkpoint(folder).state
+    assert state is not None and state.finished
+
+
+def test_too_many_bad_records_stop_the_run(tmp_path: Path) -> None:
+    data = write_shards(tmp_path / "data", rows=120, seed=1)
+    spoil(data, range(10))
+    with pytest.raises(BadShareError, match=r"of 120 training records are bad .* `data.max_bad_share` is 1.00%"):
+        work(data.recipe(tmp_path / "out", train={"steps": 12}))
+
+
+def test_early_stop_ends_the_run_and_resuming_does_nothing(shapes: EmojiLike, tmp_path: Path) -> None:
+    recipe = shapes.recipe(
+        tmp_path, train={"steps": 200, "eval_every": 2, "patience": 2}, optim={"lr": 1e-9, "schedule": "constant"}
+    )
+    folder, worker = work(recipe)
+    assert worker.state.finished
+    assert worker.state.evaluations_since_best == 2
+    assert worker.state.step < 200
+    again, resumed = work(recipe)
+    assert (again, resumed.state) == (folder, worker.state)
+
+
+def refused(recipe: Recipe) -> str:
+    with pytest.raises(ResumeError) as caught, open_run(prepare(recipe, map), "run"):
+        pass
+    return str(caught.value)
+
+
+def test_a_run_refuses_to_go_on_as_something_else_and_says_what_differs(tmp_path: Path) -> None:
+    data = write_shards(tmp_path / "data", rows=60, seed=1)
+
+    def recipe(**sections: Any) -> Recipe:
+        return data.recipe(tmp_path / "out", **sections)
+
+    work(recipe(train={"steps": 3}))
+    assert "batch.token_budget: the run has 256, the recipe 200" in refused(
+        recipe(train={"steps": 3}, batch={"token_budget": 200, "global_batch": 4})
+    )
+    text = refused(recipe(train={"steps": 3}, model={"dim": 64, "head_dim": 16}, seed=3))
+    assert "model.dim: the run has 32, the recipe 64" in text and "seed: the run has 0, the recipe 3" in text
+    assert "length: the run has 3 steps, the recipe 9" in refused(recipe(train={"steps": 9}))
+    work(recipe(train={"steps": 3, "workers": 2, "cpus_per_worker": 0.5}))  # another place is no other run
+    write_table(data.folder / "train-0.parquet", make_rows(20, 77), 4)
+    assert "data of split `train`: the run has manifest" in refused(recipe(train={"steps": 3}))
+    build_index(recipe(train={"steps": 3}))
+
+
+def test_two_processes_never_hold_one_run(shapes: EmojiLike, tmp_path: Path) -> None:
+    prepared = prepare(shapes.recipe(tmp_path), map)
+    with open_run(prepared, "run") as run, pytest.raises(ResumeError, match="held by another process"):
+        with held(run.folder / DRIVER):
+            pass
+    with pytest.raises(ResumeError, match=r"--resume: expected a run `none`.*\(there: run\)"):
+        with open_run(prepared, "none", resume=True):
+            pass
+    with open_run(prepared, "run", fresh=True) as other:
+        assert other.name == "run-2"
+
+
+def test_validation_is_decoded_once_and_shared_by_rank(shapes: EmojiLike, tmp_path: Path) -> None:
+    prepared = prepare(shapes.recipe(tmp_path), map)
+    with open_run(prepared, "run") as run:
+        job = _job(run, prepared)
+        ranks = [Worker(job, rank, 1) for rank in (0,)]
+        first = list(ranks[0]._validation_packs())
+        reader = job.validation
+        assert reader is not None
+        ranks[0].job = replace(job, validation=None)
+        assert [p.position for p in ranks[0]._validation_packs()] == [p.position for p in first]
+        assert sum(len(p.sample_ids) for p in first) == reader.manifest.num_rows

@@ -1,0 +1,182 @@
+"""Laws of the whole network, for each fusion."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.batch import Batch, FieldBatch
+from pipeline.model import transformer
+from pipeline.model.attention import Segments
+from pipeline.model.network import Network, Outputs
+from tests.networks import FUSIONS, SPECS, build, draw_batch, one_sample, rows_of, with_fields, without
+
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def other_tokens(batch: Batch, sample: int) -> Batch:
+    """The batch with every token of one sample replaced."""
+    fields = {}
+    for name, item in batch.fields.items():
+        values = item.values.clone()
+        rows = rows_of(item, sample)
+        values[rows] = (values[rows] + 3) % 4 if values.dtype == torch.int64 else 200 - values[rows]
+        fields[name] = FieldBatch(values=values, lengths=item.lengths, grids=item.grids)
+    return with_fields(batch, fields)
+
+
+def states(outputs: Outputs) -> list[Tensor]:
+    return [outputs.sample_SD, *(f.pooled_SD for f in outputs.fields.values())]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_tokens_of_a_sample_change_no_other_sample(fusion: str):
+    network, batch, sample = build(fusion), draw_batch(), 3
+    before, after = states(network(batch)), states(network(other_tokens(batch, sample)))
+    others = [s for s in range(batch.num_samples) if s != sample]
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a[others], b[others])
+    assert (before[0][sample] - after[0][sample]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_gradients_of_a_sample_reach_no_other_samples_tokens(fusion: str):
+    network, batch, sample = build(fusion), draw_batch(), 3
+    embedded: dict[str, Tensor] = {}
+    for name, module in network.embeddings.items():
+        content = module.content
+
+        def keep(_: object, __: object, out: Tensor, name: str = name) -> Tensor:
+            embedded[name] = out.detach().requires_grad_()
+            return embedded[name]
+
+        content.register_forward_hook(keep)
+    outputs = network(batch)
+    sum(state[sample].square().sum() for state in states(outputs)).backward()
+    reached = 0.0
+    for name, item in batch.fields.items():
+        grad, rows = embedded[f"of_{name}"].grad, rows_of(item, sample)
+        assert grad is not None
+        reached += float(grad[rows].abs().sum())
+        assert not grad[: rows.start].any()
+        assert not grad[rows.stop :].any()
+    assert reached > 0
+    assert len(embedded) == len(SPECS)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_pack_equals_its_samples_one_at_a_time(fusion: str):
+    network, batch = build(fusion), draw_batch(samples=9)
+    packed = states(network(batch))
+    for sample in range(batch.num_samples):
+        for a, b in zip(packed, states(network(one_sample(batch, sample))), strict=True):
+            torch.testing.assert_close(a[sample], b[0], **TOLERANCE)
+    assert packed[0].std(0).max() > 0.1
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_pack_equals_a_dense_mask(fusion: str, monkeypatch: pytest.MonkeyPatch):
+    network, batch, calls = build(fusion), draw_batch(), []
+
+    def dense(qkv_T3HK: Tensor, segments: Segments) -> Tensor:
+        q, k, v = (x.transpose(0, 1) for x in qkv_T3HK.unbind(1))
+        same = segments.owner_T[:, None] == segments.owner_T[None]
+        scores = (q @ k.transpose(1, 2) * q.shape[2] ** -0.5).masked_fill(~same, -torch.inf)
+        calls.append(segments.num_tokens)
+        return (scores.softmax(-1) @ v).transpose(0, 1)
+
+    packed = states(network(batch))
+    monkeypatch.setattr(transformer, "attend", dense)
+    for a, b in zip(packed, states(network(batch)), strict=True):
+        torch.testing.assert_close(a, b, **TOLERANCE)
+    assert sum(calls) >= sum(int(f.lengths.sum()) for f in batch.fields.values())
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_order_of_fields_changes_nothing(fusion: str):
+    network, batch = build(fusion), draw_batch()
+    turned = build(fusion, names=tuple(reversed(SPECS)), seed=1)
+    turned.load_state_dict(network.state_dict())
+    a, b = network(batch), turned(batch)
+    torch.testing.assert_close(a.sample_SD, b.sample_SD, **TOLERANCE)
+    for name in SPECS:
+        torch.testing.assert_close(a.fields[name].pooled_SD, b.fields[name].pooled_SD, **TOLERANCE)
+    assert list(b.fields) == list(reversed(a.fields))
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_missing_field_changes_nothing_else(fusion: str):
+    network, batch, sample = build(fusion), draw_batch(missing=0.0), 2
+    before, after = network(batch), network(without(batch, "photo", sample))
+    others = [s for s in range(batch.num_samples) if s != sample]
+    torch.testing.assert_close(before.sample_SD[others], after.sample_SD[others], **TOLERANCE)
+    for name in SPECS:
+        here = others if name == "photo" else list(range(batch.num_samples))
+        torch.testing.assert_close(before.fields[name].pooled_SD[here], after.fields[name].pooled_SD[here], **TOLERANCE)
+    assert not after.fields["photo"].pooled_SD[sample].any()
+    assert not after.fields["photo"].present_S[sample]
+    assert (before.sample_SD[sample] - after.sample_SD[sample]).abs().max() > 1e-4
+
+
+def backward(network: Network, batch: Batch) -> None:
+    network.train()
+    task = network.tasks["label"]
+    sums = task.losses(network(batch), batch.targets["label"])
+    (sums.total / sums.count.clamp(min=1)).backward()
+
+
+@pytest.mark.parametrize("absent", [*SPECS, "all"])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_parameter_gets_a_gradient(fusion: str, absent: str):
+    network = build(fusion, dropout=0.1, modality_dropout=0.3)
+    kept = frozenset(SPECS) - {absent} if absent != "all" else frozenset[str]()
+    backward(network, draw_batch().only(kept))
+    grads = {name: p.grad for name, p in network.named_parameters()}
+    assert [name for name, grad in grads.items() if grad is None] == []
+    assert all(bool(grad.isfinite().all()) for grad in grads.values() if grad is not None)
+    gone = [grad for name, grad in grads.items() if absent != "all" and f"embeddings.of_{absent}." in name]
+    assert all(not grad.any() for grad in gone if grad is not None)
+    assert sum(bool(grad.any()) for grad in grads.values() if grad is not None) > (10 if kept else 0)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_parameter_moves_on_a_full_pack(fusion: str):
+    network = build(fusion)
+    backward(network, draw_batch(samples=40, missing=0.2))
+    still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert still == []
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_sample_without_tokens_has_a_finite_state(fusion: str):
+    network, batch, sample = build(fusion), draw_batch(missing=0.0), 4
+    for name in SPECS:
+        batch = without(batch, name, sample)
+    outputs = network(batch)
+    assert all(bool(state.isfinite().all()) for state in states(outputs))
+    assert not outputs.sample_SD[sample].any()
+    assert outputs.sample_SD[0].any()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_seed_decides_training_output(fusion: str):
+    network, batch = build(fusion, dropout=0.2, modality_dropout=0.2).train(), draw_batch()
+
+    def run(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        out: Tensor = network(batch).sample_SD
+        return out
+
+    first = run(0)
+    assert torch.equal(first, run(0))
+    assert not torch.equal(first, run(1))
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_bf16_autocast_is_close_to_fp32(fusion: str):
+    network, batch = build(fusion), draw_batch()
+    exact = network(batch).sample_SD
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(batch).sample_SD
+    assert half.dtype == torch.float32
+    assert not torch.equal(exact, half)
+    assert (half - exact).norm() / exact.norm() < 0.02

@@ -1,0 +1,58 @@
+"""Laws of dropout and of the layer."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.model.attention import Segments
+from pipeline.model.transformer import Layer, Residual, keep_scale
+from pipeline.recipe import Model
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.2, 0.5, 0.9])
+def test_dropout_keeps_its_share_in_every_lane_and_the_mean(rate: float):
+    torch.manual_seed(0)
+    factors = keep_scale(torch.Size((1000, 200)), rate, torch.device("cpu"))
+    lanes = (factors.view(-1, 8) > 0).float().mean(0)  # 8 elements of one 64-bit draw
+    assert (lanes - (1 - rate)).abs().max() < 0.012
+    assert abs(float(factors.mean()) - 1) < 0.02
+    assert len(factors.unique()) == 2
+    assert factors.unique()[0] == 0
+
+
+def test_dropout_follows_the_global_generator():
+    shape = torch.Size((30, 7))
+    torch.manual_seed(3)
+    first, second = (keep_scale(shape, 0.3, torch.device("cpu")) for _ in range(2))
+    torch.manual_seed(3)
+    assert torch.equal(first, keep_scale(shape, 0.3, torch.device("cpu")))
+    assert not torch.equal(first, second)
+
+
+def test_residual_drops_in_training_only():
+    torch.manual_seed(0)
+    residual, x, y = Residual(0.5), torch.ones(64, 32), torch.ones(64, 32, dtype=torch.bfloat16)
+    trained = residual(x, y)
+    assert set(trained.unique().tolist()) == {1.0, 3.0}
+    assert torch.equal(residual.eval()(x, y), torch.full((64, 32), 2.0))
+    assert trained.dtype == torch.float32
+    assert torch.equal(Residual(0.0)(x, y), torch.full((64, 32), 2.0))
+
+
+def test_layer_equals_torchs_own():
+    torch.manual_seed(0)
+    model = Model(dim=32, head_dim=8, dropout=0.0)
+    layer = Layer(model)
+    other = nn.TransformerEncoderLayer(
+        32, 4, 128, dropout=0.0, activation="gelu", batch_first=True, norm_first=True, bias=False
+    )
+    with torch.no_grad():
+        other.self_attn.in_proj_weight.copy_(layer.qkv.weight)
+        other.self_attn.out_proj.weight.copy_(layer.attention_out.weight)
+        other.linear1.weight.copy_(layer.mlp_in.weight)
+        other.linear2.weight.copy_(layer.mlp_out.weight)
+    segments = Segments(torch.tensor([16, 16, 16, 16]))
+    x = torch.randn(64, 32)
+    want = other(x.view(4, 16, 32)).reshape(64, 32)
+    torch.testing.assert_close(layer(x, segments), want, atol=1e-5, rtol=1e-5)
+    assert (want - x).abs().max() > 0.1
