@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jobs.console import console, say
@@ -15,8 +16,15 @@ from pipeline.journal import Point, journal_path, read
 
 POLL_S = 0.5
 PLAIN_EVERY_S = 10.0
+COMMAND_BEGAN = psutil.Process().create_time()
+"""When this process began, unix seconds: events are printed with the time since."""
 WINDOW = 50
 """Steps over which rates are averaged."""
+
+
+def since_begin() -> float:
+    """Seconds since this process began."""
+    return time.time() - COMMAND_BEGAN
 
 
 @contextmanager
@@ -84,7 +92,7 @@ class _Watch:
             self.events_read += len(whole.encode())
             for line in whole.splitlines():
                 event = json.loads(line)
-                say(f"[rank {event['rank']}] {event['text']}")
+                say(f"[{event['t'] - COMMAND_BEGAN:.1f} s, rank {event['rank']}] {event['text']}")
 
     def _take(self, point: Point) -> None:
         self.step = max(self.step, point.step)

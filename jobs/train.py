@@ -13,7 +13,7 @@ from cluster.connect import Cluster, connect
 from cluster.preflight import Allotment, Need, allot
 from jobs.arithmetic import describe
 from jobs.console import say
-from jobs.progress import watched
+from jobs.progress import since_begin, watched
 from jobs.report import Evaluation, evaluate_model, model_card, print_evaluation
 from pipeline.data.stream import map_units
 from pipeline.errors import CheckpointError
@@ -58,7 +58,7 @@ def train(recipe: Recipe, launch: Launch) -> Outcome | None:
     if launch.dry_run:
         return None
     with open_run(prepared, launch.run_name, resume=launch.resume, fresh=launch.fresh) as run:
-        say(f"run {run.name}{' (goes on)' if run.resumed else ''} in {run.folder}")
+        say(f"run {run.name}{' (goes on)' if run.resumed else ''} in {run.folder}, after {since_begin():.1f} s")
         tracker = _open_tracker(run, prepared)
         try:
             if not run.finished:

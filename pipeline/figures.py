@@ -1,10 +1,12 @@
 """Figures for people, as PNG files. The home of matplotlib."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -40,3 +42,10 @@ def confusion_figure(matrix: NDArray[Any], labels: Sequence[str], title: str, pa
     axes.set_ylabel("true (samples)")
     axes.set_title(title)
     figure.savefig(path, dpi=110)
+
+
+def picture_png(pixels: NDArray[np.uint8]) -> bytes:
+    """The pixels, uint8 `[height, width, 3]`, as the bytes of a PNG file."""
+    out = io.BytesIO()
+    mpl.image.imsave(out, np.ascontiguousarray(pixels), format="png")
+    return out.getvalue()

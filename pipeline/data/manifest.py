@@ -70,7 +70,8 @@ class Manifest:
 
     def missing(self, field: str) -> NDArray[np.bool_]:
         """Bool `[N]`: where a field is missing."""
-        return self.extents[field][:, 0] == MISSING
+        missing: NDArray[np.bool_] = self.extents[field][:, 0] == MISSING
+        return missing
 
 
 def save_manifest(manifest: Manifest, path: Path) -> None:

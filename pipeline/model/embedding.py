@@ -161,8 +161,7 @@ class PixelStem(nn.Module):
         steps = math.isqrt(spec.patch_dim // spec.channels).bit_length() - 1
         widths = [spec.channels, *(max(8, dim * i // (steps + 1) // 8 * 8) for i in range(1, steps + 1))]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            for i, o in pairwise(widths)
+            nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False) for i, o in pairwise(widths)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(o) for o in widths[1:])
         self.project = nn.Linear(widths[-1], dim)

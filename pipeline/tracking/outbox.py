@@ -110,6 +110,11 @@ class Outbox:
                 yield Operation(kind=values.pop("op"), values=values, start=offset, end=offset + len(line) + 1)
                 offset += len(line) + 1
 
+    def journal_size(self) -> int:
+        """Bytes of journal there are now."""
+        path = journal_path(self.run_folder)
+        return path.stat().st_size if path.exists() else 0
+
     def points(self, cursor: Cursor) -> tuple[list[Point], Cursor]:
         """The next points to ship, without those at or before the last step shipped, and the cursor after them."""
         points, after = read(journal_path(self.run_folder), cursor.points, SHIP_BYTES)

@@ -57,9 +57,11 @@ class MlflowRun:
         yield from self._points()
 
     def _points(self) -> Iterator[None]:
+        """Send what is journaled now; lines that come meanwhile wait, or each request would carry one line only."""
         from mlflow.entities import Metric
 
-        while True:
+        end = self._outbox.journal_size()
+        while self._cursor.points < end:
             points, after = self._outbox.points(self._cursor)
             if after.points == self._cursor.points:
                 return
@@ -198,7 +200,7 @@ class MlflowRun:
 
     def _draft(self, card: ModelCard, model: Any) -> Path:
         """The model as MLflow wants it, in the run folder until it is shipped."""
-        folder = self._outbox.folder / model.model_id
+        folder: Path = self._outbox.folder / model.model_id
         if not folder.exists():
             growing = folder.with_suffix(".tmp")
             shutil.rmtree(growing, ignore_errors=True)

@@ -125,10 +125,22 @@ class Worker:
 
     def run(self, packs: Iterator[Pack]) -> None:
         """Train from where the newest checkpoint stands to the end."""
-        if self.state.finished:
-            return
+        try:
+            if not self.state.finished:
+                self._train(packs)
+        finally:
+            if self.journal is not None:
+                self.journal.close()
+            if self.trace is not None:
+                self.trace.close()
+
+    def _train(self, packs: Iterator[Pack]) -> None:
+        self._say(f"{self.world_size} workers ready on {self.device}, {self.job.threads} threads each; reading begins")
         ahead = read_ahead(packs, READ_AHEAD, self._say)
+        first = self.state.step + 1
         for report in self.loop.steps(ahead, self.state.step):
+            if report.step == first:
+                self._say(f"first step done, after waiting {report.metrics['data/wait_s']:.1f} s for its data")
             self.state = replace(self.state, step=report.step)
             self._record(report)
             improved = self._evaluate() if self._is_due(report.step) else False
@@ -139,8 +151,6 @@ class Worker:
                 self._save()
             if self.state.finished:
                 break
-        if self.journal is not None:
-            self.journal.close()
 
     def _is_due(self, step: int) -> bool:
         return step % self.job.eval_every == 0 or step == self.job.num_steps
@@ -148,8 +158,7 @@ class Worker:
     def _restore(self) -> RunState:
         found = newest_checkpoint(self.job.run)
         for reason in found.refused:
-            if self.rank == 0:
-                self._say(f"checkpoint refused: {reason}")
+            self._say(f"checkpoint refused: {reason}")
         if found.folder is None or found.state is None:
             return RunState(
                 step=0,
@@ -162,8 +171,7 @@ class Worker:
             )
         load_weights(found.folder, self.loop.network)
         load_optimizer(found.folder, self.loop.optimizer, self.loop.network)
-        if self.rank == 0:
-            self._say(f"resumed from {found.folder.name}")
+        self._say(f"resumed from {found.folder.name}")
         return found.state
 
     def _record(self, report: StepReport) -> None:
@@ -230,6 +238,9 @@ class Worker:
         self.saved_at = time.monotonic()
 
     def _say(self, text: str) -> None:
+        """Tell whoever watches the run; what is true of all ranks is said by rank 0 alone."""
+        if self.rank != 0:
+            return
         line = json.dumps({"t": time.time(), "rank": self.rank, "text": text})
         with (self.job.run / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -1,7 +1,7 @@
 """Time of one training step of the model arm on a CPU: `python -m tests.benchmarks.step [threads]`.
 
-Pictures (16 patches of 8 x 8 x 3, `cnn` stem) and two texts, 64 samples, width 128, `mid` fusion of 2 + 2 layers; forward,
-backward and AdamW in bf16 autocast. Prints milliseconds a step (median and best) and tokens a second.
+Pictures (16 patches of 8 x 8 x 3, `cnn` stem) and two texts, 64 samples, width 128, `mid` fusion of 2 + 2 layers;
+forward, backward and AdamW in bf16 autocast. Prints milliseconds a step (median and best) and tokens a second.
 """
 
 import statistics

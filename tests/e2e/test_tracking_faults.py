@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 REPOSITORY = Path(__file__).parents[2]
-HEALED_S = 90.0
+HEALED_S = 180.0
 """Time given to a healthy server to take what is left."""
 
 WORKER = """

@@ -62,7 +62,7 @@ def test_sequence_stem_equals_convolutions_of_each_sample_alone():
     x = torch.randn(segments.num_rows, 8)
     out = stem(x, segments)
     start = 0
-    for length in segments.lengths_N.tolist():
+    for length in [3, 1, 5, 2]:
         want = x[start : start + length]
         for norm, convolution in zip(stem.norms, stem.convolutions, strict=True):
             kernel = convolution.weight.view(8, 3, 8).transpose(1, 2)

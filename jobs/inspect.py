@@ -1,0 +1,60 @@
+"""`interlace inspect`: what a recipe's data holds, as one HTML page and a short summary. In this process, without Ray.
+
+index (from the cache or made now) -> facts of each split, a sheet of decoded samples -> page, summary
+"""
+
+from pathlib import Path
+
+from rich.table import Table
+
+from jobs.console import console, say
+from jobs.inspect_facts import Facts, gather
+from jobs.inspect_page import render
+from pipeline.data.index import build_index
+from pipeline.recipe import Recipe
+
+NO_LIMIT = 2**31 - 1
+
+
+def run_inspect(recipe: Recipe, out: Path) -> None:
+    """Index the recipe's data, write the page to `out`, and print a summary.
+
+    Bad records and overlong samples are shown, not refused. Raises DataError where shards can't be read at all.
+    """
+    index = build_index(_without_limits(recipe))
+    facts = gather(recipe, index)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(render(facts), encoding="utf-8", errors="replace")
+    _print_summary(facts)
+    say(f"page {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+def _without_limits(recipe: Recipe) -> Recipe:
+    """The recipe without the limits that stop a run: here is where to see what passes them."""
+    data = recipe.data.model_copy(update={"max_bad_share": 1.0})
+    batch = recipe.batch.model_copy(update={"token_budget": NO_LIMIT})
+    return recipe.model_copy(update={"data": data, "batch": batch})
+
+
+def _print_summary(facts: Facts) -> None:
+    table = Table(title=f"{facts.name}: {facts.root}")
+    names = list(facts.splits)
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+    splits = list(facts.splits.values())
+    table.add_row("records", *(f"{s.manifest.num_rows:,}" for s in splits))
+    table.add_row("row groups", *(f"{len(s.manifest.groups):,}" for s in splits))
+    table.add_row("bad records", *(f"{len(s.manifest.bad):,}" for s in splits))
+    for name in facts.fields:
+        table.add_row(f"{name} missing", *(f"{s.missing_share(name):.1%}" for s in splits))
+    table.add_row("tokens a sample", *(f"{s.total_tokens.mean() if len(s.rows) else 0:.1f}" for s in splits))
+    table.add_row("longest sample", *(f"{s.total_tokens.max(initial=0)}" for s in splits))
+    table.add_row("repeats of a record", *(f"{s.num_repeats:,}" for s in splits))
+    for name, split in facts.splits.items():
+        shared = ["-" if other is split else f"{other.shared_with(split):,}" for other in splits]
+        if set(shared) > {"-", "0"}:
+            table.add_row(f"records also in {name}", *shared)
+    console.print(table)
+    for warning in facts.warnings():
+        say(f"warning: {warning}")

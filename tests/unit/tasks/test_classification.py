@@ -1,0 +1,227 @@
+"""Laws of classification: losses as sums, metrics as sums, equal to whole-set references."""
+
+import math
+
+import pytest
+import torch
+import torchmetrics.functional.classification as reference
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline import recipe
+from pipeline.batch import TargetBatch
+from pipeline.model.network import FieldState, Outputs
+from pipeline.tasks import TASKS, ClassificationTask
+from pipeline.tasks.classification import class_weights
+
+CLASSES = ("cat", "dog", "owl", "yak", "zebu")
+DIM = 8
+
+
+def make(
+    counts: tuple[int, ...] = (4, 3, 2, 1, 0), fields: tuple[str, ...] = (), **settings: object
+) -> ClassificationTask:
+    torch.manual_seed(0)
+    given = {"task": "classification", "column": "label", "field_loss": 0.0} | settings
+    return TASKS["classification"](
+        recipe.ClassificationTask.model_validate(given), classes=CLASSES, counts=counts, dim=DIM, fields=fields
+    )
+
+
+def outputs(samples: int, fields: dict[str, list[bool]] | None = None, seed: int = 0) -> Outputs:
+    generator = torch.Generator().manual_seed(seed)
+    states = {
+        name: FieldState(pooled_SD=torch.randn(samples, DIM, generator=generator), present_S=torch.tensor(present))
+        for name, present in (fields or {}).items()
+    }
+    return Outputs(sample_SD=torch.randn(samples, DIM, generator=generator), fields=states)
+
+
+def single(classes: list[int | None]) -> TargetBatch:
+    present = torch.tensor([c is not None for c in classes])
+    return TargetBatch(
+        values=torch.tensor([c for c in classes if c is not None], dtype=torch.int64),
+        lengths=present.long(),
+        present=present,
+    )
+
+
+def multi(classes: list[list[int] | None]) -> TargetBatch:
+    return TargetBatch(
+        values=torch.tensor([c for row in classes if row for c in row], dtype=torch.int64),
+        lengths=torch.tensor([len(row or []) for row in classes]),
+        present=torch.tensor([row is not None for row in classes]),
+    )
+
+
+def part(out: Outputs, rows: slice) -> Outputs:
+    return Outputs(sample_SD=out.sample_SD[rows], fields={})
+
+
+def added(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([s[name] for s in states]).sum(0) for name in states[0]}
+
+
+def test_loss_is_a_sum_over_present_targets():
+    task, out = make(), outputs(6)
+    classes = [0, None, 2, 1, None, 3]
+    sums = task.losses(out, single(classes))
+    wanted = torch.tensor([c for c in classes if c is not None])
+    kept = torch.tensor([c is not None for c in classes])
+    torch.testing.assert_close(sums.total, functional.cross_entropy(task.predict(out)[kept], wanted, reduction="sum"))
+    assert int(sums.count) == 4
+
+
+def test_samples_without_target_have_no_gradient():
+    task, out = make(fields=("a",), field_loss=0.5), outputs(3, {"a": [True, True, True]})
+    out.sample_SD.requires_grad_()
+    task.losses(out, single([1, None, 2])).total.backward()
+    assert out.sample_SD.grad is not None
+    assert not out.sample_SD.grad[1].any()
+    assert out.sample_SD.grad[0].any()
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_no_target_at_all_gives_zero_with_gradients(multi_label: bool):
+    task = make(fields=("a",), field_loss=0.5, multi_label=multi_label)
+    target = multi([None, None]) if multi_label else single([None, None])
+    sums = task.losses(outputs(2, {"a": [True, False]}), target)
+    sums.total.backward()
+    assert float(sums.total.detach()) == 0
+    assert int(sums.count) == 0
+    assert all(p.grad is not None and not p.grad.any() for p in task.parameters())
+    assert all(math.isnan(value) for value in task.compute(task.state(outputs(2), target)).values())
+
+
+def test_field_loss_is_the_mean_over_present_fields():
+    task = make(fields=("a", "b"), field_loss=0.5)
+    out = outputs(3, {"a": [True, True, False], "b": [True, False, False]})
+    wanted = torch.tensor([0, 1, 2])
+    loss = {
+        name: functional.cross_entropy(task.field_heads[f"of_{name}"](state.pooled_SD), wanted, reduction="none")
+        for name, state in out.fields.items()
+    }
+    fused = functional.cross_entropy(task.predict(out), wanted, reduction="sum")
+    want = fused + 0.5 * ((loss["a"][0] + loss["b"][0]) / 2 + loss["a"][1])
+    torch.testing.assert_close(task.losses(out, single([0, 1, 2])).total, want)
+    assert not make(fields=("a", "b")).field_heads
+
+
+def test_smoothing_is_for_training_only():
+    task, out, target = make(label_smoothing=0.2), outputs(4), single([0, 1, 2, 3])
+    plain = functional.cross_entropy(task.predict(out), target.values, reduction="sum")
+    smooth = functional.cross_entropy(task.predict(out), target.values, reduction="sum", label_smoothing=0.2)
+    torch.testing.assert_close(task.losses(out, target).total, smooth)
+    torch.testing.assert_close(task.state(out, target)["loss"].float(), plain)
+    assert not torch.isclose(plain, smooth)
+
+
+def test_balanced_weights_have_mean_one_over_the_training_data():
+    counts = (6, 3, 1)
+    weights = class_weights(counts, "balanced")
+    assert float((weights * torch.tensor(counts)).sum() / 10) == pytest.approx(1)
+    assert float(weights[0] * 6) == pytest.approx(float(weights[2]))
+    assert class_weights((2, 0), "balanced").isfinite().all()
+    assert class_weights(counts, "none").tolist() == [1, 1, 1]
+    task, out, target = make((6, 3, 1, 1, 1), class_weights="balanced"), outputs(2), single([0, 2])
+    want = functional.cross_entropy(
+        task.predict(out), target.values, class_weights((6, 3, 1, 1, 1), "balanced"), reduction="sum"
+    )
+    torch.testing.assert_close(task.losses(out, target).total, want)
+
+
+def test_single_label_metrics_add_and_equal_the_reference():
+    task, out = make(), outputs(300)
+    classes = torch.randint(0, 4, (300,), generator=torch.Generator().manual_seed(1)).tolist()
+    classes[5] = classes[250] = None
+    slices = [slice(0, 10), slice(10, 11), slice(11, 300)]
+    state = added([task.state(part(out, rows), single(classes[rows])) for rows in slices])
+    kept = torch.tensor([c is not None for c in classes])
+    logits, wanted = task.predict(out)[kept], torch.tensor([c for c in classes if c is not None])
+    got = task.compute(state)
+    many = {"num_classes": 5}
+    assert got["accuracy"] == pytest.approx(
+        float(reference.multiclass_accuracy(logits, wanted, average="micro", **many))
+    )
+    assert got["macro_f1"] == pytest.approx(
+        float(reference.multiclass_f1_score(logits, wanted, average="macro", **many))
+    )
+    assert got["loss"] == pytest.approx(float(functional.cross_entropy(logits, wanted)), rel=1e-5)
+    assert torch.equal(state["confusion"], reference.multiclass_confusion_matrix(logits, wanted, **many))
+    assert task.main_metric in got
+    assert int(state["count"]) == 298
+
+
+def test_a_class_that_never_occurs_has_no_part_in_macro_f1():
+    task, out = make(), outputs(50)
+    with torch.no_grad():
+        task.head.bias[4] = -100.0
+    wanted = torch.arange(50) % 4
+    got = task.compute(task.state(out, single(wanted.tolist())))["macro_f1"]
+    want = reference.multiclass_f1_score(task.predict(out), wanted, num_classes=5, average="macro")
+    assert got == pytest.approx(float(want))
+
+
+def test_multi_label_metrics_add_and_equal_the_reference():
+    task, out = make(multi_label=True), outputs(200)
+    hits = torch.rand(200, 5, generator=torch.Generator().manual_seed(1)) < 0.3
+    classes: list[list[int] | None] = [row.nonzero().flatten().tolist() for row in hits]
+    classes[7] = None
+    slices = [slice(0, 3), slice(3, 100), slice(100, 200)]
+    state = added([task.state(part(out, rows), multi(classes[rows])) for rows in slices])
+    kept = torch.arange(200) != 7
+    logits, wanted = task.predict(out)[kept], hits[kept].long()
+    got = task.compute(state)
+    many = {"num_labels": 5}
+    assert got["accuracy"] == pytest.approx(
+        float(reference.multilabel_accuracy(logits, wanted, average="micro", **many))
+    )
+    assert got["macro_f1"] == pytest.approx(
+        float(reference.multilabel_f1_score(logits, wanted, average="macro", **many))
+    )
+    want = functional.binary_cross_entropy_with_logits(logits, wanted.float())
+    assert got["loss"] == pytest.approx(float(want), rel=1e-5)
+    assert [] in classes
+    assert task.main_metric == "macro_f1"
+
+
+def test_multi_label_loss_weighs_rare_positives():
+    plain, rare = make(multi_label=True), make((9, 1, 1, 1, 1), multi_label=True, class_weights="balanced")
+    target = multi([[0, 3], [], None])
+    out = outputs(3)
+    wanted = torch.zeros(2, 5)
+    wanted[0, [0, 3]] = 1
+    bce = functional.binary_cross_entropy_with_logits
+    logits = plain.predict(out)[:2]
+    torch.testing.assert_close(plain.losses(out, target).total, bce(logits, wanted, reduction="none").mean(1).sum())
+    weights = class_weights((9, 1, 1, 1, 1), "balanced")
+    want = bce(logits, wanted, reduction="none", pos_weight=weights).mean(1).sum()
+    torch.testing.assert_close(rare.losses(out, target).total, want)
+    assert int(plain.losses(out, target).count) == 2
+
+
+def test_decode_says_label_and_probabilities():
+    task = make()
+    (first,) = task.decode(torch.tensor([[0.0, 5.0, 0.0, 0.0, 0.0]]))
+    assert first["label"] == "dog"
+    assert list(first["probabilities"]) == list(CLASSES)
+    assert sum(first["probabilities"].values()) == pytest.approx(1)
+    (several,) = make(multi_label=True).decode(torch.tensor([[3.0, -3.0, 3.0, -3.0, -3.0]]))
+    assert several["labels"] == ["cat", "owl"]
+    assert several["probabilities"]["dog"] == pytest.approx(float(torch.tensor(-3.0).sigmoid()))
+
+
+def test_states_are_on_the_cpu_in_exact_types():
+    state = make().state(outputs(3), single([0, 1, None]))
+    assert {t.dtype for t in state.values()} == {torch.float64, torch.int64}
+    assert all(t.device.type == "cpu" and not t.requires_grad for t in state.values())
+    state = make(multi_label=True).state(outputs(3), multi([[0], [], None]))
+    assert {t.dtype for t in state.values()} == {torch.float64, torch.int64}
+
+
+def test_heads_are_exact_under_autocast():
+    task, out = make(), outputs(5)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = task.predict(out)
+    assert torch.equal(logits, task.predict(out))
+    assert logits.dtype == torch.float32
