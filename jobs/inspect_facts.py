@@ -142,8 +142,13 @@ class Facts:
                 )
         for (a, first), (b, second) in combinations(self.splits.items(), 2):
             if shared := second.shared_with(first):
-                found.append(f"{shared} records of {b} are also in {a}")
+                found.append(f"{plural(shared, 'record')} of {b} also in {a}")
         return found
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 token`, `2 tokens`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def gather(recipe: Recipe, index: Index) -> Facts:
@@ -239,7 +244,7 @@ def _view_field(name: str, modality: Modality, value: tuple[Any, ...], rng: np.r
     pictures = [_picture(a) for a in ([decoded, variant] if changed else [decoded]) if modality.spec.channels]
     return FieldView(
         name=name,
-        size=f"{grid[0]} x {grid[1]} patches" if modality.spec.channels else f"{grid[0] * grid[1]} tokens",
+        size=f"{grid[0]} x {grid[1]} patches" if modality.spec.channels else plural(grid[0] * grid[1], "token"),
         text=value[0] if isinstance(value[0], str) and len(value) == 1 else None,
         pictures=tuple(pictures),
         words=modality.words(decoded),

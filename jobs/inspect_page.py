@@ -20,6 +20,7 @@ LISTED_REPEATS = 12
 LISTED_WORDS = 40
 LISTED_CHARACTERS = 200
 NUM_BINS = 30
+PLOT_WIDTH, PLOT_HEIGHT, MAX_BAR = 300, 70, 24
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2433; --soft: #667085; --line: #e3e7ee; --paper: #fff; --ground: #f6f7fa;
@@ -36,10 +37,13 @@ section > .box { background: var(--paper); border: 1px solid var(--line); border
   overflow-x: auto; }
 table { border-collapse: collapse; } th { font-weight: 600; text-align: left; color: var(--soft); }
 th, td { padding: 4px 20px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap; }
-tr:last-child > * { border-bottom: 0; } tbody th { color: var(--ink); }
+tr:last-child > * { border-bottom: 0; } table + table { margin-top: 16px; } tbody th { color: var(--ink); }
 .n { text-align: right; font-variant-numeric: tabular-nums; } .c { text-align: center; }
 .soft { color: var(--soft); } .bad { color: var(--bad); } .wrap { white-space: normal; overflow-wrap: anywhere; }
+td.wrap { min-width: 260px; }
 .warn { background: var(--bad-soft); color: var(--bad); border-radius: 8px; padding: 8px 14px; margin: 12px 0; }
+.share { display: inline-block; min-width: 56px; color: var(--soft); } .ends { display: flex;
+  justify-content: space-between; } .ends > .soft { font-weight: 400; font-size: 12px; }
 .meter { display: inline-block; width: 90px; height: 8px; margin-left: 10px; border-radius: 4px;
   background: var(--bar-soft); overflow: hidden; } .meter > i { display: block; height: 100%; background: var(--bar); }
 .dot { display: inline-block; width: 11px; height: 11px; border-radius: 50%; border: 1.5px solid var(--bar); }
@@ -57,6 +61,7 @@ img { display: block; width: 112px; height: 112px; object-fit: contain; image-re
   border: 1px solid var(--line); border-radius: 4px; background: repeating-conic-gradient(#8882 0 25%, #0000 0 50%)
   0 / 12px 12px; }
 .words { margin-top: 4px; line-height: 1.9; overflow-wrap: anywhere; }
+.words > small { font-size: 11px; }
 .words > bdi { background: var(--bar-soft); border-radius: 3px; padding: 1px 3px; margin-right: 3px;
   white-space: pre-wrap; font-family: ui-monospace, "DejaVu Sans Mono", "Noto Sans Mono CJK SC", monospace;
   font-size: 12px; } .words > bdi.unknown { background: var(--warn-soft); color: var(--bad); }
@@ -111,7 +116,7 @@ def _share(count: int, total: int) -> str:
     """A count with its share as a number and a bar."""
     share = count / total if total else 0.0
     bar = f'<span class="meter"><i style="width:{100 * share:.1f}%"></i></span>'
-    return _cell(f'{count:,} <span class="soft">{share:.1%}</span>{bar}', "n")
+    return _cell(f'{count:,}<span class="share">{share:.1%}</span>{bar}', "n")
 
 
 def _overview(facts: Facts) -> str:
@@ -192,41 +197,53 @@ def _presence(facts: Facts) -> str:
 def _lengths(facts: Facts) -> str:
     cells = []
     for field in [*facts.fields, None]:
-        for name, split in facts.splits.items():
-            lengths = split.total_tokens if field is None else split.tokens[field][split.present[field]]
-            title = f"{'all fields' if field is None else field}, {name}"
-            cells.append(f"<div><h3>{_text(title)}</h3>{histogram(lengths)}</div>")
-    grid = f'<div class="plots" style="grid-template-columns:repeat({len(facts.splits)},max-content)">'
-    note = "Tokens of a sample, after cutting, where the field is there."
+        found = {
+            name: split.total_tokens if field is None else split.tokens[field][split.present[field]]
+            for name, split in facts.splits.items()
+        }
+        everything = np.concatenate(list(found.values()))
+        for name, lengths in found.items():
+            title = _text(f"{'all fields' if field is None else field}, {name}")
+            mean = f'<span class="soft">mean {lengths.mean():.1f}</span>' if len(lengths) else ""
+            drawn = histogram(lengths, int(everything.min()), int(everything.max())) if len(lengths) else "no values"
+            cells.append(f'<div><h3 class="ends">{title}{mean}</h3>{drawn}</div>')
+    grid = f'<div class="plots" style="grid-template-columns:repeat({len(facts.splits)},{PLOT_WIDTH}px)">'
+    note = "Tokens of a sample, after cutting, where the field is there. The ticks are the shortest and the longest."
     return _section("Token lengths", note, f"{grid}{''.join(cells)}</div>")
 
 
-def histogram(lengths: NDArray[np.integer]) -> str:
-    """An inline SVG of how many values have which length, in at most 30 bins of whole numbers, equally wide."""
-    if not len(lengths):
-        return '<span class="soft">no values</span>'
-    low, high = int(lengths.min()), int(lengths.max())
+def histogram(lengths: NDArray[np.integer], low: int, high: int) -> str:
+    """An inline SVG of how many values have which length, in at most 30 bins of whole numbers, equally wide.
+
+    Args:
+        lengths: at least one.
+        low: left end of the axis, at most the shortest.
+        high: right end, at least the longest.
+    """
     width = -(-(high - low + 1) // NUM_BINS)
-    counts = np.bincount((lengths - low) // width)
-    left, span, tall = 4.0, 300.0, 70.0
-    step = min(span / len(counts), 24.0)
+    num_bins = -(-(high - low + 1) // width)
+    counts = np.bincount((lengths - low) // width, minlength=num_bins)
+    step = PLOT_WIDTH / num_bins
     bars = []
     for i, count in enumerate(counts.tolist()):
         first, last = low + i * width, low + (i + 1) * width - 1
-        height = tall * count / counts.max()
+        height = PLOT_HEIGHT * count / counts.max()
         label = f"{first}" if first == last else f"{first} to {last}"
+        bar = min(step, MAX_BAR) - 1
         bars.append(
-            f'<rect x="{left + i * step:.1f}" y="{10 + tall - height:.1f}" width="{max(step - 1, 1):.1f}"'
+            f'<rect x="{(i + 0.5) * step - bar / 2:.1f}" y="{PLOT_HEIGHT - height:.1f}" width="{bar:.1f}"'
             f' height="{height:.1f}"><title>{label} tokens: {count:,}</title></rect>'
         )
-    end = left + len(counts) * step
-    return (
-        f'<svg width="340" height="112" role="img">{"".join(bars)}'
-        f'<line x1="{left}" x2="{left + span}" y1="{10.5 + tall}" y2="{10.5 + tall}"/>'
-        f'<text x="{left}" y="{25 + tall}">{low}</text>'
-        + (f'<text x="{end:.1f}" y="{25 + tall}" text-anchor="end">{high}</text>' if high > low else "")
-        + f'<text x="{left + span}" y="{25 + tall}" text-anchor="end">mean {lengths.mean():.1f}</text></svg>'
-    )
+    ends = _tick(low, step) + (_tick(high, step, from_right=True) if high > low else "")
+    axis = f'<line x1="0" x2="{PLOT_WIDTH}" y1="{PLOT_HEIGHT + 0.5}" y2="{PLOT_HEIGHT + 0.5}"/>'
+    return f'<svg width="{PLOT_WIDTH}" height="{PLOT_HEIGHT + 20}" role="img">{"".join(bars)}{axis}{ends}</svg>'
+
+
+def _tick(value: int, step: float, from_right: bool = False) -> str:
+    """A number under the middle of the first or last bar, moved in where it would stick out."""
+    x = max(step / 2, 3.5 * len(str(value)))
+    x = PLOT_WIDTH - x if from_right else x
+    return f'<text x="{x:.1f}" y="{PLOT_HEIGHT + 15}" text-anchor="middle">{value}</text>'
 
 
 def _classes(facts: Facts) -> str:
@@ -331,7 +348,7 @@ def _value(view: FieldView) -> str:
         parts.append(f'<div class="wrap">{_text(cut)}</div>')
     for words, note in ((view.words, ""), (view.variant_words or (), "augmented ")):
         if words:
-            parts.append(f'<div class="words"><span class="soft">{note}</span>{_words(words)}</div>')
+            parts.append(f'<div class="words"><small class="soft">{note}</small>{_words(words)}</div>')
     return "".join(parts)
 
 

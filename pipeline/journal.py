@@ -136,7 +136,7 @@ def read_lines(path: Path, offset: int, num_bytes: int = READ_BYTES) -> tuple[li
     return whole.splitlines(), offset + len(whole)
 
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
 def _plain(metrics: dict[str, float]) -> dict[str, Any]:

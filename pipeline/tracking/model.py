@@ -14,7 +14,7 @@ from pipeline.tracking.context import version_of
 if TYPE_CHECKING:
     import pandas as pd
 
-ColumnType = Literal["binary", "string", "double", "long", "boolean", "any"]
+ColumnType = Literal["binary", "string", "double", "long", "boolean"]
 
 SCRIPT = Path(__file__).with_name("pyfunc.py")
 BINARY = "binary"
@@ -30,8 +30,7 @@ class ModelCard:
     Args:
         folder: the exported model, read by `Predictor.load`; it must stay until it is shipped.
         inputs: type of each raw column; any of them may be missing in any row. Encoded pictures and sounds are `binary`
-            (bytes, or base64 text in an HTTP request). MLflow refuses int64 in a `double` column and a missing value
-            in a `long` one: say `any` for numbers that may come as integers.
+            (bytes, or base64 text in an HTTP request).
         outputs: type of each predicted column.
         examples: a few raw rows; bytes are bytes.
         script: the models-from-code script that loads the folder.
@@ -84,19 +83,22 @@ def save_pyfunc(card: ModelCard, destination: Path, *, model_id: str, location: 
     from mlflow.types import ColSpec, Schema
     from mlflow.types.schema import AnyType
 
-    def schema(columns: Mapping[str, ColumnType]) -> Any:
-        # Over HTTP, MLflow can't decode a binary column in which a value is missing: `to_rows` does it.
-        kinds = {name: AnyType() if kind in ("any", "binary") else kind for name, kind in columns.items()}
-        return Schema([ColSpec(kind, name, required=False) for name, kind in kinds.items()])
+    def schema(columns: Mapping[str, Any]) -> Any:
+        return Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()])
+
+    # MLflow refuses int64 in a double column and a missing value in a long, boolean or (over HTTP) binary one. So its
+    # signature says `any` for them; `metadata` holds the types, `to_rows` decodes base64, the predictor checks values.
+    inputs = {name: "string" if kind == "string" else AnyType() for name, kind in card.inputs.items()}
 
     example = pd.DataFrame([dict(row) for row in card.examples], columns=list(card.inputs))
     pyfunc.save_model(
         destination,
         python_model=str(card.script),
         artifacts={"model": str(card.folder)},
-        signature=ModelSignature(inputs=schema(card.inputs), outputs=schema(card.outputs)),
+        signature=ModelSignature(inputs=schema(inputs), outputs=schema(card.outputs)),
         input_example=example if len(example) else None,
         model_config={BINARY: [name for name, kind in card.inputs.items() if kind == "binary"]},
+        metadata={"columns": dict(card.inputs)},
         pip_requirements=requirements(),  # given, so that MLflow does not run the model to find them
         mlflow_model=Model(artifact_path=location, model_uuid=model_id, model_id=model_id, run_id=run_id),
     )

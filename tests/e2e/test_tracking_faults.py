@@ -20,7 +20,7 @@ import pytest
 from pipeline.journal import journal_path
 from pipeline.tracking import Target, Tracker, make_target, sync
 from tests.e2e.faulty import FINE, Fault, Proxy, mlflow_server
-from tests.unit.test_tracking import card, shown
+from tests.tracked import card, shown
 
 pytestmark = [
     pytest.mark.e2e,

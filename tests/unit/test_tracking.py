@@ -1,25 +1,22 @@
 """Laws of tracking against a real sqlite store: everything arrives once, whatever is repeated, torn or refused."""
 
-import base64
 import json
 import math
 import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.errors import InterlaceError, RecipeError
+from pipeline.errors import InterlaceError
 from pipeline.journal import Journal, journal_path
-from pipeline.recipe import digest, parse_recipe
-from pipeline.tracking import ModelCard, Target, Tracker, context_tags, make_target, resolve_uri, sync
-from pipeline.tracking.model import requirements, save_pyfunc, to_rows
+from pipeline.tracking import ModelCard, Target, Tracker, make_target, resolve_uri, sync
+from pipeline.tracking.model import requirements
 from pipeline.tracking.outbox import Outbox
-from pipeline.tracking.store import SETTINGS, clean_key, one_line
+from pipeline.tracking.store import SETTINGS
+from tests.tracked import card, shown
 
 pytestmark = [
     # sqlalchemy 2.1 on mlflow's own tables
@@ -30,30 +27,6 @@ pytestmark = [
 
 LONG_S = 60.0
 """Time given to ship to a local file; used up only if something is broken."""
-
-SCRIPT = """
-import json
-from pathlib import Path
-
-import pandas as pd
-from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
-
-from pipeline.tracking.model import to_rows
-
-
-class Described(PythonModel):
-    def load_context(self, context):
-        self.greeting = json.loads((Path(context.artifacts["model"]) / "sub" / "model.json").read_text())["greeting"]
-
-    def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
-        rows = to_rows(model_input, context.model_config["binary"])
-        told = [{k: v.decode("latin1") if isinstance(v, bytes) else v for k, v in row.items()} for row in rows]
-        return pd.DataFrame({"said": [self.greeting + repr(row) for row in told], "count": [len(row) for row in rows]})
-
-
-set_model(Described())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +56,6 @@ def journal(folder: Path, *steps: int) -> dict[tuple[str, int], tuple[float, int
     book.close()
     lines = [json.loads(line) for line in journal_path(folder).read_text().splitlines()]
     return {(k, line["step"]): (v, line["t"]) for line in lines for k, v in line["m"].items()}
-
-
-def shown(client: Any, run_id: str) -> dict[tuple[str, int], tuple[float, int]]:
-    """All points of a run in MLflow; fails if one is there twice."""
-    points = [p for key in client.get_run(run_id).data.metrics for p in client.get_metric_history(run_id, key)]
-    found = {(p.key, p.step): (p.value, p.timestamp) for p in points}
-    assert len(found) == len(points), "a point is doubled"
-    return found
 
 
 def runs_of(client: Any, target: Target) -> list[Any]:
@@ -375,47 +340,12 @@ def test_a_model_predicts_from_raw_rows_with_values_missing(tmp_path: Path, targ
     said = loaded.predict(holes)
     assert said["said"].tolist() == ["hi {'name': 'cat', 'size': 1.0}", "hi {'size': 2.0}", "hi {'name': 'dog'}"]
     assert loaded.predict(pd.DataFrame({"size": [3]}))["said"][0] == "hi {'size': 3}"
+    assert loaded.predict(pd.DataFrame({"tall": [True, None]}))["said"].tolist() == ["hi {'tall': True}", "hi {}"]
+    assert loaded.metadata.metadata["columns"]["size"] == "double"
     names = {column.name: column.required for column in loaded.metadata.signature.inputs}
     assert names == dict.fromkeys(["picture", "name", "size", "tall"], False)
     assert loaded.input_example["name"].isna().tolist() == [False, True]
     assert loaded.predict(loaded.input_example)["count"].tolist() == [4, 1]
-
-
-def test_a_model_serves_requests_with_pictures_and_with_values_missing(tmp_path: Path) -> None:
-    from mlflow import pyfunc
-    from mlflow.pyfunc.scoring_server import invocations
-
-    save_pyfunc(card(tmp_path), tmp_path / "saved", model_id="m", location="file:///x", run_id="r")
-    model = pyfunc.load_model(str(tmp_path / "saved"))
-
-    def ask(rows: list[dict[str, Any]]) -> list[str]:
-        body = json.dumps({"dataframe_records": rows})
-        answer = invocations(body, "application/json", model, model.metadata.get_input_schema())
-        return [row["said"] for row in json.loads(answer.response)["predictions"]]
-
-    picture = base64.b64encode(b"png").decode()
-    assert ask([{"picture": picture, "size": 1}]) == ["hi {'picture': 'png', 'size': 1}"]
-    assert ask([{"picture": picture}, {"name": "cat"}, {"picture": None, "tall": True}]) == [
-        "hi {'picture': 'png'}",
-        "hi {'name': 'cat'}",
-        "hi {'tall': True}",
-    ]
-    with pytest.raises(Exception, match="column picture, row 0: expected bytes as base64 text"):
-        ask([{"picture": "?"}])
-
-
-def card(folder: Path) -> ModelCard:
-    exported = folder / "model"
-    (exported / "sub").mkdir(parents=True)
-    (exported / "sub" / "model.json").write_text('{"greeting": "hi "}')
-    (folder / "script.py").write_text(SCRIPT)
-    return ModelCard(
-        folder=exported,
-        inputs={"picture": "binary", "name": "string", "size": "any", "tall": "any"},
-        outputs={"said": "string", "count": "long"},
-        examples=[{"picture": b"\x00\xff", "name": "cat", "size": 1.0, "tall": False}, {"size": 2.0}],
-        script=folder / "script.py",
-    )
 
 
 def given(target: Target) -> dict[str, Any]:
@@ -426,101 +356,7 @@ def given(target: Target) -> dict[str, Any]:
     }
 
 
-def test_rows_have_no_key_for_what_is_missing() -> None:
-    import pandas as pd
-
-    frame = pd.DataFrame({"a": [1, 2], "b": [b"x", None], "c": [math.nan, 2.5], "d": ["s", None]})
-    frame["e"] = pd.array([True, pd.NA], dtype="boolean")
-    rows = to_rows(frame)
-    assert rows == [{"a": 1, "b": b"x", "d": "s", "e": True}, {"a": 2, "c": 2.5}]
-    assert [type(row["a"]) for row in rows] == [int, int]
-    assert to_rows(pd.DataFrame(index=range(2))) == [{}, {}]
-
-
-@pytest.mark.parametrize(
-    ("uri", "expected"),
-    [
-        (None, "sqlite:////s/mlflow.db"),
-        ("sqlite:///a/b.db", "sqlite:////s/a/b.db"),
-        ("sqlite:////x/b.db", "sqlite:////x/b.db"),
-        ("http://host:5000/", "http://host:5000"),
-        ("https://host/mlflow", "https://host/mlflow"),
-        ("postgresql://u:p@host/db", "postgresql://u:p@host/db"),
-    ],
-)
-def test_a_tracking_uri_is_absolute(uri: str | None, expected: str) -> None:
-    assert resolve_uri(uri, Path("/s")) == expected
-
-
-@pytest.mark.parametrize(
-    "uri", ["mlruns", "./mlruns", "file:///x", "", "sqlite://", "http://", "databases://x", "host:5000"]
-)
-def test_other_uris_are_refused_with_what_was_expected(uri: str) -> None:
-    with pytest.raises(RecipeError, match=r"tracking.uri: expected http\(s\)://host:port, sqlite:///file"):
-        resolve_uri(uri, Path("/s"))
-
-
-def test_a_password_is_neither_taken_nor_repeated() -> None:
-    with pytest.raises(RecipeError, match="MLFLOW_TRACKING_PASSWORD") as caught:
-        resolve_uri("http://me:secret@host:5000", Path("/s"))
-    assert "secret" not in str(caught.value)
-    assert "secret" not in one_line(OSError("no route to postgresql://me:secret@host/db"))
-
-
-def test_the_storage_folder_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert resolve_uri(None, Path("runs")) == f"sqlite:///{tmp_path.resolve()}/runs/mlflow.db"
-
-
 def test_a_folder_that_was_never_tracked_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InterlaceError, match="expected a run folder"):
         sync(tmp_path, 1.0)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("key", ["a/b", "odd*key/../x", "../x", "", ".", "/a//b/", "中文 %", "x" * 400, "a\nb"])
-def test_every_key_becomes_one_that_mlflow_takes(key: str) -> None:
-    from mlflow.utils.validation import _validate_metric_name
-
-    _validate_metric_name(clean_key(key))
-    assert clean_key("train/loss") == "train/loss"
-
-
-def test_importing_tracking_imports_no_mlflow() -> None:
-    code = "import sys, pipeline.tracking; assert not {'mlflow', 'pandas', 'torch', 'ray'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
-
-
-def test_context_tells_digests_versions_and_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree = {
-        "name": "x",
-        "data": {"train": {"paths": ["a"]}},
-        "fields": {
-            "image": {"modality": "image", "column": "png"},
-            "name": {"modality": "text", "column": "name"},
-        },
-        "tasks": {"group": {"task": "classification", "column": "group"}},
-        "train": {"steps": 1},
-    }
-    recipe = parse_recipe(tree)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    tags = context_tags(recipe, data_digest="abc", world_size=2)
-    assert "mlflow.source.git.commit" not in tags
-    assert tags["recipe_digest"] == digest(recipe)
-    assert (tags["data_digest"], tags["world_size"], tags["fields"]) == ("abc", "2", "image,name")
-    assert (tags["fusion"], tags["precision"]) == ("mid", "bf16")
-    import mlflow
-
-    assert tags["version.mlflow"] == mlflow.__version__
-    assert all(isinstance(value, str) and value for value in tags.values())
-
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    subprocess.run(["git", "init", "-q"], check=True)
-    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
-    head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    clean = context_tags(recipe, data_digest="abc", world_size=2)
-    (tmp_path / "new").write_text("x")
-    dirty = context_tags(recipe, data_digest="abc", world_size=2)
-    assert clean["mlflow.source.git.commit"] == dirty["mlflow.source.git.commit"] == head
-    assert (clean["git_dirty"], dirty["git_dirty"]) == ("false", "true")

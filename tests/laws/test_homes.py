@@ -1,0 +1,109 @@
+"""Each outside package has its home; data workers start without torch and MLflow."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.laws.code import ROOT, Import, imports, sources
+from tests.laws.test_layers import DATA_ARM, belongs, plant
+
+HOMES: dict[str, tuple[str, ...]] = {
+    "PIL": ("pipeline/modalities/image.py", "jobs/datasets/"),
+    "matplotlib": ("pipeline/figures.py",),
+    "mlflow": ("pipeline/tracking/",),
+    "numpy": ("pipeline/", "jobs/"),
+    "pandas": ("pipeline/tracking/",),
+    "psutil": ("jobs/progress.py",),
+    "pyarrow": ("pipeline/sample.py", "pipeline/data/", "jobs/datasets/"),
+    "pydantic": ("pipeline/recipe.py",),
+    "ray": ("cluster/connect.py", "pipeline/data/stream.py", "pipeline/train/run.py"),
+    "ray.data": ("pipeline/data/stream.py",),
+    "ray.train": ("pipeline/data/stream.py", "pipeline/train/run.py", "pipeline/train/worker.py"),
+    "rich": ("jobs/",),
+    "safetensors": ("pipeline/train/checkpoint.py",),
+    "tokenizers": ("pipeline/modalities/text.py",),
+    "torch": (
+        "pipeline/batch.py", "pipeline/model/", "pipeline/tasks/", "pipeline/train/", "pipeline/evaluate.py",
+        "pipeline/predict.py", "jobs/report.py", "jobs/train.py",
+    ),
+    "typer": ("jobs/",),
+    "xxhash": ("pipeline/data/", "pipeline/train/checkpoint.py"),
+    "yaml": ("pipeline/recipe.py",),
+}  # fmt: skip
+"""Package or its part -> the files and folders that may import it. The longest name that fits decides."""
+
+BY_NAME = ("jobs/datasets/",)
+"""Where packages may be imported by a name in a string: those of the extra `demo`."""
+
+
+def home_of(target: str) -> str | None:
+    """The row of HOMES for an imported module."""
+    rows = [name for name in HOMES if target == name or target.startswith(name + ".")]
+    return max(rows, key=len, default=None)
+
+
+def strays(edges: Iterable[Import]) -> list[str]:
+    """Imports of outside packages away from their homes."""
+    found = []
+    for edge in edges:
+        row = home_of(edge.target)
+        if not edge.own and (row is None or not edge.path.startswith(HOMES[row])):
+            found.append(f"{edge.path} imports {edge.target}: its home is {HOMES.get(row or '', 'not in HOMES')}")
+    return found
+
+
+def test_every_outside_package_stays_at_home() -> None:
+    edges = imports()
+    assert strays(edges) == []
+    assert sum(not e.own for e in edges) > 100
+
+
+def test_the_table_holds_no_home_that_is_empty() -> None:
+    edges = [e for e in imports() if not e.own]
+    for name, homes in HOMES.items():
+        for home in homes:
+            assert any(home_of(e.target) == name and e.path.startswith(home) for e in edges), (name, home)
+
+
+def test_packages_are_imported_by_name_only_where_they_may_be() -> None:
+    calls = []
+    for path in sources().values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(node, "attr", getattr(node, "id", None))
+            if name in ("import_module", "__import__", "run_module"):
+                calls.append(path.relative_to(ROOT).as_posix())
+    assert [c for c in calls if not c.startswith(BY_NAME)] == []
+    assert calls
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("pipeline__data__x", "import torch"),
+        ("pipeline__data__reader", "from ray import data"),
+        ("pipeline__evaluate", "import ray.tune"),
+        ("pipeline__modalities__text", "def f():\n    from PIL import Image"),
+        ("pipeline__train__x", "import mlflow.pyfunc"),
+        ("jobs__x", "from matplotlib.figure import Figure"),
+        ("pipeline__model__x", "import einops"),
+    ],
+)
+def test_a_planted_stray_is_found(tmp_path: Path, file: str, text: str) -> None:
+    found = strays(plant(tmp_path, **{file: text}))
+    assert [f.partition(".py")[0] for f in found] == [file.replace("__", "/")]
+
+
+def test_the_data_arm_starts_without_torch_and_mlflow() -> None:
+    names = [m for m in sources() if belongs(m, DATA_ARM)]
+    program = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "sys.stdout.write(' '.join(m for m in ('torch', 'mlflow', 'ray.data', 'pyarrow') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["ray.data", "pyarrow"]
+    assert "pipeline.data.stream" in names

@@ -1,0 +1,31 @@
+"""Every shipped recipe is valid, says everything when written out, and travels with the package."""
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from pipeline.recipe import Recipe, digest, flatten, load_recipe, to_yaml
+from tests.laws.code import ROOT
+
+RECIPES = sorted((ROOT / "jobs" / "recipes").glob("*"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_a_shipped_recipe_is_the_fixed_point_of_writing_and_reading(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    text = to_yaml(recipe)
+    (tmp_path / "whole.yaml").write_text(text, encoding="utf-8")
+    again = load_recipe(tmp_path / "whole.yaml")
+    assert again == recipe
+    assert to_yaml(again) == text
+    assert digest(again) == digest(recipe)
+    assert set(Recipe.model_fields) <= set(recipe.model_dump())
+    assert len(flatten(recipe)) > 50
+
+
+def test_recipes_are_named_as_their_files_and_ship() -> None:
+    assert [load_recipe(p).name for p in RECIPES] == [p.stem for p in RECIPES]
+    shipped = {f.name for f in resources.files("jobs").joinpath("recipes").iterdir()}
+    assert {p.name for p in RECIPES} <= shipped
+    assert "emoji.yaml" in shipped

@@ -1,0 +1,48 @@
+"""The logged model without a store: rows of a table, and requests as the scoring server reads them."""
+
+import base64
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.tracking.model import save_pyfunc, to_rows
+from tests.tracked import card
+
+pytestmark = pytest.mark.filterwarnings("ignore:Operation with range is deprecated:DeprecationWarning")
+
+
+def test_a_model_serves_requests_with_pictures_and_with_values_missing(tmp_path: Path) -> None:
+    from mlflow import pyfunc
+    from mlflow.pyfunc.scoring_server import invocations
+
+    save_pyfunc(card(tmp_path), tmp_path / "saved", model_id="m", location="file:///x", run_id="r")
+    model = pyfunc.load_model(str(tmp_path / "saved"))
+
+    def ask(rows: list[dict[str, Any]]) -> list[str]:
+        body = json.dumps({"dataframe_records": rows})
+        answer = invocations(body, "application/json", model, model.metadata.get_input_schema())
+        return [row["said"] for row in json.loads(answer.response)["predictions"]]
+
+    picture = base64.b64encode(b"png").decode()
+    assert ask([{"picture": picture, "size": 1}]) == ["hi {'picture': 'png', 'size': 1}"]
+    assert ask([{"picture": picture}, {"name": "cat"}, {"picture": None, "tall": True}]) == [
+        "hi {'picture': 'png'}",
+        "hi {'name': 'cat'}",
+        "hi {'tall': True}",
+    ]
+    with pytest.raises(Exception, match="column picture, row 0: expected bytes as base64 text"):
+        ask([{"picture": "?"}])
+
+
+def test_rows_have_no_key_for_what_is_missing() -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame({"a": [1, 2], "b": [b"x", None], "c": [math.nan, 2.5], "d": ["s", None]})
+    frame["e"] = pd.array([True, pd.NA], dtype="boolean")
+    rows = to_rows(frame)
+    assert rows == [{"a": 1, "b": b"x", "d": "s", "e": True}, {"a": 2, "c": 2.5}]
+    assert [type(row["a"]) for row in rows] == [int, int]
+    assert to_rows(pd.DataFrame(index=range(2))) == [{}, {}]
