@@ -42,7 +42,7 @@ tr:last-child > * { border-bottom: 0; } table + table { margin-top: 16px; } tbod
 .soft { color: var(--soft); } .bad { color: var(--bad); } .wrap { white-space: normal; overflow-wrap: anywhere; }
 td.wrap { min-width: 260px; }
 .warn { background: var(--bad-soft); color: var(--bad); border-radius: 8px; padding: 8px 14px; margin: 12px 0; }
-.share { display: inline-block; min-width: 56px; color: var(--soft); } .ends { display: flex;
+.share { display: inline-block; min-width: 66px; color: var(--soft); } .ends { display: flex;
   justify-content: space-between; } .ends > .soft { font-weight: 400; font-size: 12px; }
 .meter { display: inline-block; width: 90px; height: 8px; margin-left: 10px; border-radius: 4px;
   background: var(--bar-soft); overflow: hidden; } .meter > i { display: block; height: 100%; background: var(--bar); }
