@@ -31,7 +31,7 @@ def demo(
 
 
 @app.command()
-def train(
+def train(  # noqa: PLR0913 - one parameter a flag
     recipe: RecipeFile,
     overrides: Overrides = None,
     run_name: RunName = None,

@@ -1,4 +1,4 @@
-"""`interlace demo`: a real data set from installed packages, the shipped recipe, and what fusion gives over one field."""
+"""`interlace demo`: a real data set from installed packages, the shipped recipe, and what fusion gains."""
 
 from pathlib import Path
 

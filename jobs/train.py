@@ -96,7 +96,7 @@ def _open_tracker(run: Run, prepared: Prepared) -> Tracker:
         storage=Path(recipe.storage),
         experiment=recipe.tracking.experiment,
         run_name=run.name,
-        run_key=str(run.folder),
+        run_key=run.key,
     )
     tracker = Tracker(run.folder, target)
     tracker.params(flatten(recipe))

@@ -1,6 +1,6 @@
 """The index: fits modalities on the training rows, measures every row of every split, writes manifests. Torch-free.
 
-    shards -> check columns and types -> fit (tokenizers, vocabularies, statistics) -> measure each row group -> manifest
+    shards -> check columns and types -> fit (tokenizers, vocabularies, statistics) -> measure row groups -> manifest
 
 The units of work are row groups; `mapper` decides where they run: in this process (`map`) or as a Ray Data job
 (`pipeline.data.stream.map_units`). Results lie in a cache folder named by what they depend on, so a second run of the

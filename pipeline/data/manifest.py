@@ -1,8 +1,8 @@
 """The manifest: what one split of the data is, row by row, without the values.
 
 It is all that the plan needs: row groups, the extent of every value, which are missing, and which records are bad. Its
-digest covers the content (record hashes, extents, bad records, row-group sizes), not where the files lie, so data may be
-moved or copied without breaking a run. Saved as one Parquet file a split.
+digest covers the content (record hashes, extents, bad records, row-group sizes), not where the files lie, so data may
+be moved or copied without breaking a run. Saved as one Parquet file a split.
 """
 
 import hashlib

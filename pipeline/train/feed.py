@@ -61,6 +61,6 @@ def _take(waiting: "queue.Queue[object]", warn: Callable[[str], None], warn_afte
         except queue.Empty:
             waited += warn_after_s
             warn(
-                f"waiting for data for {waited:.0f} s: no data task has delivered the next pack. Ray Data needs at least"
-                " one free CPU beside the training workers (`train.workers` x `train.cpus_per_worker`)"
+                f"waiting for data for {waited:.0f} s: no data task has delivered the next pack. Ray Data needs at"
+                " least one free CPU beside the training workers (`train.workers` x `train.cpus_per_worker`)"
             )

@@ -24,7 +24,7 @@ def make_optimizer(settings: Optim, network: nn.Module) -> torch.optim.Optimizer
 
 
 def learning_rate(settings: Optim, step: int, num_steps: int) -> float:
-    """Rate of optimizer step `step` (from 0) of `num_steps`: linear warm-up, then the schedule down to `final_share`."""
+    """Rate of step `step` (from 0) of `num_steps`: linear warm-up, then the schedule down to `final_share`."""
     warm = round(settings.warmup * num_steps)
     if step < warm:
         return settings.lr * (step + 1) / (warm + 1)

@@ -4,8 +4,8 @@
 
     <storage>/runs/<name>/  recipe.yaml  fitted.json  run.json  metrics.jsonl  events.jsonl  checkpoints/  model/
 
-Killing any process of it loses at most the steps since the last checkpoint: the same command under the same name goes on
-from there, with the same samples in the same steps.
+Killing any process of it loses at most the steps since the last checkpoint: the same command under the same name goes
+on from there, with the same samples in the same steps.
 """
 
 import json
@@ -74,10 +74,11 @@ def prepare(recipe: Recipe, mapper: Mapper) -> Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """An open run: its name, its folder, and whether it has steps behind it."""
+    """An open run: its name, its folder, a key that no other run anywhere has, and whether it has steps behind it."""
 
     name: str
     folder: Path
+    key: str
     resumed: bool
 
     @property
@@ -122,7 +123,8 @@ def open_run(
         else:
             _write_new(folder, prepared)
         (folder / FAILURE).unlink(missing_ok=True)
-        yield Run(name=name, folder=folder, resumed=newest_checkpoint(folder).folder is not None)
+        key = json.loads((folder / "run.json").read_text(encoding="utf-8"))["key"]
+        yield Run(name=name, folder=folder, key=key, resumed=newest_checkpoint(folder).folder is not None)
 
 
 def fit(run: Run, prepared: Prepared) -> None:
@@ -208,7 +210,7 @@ def _identity(prepared: Prepared) -> dict[str, Any]:
 def _write_new(folder: Path, prepared: Prepared) -> None:
     (folder / "recipe.yaml").write_text(to_yaml(prepared.recipe), encoding="utf-8")
     (folder / "fitted.json").write_text(json.dumps(prepared.index.fitted, ensure_ascii=False), encoding="utf-8")
-    made = {"created": time.time(), **_identity(prepared)}
+    made = {"created": time.time(), "key": uuid.uuid4().hex, **_identity(prepared)}
     partial = folder / "run.json.tmp"
     partial.write_text(json.dumps(made, indent=1), encoding="utf-8")
     partial.replace(folder / "run.json")

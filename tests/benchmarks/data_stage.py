@@ -1,4 +1,6 @@
-"""CPU of the data stage against a plain loop of the same decoding: `python -m tests.benchmarks.data_stage RECIPE [ROOT]`.
+"""CPU of the data stage against a plain loop of the same decoding.
+
+Run `python -m tests.benchmarks.data_stage RECIPE [ROOT]`.
 
 Reads the training split of an image-and-text recipe (emoji.yaml) several times over and prints CPU seconds for 1,000
 samples: a plain loop (read Parquet, Pillow, tokenizer, numpy; no hashes, no packs), the reader in this process, and the

@@ -52,16 +52,20 @@ def test_killed_driver_goes_on_by_the_same_command(shapes: EmojiLike, tmp_path: 
     with held(run / worker_lock(0), wait_s=60):  # the worker notices a moment later
         pass
     before = newest_checkpoint(run)
-    assert before.folder is not None and before.state is not None and 0 < before.state.step < STEPS
+    assert before.folder is not None
+    assert before.state is not None
+    assert 0 < before.state.step < STEPS
     flip_one_bit(before.folder / MODEL)
     after_damage = newest_checkpoint(run)
-    assert after_damage.state is not None and after_damage.state.step < before.state.step
+    assert after_damage.state is not None
+    assert after_damage.state.step < before.state.step
     assert "damaged" in after_damage.refused[0]
 
     second = interlace(*command)
     assert second.wait() == 0, (tmp_path / "command.log").read_text()
     log = (tmp_path / "command.log").read_text()
-    assert "checkpoint refused" in log and f"resumed from step-{after_damage.state.step:08d}" in log
+    assert "checkpoint refused" in log
+    assert f"resumed from step-{after_damage.state.step:08d}" in log
 
     reference = run_here(load_recipe(recipe_file, [f"storage={tmp_path / 'reference'}"]))
     traces, again = read_traces(run)

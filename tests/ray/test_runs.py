@@ -1,5 +1,6 @@
 """Whole runs under Ray Train against the undisturbed run in this process."""
 
+import io
 import json
 import os
 import signal
@@ -10,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
+from PIL import Image
 
 from pipeline.data.stream import map_units
 from pipeline.recipe import Recipe
 from pipeline.train.checkpoint import MODEL, newest_checkpoint
 from pipeline.train.run import fit, open_run, prepare
-from tests.data import SCHEMA, EmojiLike, make_rows, write_shards
+from tests.data import COLORS, SCHEMA, EmojiLike, make_rows, write_shards
 from tests.ray.reference import read_traces, run_here
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -69,13 +73,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> EmojiLike:
     """A set whose pictures take so long to decode that data tasks are at work during the whole run."""
     folder = tmp_path_factory.mktemp("slow")
     data = write_shards(folder, rows=96, seed=3)
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from tests.data import COLORS, png
-
     big = {name: png_of(color) for name, color in COLORS.items()}
-    assert png is not None
     rows = make_rows(96, 3)
     for i in range(3):
         part = [{**r, "image": big[r["color"]]} for r in rows[i * 32 : (i + 1) * 32]]
@@ -84,10 +82,6 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> EmojiLike:
 
 
 def png_of(color: tuple[int, int, int], side: int = 2200) -> bytes:
-    import io
-
-    from PIL import Image
-
     out = io.BytesIO()
     Image.new("RGB", (side, side), color).save(out, "PNG", compress_level=1)
     return out.getvalue()
@@ -126,7 +120,9 @@ def test_killed_training_worker_resumes_exactly(shapes: EmojiLike, tmp_path: Pat
     assert traces == reference.packs
     assert journal_losses(folder) == reference.losses
     newest = newest_checkpoint(folder)
-    assert newest.folder is not None and newest.state is not None and newest.state.finished
+    assert newest.folder is not None
+    assert newest.state is not None
+    assert newest.state.finished
     weights = safetensors.torch.load_file(newest.folder / MODEL)
     assert weights.keys() == reference.weights.keys()
     assert all(weights[k].equal(reference.weights[k]) for k in weights)

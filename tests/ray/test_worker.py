@@ -62,7 +62,8 @@ def test_one_bad_record_is_quarantined_once_and_the_run_ends_well(tmp_path: Path
     assert len(epochs) >= 3, "the record was met only once"
     assert points[-1]["m"].get("data/bad_records", 1.0) == 1.0
     state = newest_checkpoint(folder).state
-    assert state is not None and state.finished
+    assert state is not None
+    assert state.finished
 
 
 def test_too_many_bad_records_stop_the_run(tmp_path: Path) -> None:
@@ -101,7 +102,8 @@ def test_a_run_refuses_to_go_on_as_something_else_and_says_what_differs(tmp_path
         recipe(train={"steps": 3}, batch={"token_budget": 200, "global_batch": 4})
     )
     text = refused(recipe(train={"steps": 3}, model={"dim": 64, "head_dim": 16}, seed=3))
-    assert "model.dim: the run has 32, the recipe 64" in text and "seed: the run has 0, the recipe 3" in text
+    assert "model.dim: the run has 32, the recipe 64" in text
+    assert "seed: the run has 0, the recipe 3" in text
     assert "length: the run has 3 steps, the recipe 9" in refused(recipe(train={"steps": 9}))
     work(recipe(train={"steps": 3, "workers": 2, "cpus_per_worker": 0.5}))  # another place is no other run
     write_table(data.folder / "train-0.parquet", make_rows(20, 77), 4)
@@ -111,12 +113,17 @@ def test_a_run_refuses_to_go_on_as_something_else_and_says_what_differs(tmp_path
 
 def test_two_processes_never_hold_one_run(shapes: EmojiLike, tmp_path: Path) -> None:
     prepared = prepare(shapes.recipe(tmp_path), map)
-    with open_run(prepared, "run") as run, pytest.raises(ResumeError, match="held by another process"):
-        with held(run.folder / DRIVER):
-            pass
-    with pytest.raises(ResumeError, match=r"--resume: expected a run `none`.*\(there: run\)"):
-        with open_run(prepared, "none", resume=True):
-            pass
+    with (
+        open_run(prepared, "run") as run,
+        pytest.raises(ResumeError, match="held by another process"),
+        held(run.folder / DRIVER),
+    ):
+        pass
+    with (
+        pytest.raises(ResumeError, match=r"--resume: expected a run `none`.*\(there: run\)"),
+        open_run(prepared, "none", resume=True),
+    ):
+        pass
     with open_run(prepared, "run", fresh=True) as other:
         assert other.name == "run-2"
 

@@ -51,7 +51,9 @@ def test_missing_column_and_wrong_type_name_key_column_and_nearest(data: EmojiLi
 
 def test_no_file_empty_file_truncated_file(data: EmojiLike, tmp_path: Path) -> None:
     text = message(data, DataError, tmp_path, data={"train": {"paths": ["trian-*.parquet"]}})
-    assert "expected at least one shard at" in text and "trian-*.parquet" in text and "`data.root`" in text
+    assert "expected at least one shard at" in text
+    assert "trian-*.parquet" in text
+    assert "`data.root`" in text
     shard = data.folder / "train-2.parquet"
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
@@ -81,7 +83,8 @@ def test_bad_records_are_listed_one_by_one_and_cost_only_themselves(data: EmojiL
     assert "field `image`" in listed["train-0.parquet", 2]
     assert "no field has a token" in listed["train-1.parquet", 1]
     assert [b.row for b in validation.bad] == [0]
-    assert "'purple'" in validation.bad[0].reason and "`color`" in validation.bad[0].reason
+    assert "'purple'" in validation.bad[0].reason
+    assert "`color`" in validation.bad[0].reason
     plan = index.reader(recipe, "train", training=True).plan()
     used = np.concatenate([p for w in range(plan.num_windows) for p in plan.packs(0, w)])
     assert len(used) == 60 - 3

@@ -157,7 +157,8 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_taken(
         path.write_bytes(content)
     found = newest_checkpoint(tmp_path)
     assert found.folder == checkpoint_folder(tmp_path, 2)
-    assert len(found.refused) == 1 and "step-00000004" in found.refused[0]
+    assert len(found.refused) == 1
+    assert "step-00000004" in found.refused[0]
     with pytest.raises(CheckpointError):
         verify(checkpoint_folder(tmp_path, 4))
 
@@ -223,4 +224,5 @@ def test_read_ahead_keeps_order_raises_errors_and_speaks_while_waiting(recipe: R
         yield packs[0]
 
     assert next(read_ahead(late(), 2, said.append, warn_after_s=0.05)).position == 0
-    assert "waiting for data" in said[0] and "`train.cpus_per_worker`" in said[0]
+    assert "waiting for data" in said[0]
+    assert "`train.cpus_per_worker`" in said[0]
