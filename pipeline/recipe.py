@@ -128,6 +128,13 @@ class ClassificationTask(Node):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
     weight: float = Field(1.0, gt=0, description="Weight of this task's loss.")
     field_loss: float = Field(0.5, ge=0, description="Weight of the light loss on each field's own pooled state.")
+    field_vote: float = Field(0.0, ge=0, description="Weight of the present fields' own heads in the prediction.")
+
+    @model_validator(mode="after")
+    def _heads_to_vote(self) -> "ClassificationTask":
+        if self.field_vote and not self.field_loss:
+            raise ValueError("`field_vote` needs heads of the fields, which `field_loss: 0` leaves out")
+        return self
 
 
 AnyTask = Annotated[Union[ClassificationTask], Field(discriminator="task")]  # noqa: UP007 - more tasks join here

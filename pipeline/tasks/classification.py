@@ -57,7 +57,7 @@ class ClassificationTask(Task):
     def losses(self, outputs: Outputs, target: TargetBatch) -> LossSum:
         """Loss of the fused head plus `field_loss` times the mean loss of the present fields' heads, per sample."""
         wanted = self._wanted(target)
-        total = self._loss(self.predict(outputs), wanted, self.settings.label_smoothing).sum()
+        total = self._loss(apply_head(self.head, outputs.sample_SD), wanted, self.settings.label_smoothing).sum()
         if self.field_heads:
             states = [outputs.fields[name.removeprefix(key(""))] for name in self.field_heads]
             heads = zip(self.field_heads.values(), states, strict=True)
@@ -70,8 +70,20 @@ class ClassificationTask(Task):
         return LossSum(total=total, count=target.present.sum())
 
     def predict(self, outputs: Outputs) -> Tensor:
-        """Logits of the fused head, float32 `[S, C]`."""
-        return apply_head(self.head, outputs.sample_SD)
+        """Logits, float32 `[S, C]`: the fused head's, plus `field_vote` times those of each present field's own head.
+
+        Both are made log-probabilities first (single label), so the prediction is a product of experts (Hinton 2002).
+        """
+        logits_SC = self._log_odds(apply_head(self.head, outputs.sample_SD))
+        if self.settings.field_vote:
+            for name, head in self.field_heads.items():
+                state = outputs.fields[name.removeprefix(key(""))]
+                vote_SC = self._log_odds(apply_head(head, state.pooled_SD)) * state.present_S.unsqueeze(1)
+                logits_SC = logits_SC + self.settings.field_vote * vote_SC
+        return logits_SC
+
+    def _log_odds(self, logits_SC: Tensor) -> Tensor:
+        return logits_SC if self.settings.multi_label else logits_SC.log_softmax(1)
 
     def state(self, outputs: Outputs, target: TargetBatch) -> dict[str, Tensor]:
         """`loss` and `count`, and `confusion` `[C, C]` (rows are true) or `tp`, `fp`, `fn` `[C]`."""

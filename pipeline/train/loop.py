@@ -32,7 +32,7 @@ class Losses(nn.Module):
         self.network = network
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Sum of each task's weighted loss over the pack's targets."""
+        """Sum of each task's loss over the pack's targets, before the task's weight."""
         outputs = self.network(batch)
         return {n: t.losses(outputs, batch.targets[n]).total for n, t in self.network.tasks.items()}
 
@@ -173,7 +173,8 @@ class Loop:
             self.losses.require_backward_grad_sync = sync
         with autocast(self.recipe, self.device):
             sums: dict[str, Tensor] = self.losses(batch)
-        loss = torch.stack([total / counts[n] for n, total in sums.items()]).sum()
+        weights = self.recipe.tasks
+        loss = torch.stack([total * (weights[n].weight / counts[n]) for n, total in sums.items()]).sum()
         (loss * self.world_size).backward()  # type: ignore[no-untyped-call] # averaging over ranks undoes the factor
         return float(loss.detach())
 
