@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs.report import evaluate_model, print_evaluation
-from jobs.train import best_checkpoint
+from jobs.train import chosen_checkpoint
 from pipeline.data.index import build_index
 from pipeline.errors import InterlaceError
 from pipeline.predict import export_model
@@ -14,7 +14,7 @@ from pipeline.train.checkpoint import verify
 
 
 def run_evaluate(place: Path, split: str, overrides: list[str], out: Path | None) -> None:
-    """Evaluate the best checkpoint of a run folder, or one given checkpoint folder.
+    """Evaluate the chosen checkpoint of a run folder, or one given checkpoint folder.
 
     Raises:
         InterlaceError: the folder is neither, the checkpoint is damaged, or the recipe has no such split.
@@ -24,7 +24,7 @@ def run_evaluate(place: Path, split: str, overrides: list[str], out: Path | None
     if not (run / "recipe.yaml").exists():
         raise InterlaceError(f"{place}: expected the folder of a run or of a checkpoint, but it is neither")
     recipe = load_recipe(run / "recipe.yaml", overrides)
-    checkpoint = place if is_checkpoint else best_checkpoint(run)
+    checkpoint = place if is_checkpoint else chosen_checkpoint(run, recipe)
     verify(checkpoint)
     fitted = json.loads((run / "fitted.json").read_text(encoding="utf-8"))
     index = build_index(recipe, map)

@@ -84,11 +84,11 @@ def print_evaluation(evaluation: Evaluation) -> None:
     """The table of subsets."""
     names = list(evaluation.results[0].metrics)
     table = Table(title=f"{evaluation.split}: {evaluation.num_samples} samples, by the fields given to the model")
-    table.add_column("fields")
+    table.add_column("fields", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right")
     for result in evaluation.results:
-        table.add_row(" + ".join(result.fields), *(f"{result.metrics[n]:.4f}" for n in names))
+        table.add_row("+".join(result.fields), *(f"{result.metrics[n]:.4f}" for n in names))
     console.print(table)
 
 

@@ -111,12 +111,12 @@ def _open_tracker(run: Run, prepared: Prepared) -> Tracker:
     return tracker
 
 
-def best_checkpoint(run: Path) -> Path:
-    """The checkpoint of the best evaluation, or the last one. Raises CheckpointError if there is none."""
+def chosen_checkpoint(run: Path, recipe: Recipe) -> Path:
+    """The checkpoint that `train.model_from` names; the last where no evaluation was. Raises CheckpointError."""
     newest = newest_checkpoint(run)
     if newest.folder is None or newest.state is None:
         raise CheckpointError(f"{run}: expected a whole checkpoint, but found none ({'; '.join(newest.refused)})")
-    if newest.state.best_step < 0:
+    if newest.state.best_step < 0 or recipe.train.model_from == "last":
         return newest.folder
     best = checkpoint_folder(run, newest.state.best_step)
     try:
@@ -129,7 +129,7 @@ def best_checkpoint(run: Path) -> Path:
 
 def _conclude(run: Run, prepared: Prepared, tracker: Tracker) -> tuple[Path, Evaluation]:
     """Export the best checkpoint's model, evaluate it, and hand everything to the tracker."""
-    checkpoint = best_checkpoint(run.folder)
+    checkpoint = chosen_checkpoint(run.folder, prepared.recipe)
     folder = run.folder / "model"
     export_model(prepared.recipe, prepared.index.fitted, checkpoint, folder)
     split = "test" if "test" in prepared.index.manifests else "validation"

@@ -193,6 +193,10 @@ class Train(Node):
     precision: Literal["bf16", "fp32"] = Field("bf16", description="Autocast type; weights stay fp32.")
     eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; an epoch where not given.")
     patience: int | None = Field(None, ge=1, description="Stop after this many evaluations without improvement.")
+    model_from: Literal["best", "last"] = Field(
+        "best",
+        description="Checkpoint whose model is kept: of the best evaluation, or the last (small validation sets).",
+    )
     checkpoint_every: int | None = Field(None, ge=1, description="Steps between checkpoints; by time where not given.")
     checkpoint_every_s: float = Field(60.0, gt=0, description="Seconds between checkpoints.")
     keep_checkpoints: int = Field(2, ge=2, description="Newest checkpoints kept, besides the best.")

