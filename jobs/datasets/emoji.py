@@ -1,4 +1,4 @@
-"""The demo's data: pictures of emoji with their names in English, Chinese and Japanese, labelled with their Unicode group.
+"""The demo's data: pictures of emoji, their names in three languages, and their Unicode group as label.
 
 Input: the packages of `interlace[demo]` (OpenMoji's colour font, CLDR names, Unicode groups); no network. Output:
 Parquet shards `<split>-00000-of-0000N.parquet` with the columns
@@ -12,10 +12,10 @@ Parquet shards `<split>-00000-of-0000N.parquet` with the columns
 
 **Splits.** About 80/10/10, by the hash of the English name: held-out emoji are emoji that training has not seen. Emoji
 whose pictures are equal to the pixel (the flags of Norway and Svalbard) stay together. Skin tones and the group
-`Component` (swatches of skin tones) are left out. Variants of one drawing (`woman farmer`, `man farmer`) may stand on both
-sides; with `families=True` they never do: a split is then drawn by a *base key*, the name without words of gender, age,
-hair, colour, size, number and direction, and keys of more than 6 emoji are all in training (one drawing in 30 variants
-would decide a test of 190 rows). That is the harder question, by about 5 points.
+`Component` (swatches of skin tones) are left out. Variants of one drawing (`woman farmer`, `man farmer`) may stand on
+both sides; with `families=True` they never do: a split is then drawn by a *base key*, the name without words of gender,
+age, hair, colour, size, number and direction, and keys of more than 6 emoji are all in training (one drawing in 30
+variants would decide a test of 190 rows). That is the harder question, by about 5 points.
 
 **Missing values.** In train and validation 5 % of the rows each lack the picture, the English, the Chinese or the
 Japanese name, and 3 % lack two of them. The test rows are whole, so that subsets of fields compare over the same rows.
