@@ -24,6 +24,7 @@ from tests.tracked import card, shown
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.faults,
     pytest.mark.filterwarnings("ignore:Operation with range is deprecated:DeprecationWarning"),
 ]
 
