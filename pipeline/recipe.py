@@ -4,18 +4,18 @@
 its dotted path everywhere (`--set optim.lr=1e-3`, search spaces, MLflow parameters, messages).
 """
 
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import RecipeError
+from pipeline.faults import describe
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 
@@ -319,7 +319,7 @@ def parse_recipe(tree: Any, overrides: Sequence[str] = (), source: str = "recipe
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError((*faults, *(_describe(e) for e in error.errors())), source) from error
+        raise RecipeError((*faults, *(describe(e, Recipe) for e in error.errors())), source) from error
     if faults:
         raise RecipeError(tuple(faults), source)
     return recipe
@@ -362,46 +362,3 @@ def _apply(tree: dict[str, Any], override: str) -> str | None:
             return f"--set {path}: `{key}` is a value, not a section"
     node[last] = value
     return None
-
-
-def _describe(error: Mapping[str, Any]) -> str:
-    """One pydantic error as one line, with the nearest known name for an unknown key."""
-    location = [str(part) for part in error["loc"]]
-    kinds = {"image", "text", "table", "classification"}
-    shown = ".".join(part for i, part in enumerate(location) if not (part in kinds and i == 2)) or "recipe"
-    if error["type"] == "extra_forbidden":
-        known = _known_names(error["loc"][:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(sorted(known))}"
-        return f"{shown}: unknown key; {hint}"
-    if error["type"] == "missing":
-        return f"{shown}: required, but not given"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    given = error.get("input")
-    return f"{shown}: {message}" + ("" if isinstance(given, dict | Node) else f", but is {given!r}")
-
-
-def _known_names(path: Sequence[Any]) -> list[str]:
-    """Keys allowed in the section at a pydantic error location."""
-    here: Any = Recipe
-    for part in path:
-        options = _nodes(here)
-        tagged = [o for o in options if str(part) in _tags(o)]
-        if tagged:
-            here = tagged[0]
-            continue
-        found = [o.model_fields[part].annotation for o in options if part in o.model_fields]
-        here = found[0] if found else here
-    return [name for node in _nodes(here) for name in node.model_fields]
-
-
-def _tags(node: type[Node]) -> tuple[str, ...]:
-    tag = node.model_fields.get("modality") or node.model_fields.get("task")
-    return tuple(get_args(tag.annotation)) if tag is not None and get_origin(tag.annotation) is Literal else ()
-
-
-def _nodes(annotation: Any) -> list[type[Node]]:
-    """Every Node class inside a type annotation."""
-    if isinstance(annotation, type) and issubclass(annotation, Node):
-        return [annotation]
-    return [node for inner in get_args(annotation) for node in _nodes(inner)]

@@ -8,7 +8,15 @@ import pytest
 from tests.laws.code import Import, imports, sources
 
 LAYERS = (
-    ("pipeline.errors", "pipeline.recipe", "pipeline.sample", "pipeline.batch", "pipeline.journal", "pipeline.figures"),
+    (
+        "pipeline.errors",
+        "pipeline.faults",
+        "pipeline.recipe",
+        "pipeline.sample",
+        "pipeline.batch",
+        "pipeline.journal",
+        "pipeline.figures",
+    ),
     ("pipeline.modalities", "pipeline.model"),
     ("pipeline.data", "pipeline.tasks", "pipeline.tracking"),
     ("pipeline.train",),
