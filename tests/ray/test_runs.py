@@ -81,7 +81,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> EmojiLike:
     return data
 
 
-def png_of(color: tuple[int, int, int], side: int = 1500) -> bytes:
+def png_of(color: tuple[int, int, int], side: int = 2200) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (side, side), color).save(out, "PNG", compress_level=1)
     return out.getvalue()
@@ -129,8 +129,8 @@ def test_killed_training_worker_resumes_exactly(shapes: EmojiLike, tmp_path: Pat
 
 
 def test_killed_data_worker_changes_nothing(slow: EmojiLike, tmp_path: Path) -> None:
-    recipe = recipe_for(slow, tmp_path / "run", steps=9)
-    reference = run_here(recipe_for(slow, tmp_path / "reference", steps=9))
+    recipe = recipe_for(slow, tmp_path / "run", steps=12)
+    reference = run_here(recipe_for(slow, tmp_path / "reference", steps=12))
     runs = Path(recipe.storage) / "runs"
 
     def far_enough() -> bool:
