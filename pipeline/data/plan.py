@@ -129,11 +129,6 @@ class Schedule:
         """Optimizer steps of the run."""
         return self.stop // self.global_batch
 
-    @property
-    def epoch_ends(self) -> tuple[int, ...]:
-        """Positions at which a following epoch begins."""
-        return tuple(w.start for w in self.windows if w.index == 0 and w.start > 0)
-
     def since(self, position: int) -> tuple[Window, ...]:
         """The window that holds a position and those after it."""
         return tuple(w for w in self.windows if w.start + w.num_packs > position)

@@ -25,7 +25,7 @@ from pipeline.data.index import Index, Mapper, build_index
 from pipeline.data.plan import Plan, Schedule
 from pipeline.data.stream import data_config, dataset
 from pipeline.errors import InterlaceError, ResumeError
-from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, load_recipe, to_yaml
+from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, to_yaml
 from pipeline.train.checkpoint import newest_checkpoint
 from pipeline.train.lock import DRIVER, held, worker_lock
 from pipeline.train.worker import FAILURE, Job, train_worker
@@ -257,10 +257,3 @@ def _reason(error: Exception) -> str:
     while isinstance(cause := getattr(inner, "cause", None) or inner.__cause__, Exception):
         inner = cause
     return f"{type(inner).__name__}: {inner}"
-
-
-def stored_recipe(folder: Path) -> Recipe:
-    """The recipe of a run folder. Raises InterlaceError if it is none."""
-    if not (folder / "recipe.yaml").exists():
-        raise InterlaceError(f"{folder}: expected a run folder with recipe.yaml, but there is none")
-    return load_recipe(folder / "recipe.yaml")

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from pipeline.batch import to_batch
 from pipeline.data.reader import Reader
-from pipeline.errors import BadShareError, NonFiniteLossError, ResumeError
+from pipeline.errors import BadShareError, InterlaceError, NonFiniteLossError
 from pipeline.journal import Journal, journal_path
 from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack, table_to_pack
@@ -303,7 +303,7 @@ def _device(recipe: Recipe) -> torch.device:
     """The worker's GPU if the recipe asks for one and torch has CUDA, else the CPU."""
     if recipe.train.gpus_per_worker > 0:
         if not torch.cuda.is_available():
-            raise ResumeError("`train.gpus_per_worker` asks for a GPU, but torch sees none")
+            raise InterlaceError("`train.gpus_per_worker` asks for a GPU, but torch sees none")
         device: torch.device = ray.train.torch.get_device()
         return device
     return torch.device("cpu")

@@ -128,6 +128,6 @@ def test_num_tokens_of_the_plan_are_those_of_the_packs(shapes: EmojiLike, tmp_pa
     assert seen == shapes.rows
 
 
-def test_settings_of_the_plan_must_hold_one_sample() -> None:
+def test_a_schedule_is_asked_for_by_epochs_or_by_steps() -> None:
     with pytest.raises(AssertionError):
         make_plan(10, 0).schedule()
