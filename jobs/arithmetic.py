@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import numpy as np
-from pipeline.train.build import network_for
 
 from cluster.preflight import Allotment
 from pipeline.data.reader import field_tokens
 from pipeline.recipe import to_yaml
+from pipeline.train.build import network_for
 from pipeline.train.run import Prepared
 
 BYTES_PER_PARAMETER = 16
