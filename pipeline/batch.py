@@ -23,11 +23,13 @@ class FieldBatch:
         values: int64 `[n]` or `[n, patch_dim]` in the field's patch dtype, samples in pack order.
         lengths: int64 `[S]`, tokens of each sample; 0 where the field is missing.
         grids: int64 `[S, 2]`, rows and columns; zeros where missing.
+        times: float32 `[n]`, seconds on the sample's clock; None if the field is not clocked.
     """
 
     values: Tensor
     lengths: Tensor
     grids: Tensor
+    times: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,10 @@ class Batch:
         """The same samples with every other field missing from all of them."""
         fields = {
             name: item if name in names else FieldBatch(
-                values=item.values[:0], lengths=torch.zeros_like(item.lengths), grids=torch.zeros_like(item.grids)
+                values=item.values[:0],
+                lengths=torch.zeros_like(item.lengths),
+                grids=torch.zeros_like(item.grids),
+                times=None if item.times is None else item.times[:0],
             )
             for name, item in self.fields.items()
         }  # fmt: skip
@@ -87,6 +92,7 @@ def to_batch(pack: Pack, device: torch.device | str = "cpu") -> Batch:
                 values=tensor(f.values, torch.int64 if f.values.ndim == 1 else None),
                 lengths=tensor(f.lengths, torch.int64),
                 grids=tensor(f.grids, torch.int64),
+                times=None if f.times is None else tensor(f.times),
             )
             for name, f in pack.fields.items()
         },

@@ -9,21 +9,16 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import RecipeError
 from pipeline.faults import describe
+from pipeline.fields import AnyField, ImageField, Node
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
-
-
-class Node(BaseModel):
-    """A part of a recipe: frozen, unknown keys forbidden."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Source(Node):
@@ -42,80 +37,6 @@ class Data(Node):
     test: Source | None = Field(None, description="Samples to report on, never to choose by.")
     window_groups: int = Field(8, ge=1, description="Row groups read and shuffled together: the unit of reading.")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="Share of bad records above which a run stops.")
-
-
-class _Field(Node):
-    training_only: ClassVar[frozenset[str]] = frozenset({"stem"})
-    """Settings that do not decide which tokens a value gives outside training: an index does not depend on them."""
-
-    stem: Literal["linear", "cnn"] = Field(
-        "linear", description="What comes before the field's Transformer layers: a projection, or convolutions."
-    )
-
-
-class ImageField(_Field):
-    """A column of encoded pictures (PNG, JPEG and whatever Pillow reads)."""
-
-    training_only = frozenset({"stem", "rotate_degrees", "rescale", "flip", "color"})
-
-    modality: Literal["image"]
-    column: str = Field(description="Column that holds the encoded bytes.")
-    max_size: int = Field(64, ge=1, le=4096, description="Longest side in pixels; larger pictures are shrunk to it.")
-    patch: int = Field(8, ge=1, le=64, description="Side of a square patch in pixels; one patch is one token.")
-    background: Literal["white", "black"] = Field("white", description="What shows through transparent pixels.")
-    rotate_degrees: float = Field(0.0, ge=0, le=180, description="Training: rotation drawn from +- this.")
-    rescale: float = Field(0.0, ge=0, lt=1, description="Training: scale drawn from 1 +- this.")
-    flip: bool = Field(False, description="Training: mirror left and right in half of the draws.")
-    color: float = Field(0.0, ge=0, lt=1, description="Training: brightness, contrast, saturation from 1 +- this.")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns of the source that this field reads."""
-        return (self.column,)
-
-
-class TextField(_Field):
-    """A column of strings."""
-
-    training_only = frozenset({"stem", "word_dropout"})
-
-    modality: Literal["text"]
-    column: str = Field(description="Column that holds the string.")
-    tokenizer: Literal["bytes", "bpe", "characters"] = Field(
-        "bytes", description="UTF-8 bytes, a byte-pair vocabulary fitted on the training text, or its characters."
-    )
-    vocab_size: int = Field(1000, ge=260, le=200_000, description="Ids of a fitted vocabulary.")
-    tokenizer_file: str | None = Field(None, description="A `tokenizers` JSON file to use instead of fitting one.")
-    max_tokens: int = Field(256, ge=1, description="Longer texts are cut to this many tokens.")
-    word_dropout: float = Field(0.0, ge=0, lt=1, description="Training: share of tokens replaced by the unknown token.")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns of the source that this field reads."""
-        return (self.column,)
-
-
-class TableField(_Field):
-    """Several columns of one table row: either numbers or categories, one token for each value that is present."""
-
-    modality: Literal["table"]
-    numbers: tuple[str, ...] = Field((), description="Numeric columns, standardised by the training rows.")
-    categories: tuple[str, ...] = Field((), description="Columns of categories (strings, integers or booleans).")
-    max_categories: int = Field(256, ge=1, description="Most frequent categories kept of each column.")
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> "TableField":
-        if bool(self.numbers) == bool(self.categories):
-            raise ValueError("expected either `numbers` or `categories` (two fields make a table of both)")
-        return self
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns of the source that this field reads."""
-        return self.numbers or self.categories
-
-
-AnyField = Annotated[ImageField | TextField | TableField, Field(discriminator="modality")]
 
 
 class ClassificationTask(Node):

@@ -32,6 +32,7 @@ class FieldSpec:
         patch_dtype: dtype of patches; uint8 patches are pixels in 0..255, others are used as they are.
         max_grid: the most rows and columns that tokens of one value can form; `(n, 1)` for sequences.
         channels: colour channels if a patch is a square of pixels laid out `[height, width, channel]`, else 0.
+        clocked: whether each token carries its time; all clocked fields of a sample share one clock.
     """
 
     name: str
@@ -41,6 +42,7 @@ class FieldSpec:
     patch_dtype: Literal["uint8", "float16", "float32"] = "float32"
     max_grid: tuple[int, int] = (1, 1)
     channels: int = 0
+    clocked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +52,12 @@ class Tokens:
     Args:
         values: int32 `[n]` or `[n, patch_dim]`.
         grid: rows and columns of the tokens, `rows * columns == n`, row-major; sequences are `(n, 1)`.
+        times: float32 `[n]`, seconds since the sample's clock began at the middle of each token; None if not clocked.
     """
 
     values: NDArray[Any]
     grid: tuple[int, int]
+    times: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +77,13 @@ class FieldPack:
         values: int32 `[n]` or `[n, patch_dim]`, samples in pack order.
         lengths: int32 `[S]`, tokens of each sample; 0 where the field is missing.
         grids: int32 `[S, 2]`, rows and columns; zeros where missing.
+        times: float32 `[n]`, seconds on the sample's clock; None if the field is not clocked.
     """
 
     values: NDArray[Any]
     lengths: NDArray[np.int32]
     grids: NDArray[np.int32]
+    times: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +153,8 @@ def pack_to_table(pack: Pack) -> pa.Table:
         columns[f"field.{name}.values"] = _flat(item.values)
         columns[f"field.{name}.lengths"] = _flat(item.lengths)
         columns[f"field.{name}.grids"] = _flat(item.grids)
+        if item.times is not None:
+            columns[f"field.{name}.times"] = _flat(item.times)
     for name, target in pack.targets.items():
         columns[f"target.{name}.values"] = _flat(target.values)
         columns[f"target.{name}.lengths"] = _flat(target.lengths)
@@ -168,7 +176,9 @@ def table_to_pack(table: pa.Table) -> Pack:
             width = table[f"field.{name}.width"][0].as_py()
             values = values.reshape(-1, width) if width else values
             grids = _numpy(table[f"field.{name}.grids"]).reshape(-1, 2)
-            fields[name] = FieldPack(values=values, lengths=lengths, grids=grids)
+            clock = f"field.{name}.times"
+            times = _numpy(table[clock]) if clock in table.column_names else None
+            fields[name] = FieldPack(values=values, lengths=lengths, grids=grids, times=times)
         else:
             present = _numpy(table[f"target.{name}.present"]).view(np.bool_)
             targets[name] = TargetPack(values=values, lengths=lengths, present=present)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from pipeline import fields as settings
 from pipeline import recipe
 from pipeline.batch import Batch, FieldBatch, to_batch
 from pipeline.model.network import Network
@@ -17,16 +18,16 @@ CLASSES = ("cat", "dog", "owl")
 SPECS: dict[str, FieldSpec] = {
     "photo": FieldSpec(name="photo", kind="patches", patch_dim=48, patch_dtype="uint8", max_grid=(3, 4), channels=3),
     "scan": FieldSpec(name="scan", kind="patches", patch_dim=12, patch_dtype="uint8", max_grid=(4, 4), channels=3),
-    "series": FieldSpec(name="series", kind="patches", patch_dim=5, patch_dtype="float32", max_grid=(9, 1)),
+    "series": FieldSpec(name="series", kind="patches", patch_dim=5, max_grid=(9, 1), clocked=True),
     "values": FieldSpec(name="values", kind="ids", vocab_size=20, max_grid=(12, 1)),
     "type": FieldSpec(name="type", kind="ids", vocab_size=4),
 }
-FIELDS: dict[str, recipe.AnyField] = {
-    "photo": recipe.ImageField(modality="image", column="photo", stem="cnn"),
-    "scan": recipe.ImageField(modality="image", column="scan"),
-    "series": recipe.TableField(modality="table", numbers=("a",), stem="cnn"),
-    "values": recipe.TextField(modality="text", column="values", stem="cnn"),
-    "type": recipe.TableField(modality="table", categories=("b",)),
+FIELDS: dict[str, settings.AnyField] = {
+    "photo": settings.ImageField(modality="image", column="photo", stem="cnn"),
+    "scan": settings.ImageField(modality="image", column="scan"),
+    "series": settings.TableField(modality="table", numbers=("a",), stem="cnn"),
+    "values": settings.TextField(modality="text", column="values", stem="cnn"),
+    "type": settings.TableField(modality="table", categories=("b",)),
 }
 """Two of the names are those of attributes of torch modules, on purpose."""
 
@@ -61,7 +62,9 @@ def draw_pack(seed: int = 0, samples: int = 7, missing: float = 0.3) -> Pack:
         grids = np.stack([rows, columns], axis=1).astype(np.int32)
         grids[rng.random(samples) < missing] = 0
         lengths = grids.prod(axis=1).astype(np.int32)
-        fields[name] = FieldPack(values=_values(rng, spec, int(lengths.sum())), lengths=lengths, grids=grids)
+        count = int(lengths.sum())
+        times = rng.uniform(0, 1000, count).astype(np.float32) if spec.clocked else None
+        fields[name] = FieldPack(values=_values(rng, spec, count), lengths=lengths, grids=grids, times=times)
     targets = TargetPack(
         values=rng.integers(0, len(CLASSES), samples),
         lengths=np.ones(samples, np.int32),
@@ -105,7 +108,12 @@ def one_sample(batch: Batch, sample: int) -> Batch:
     """A batch of one of its samples."""
     only = slice(sample, sample + 1)
     fields = {
-        name: FieldBatch(values=f.values[rows_of(f, sample)], lengths=f.lengths[only], grids=f.grids[only])
+        name: FieldBatch(
+            values=f.values[rows_of(f, sample)],
+            lengths=f.lengths[only],
+            grids=f.grids[only],
+            times=None if f.times is None else f.times[rows_of(f, sample)],
+        )
         for name, f in batch.fields.items()
     }
     return Batch(position=batch.position, sample_ids=batch.sample_ids[only], fields=fields, targets={})
@@ -118,4 +126,5 @@ def without(batch: Batch, name: str, sample: int) -> Batch:
     lengths, grids = item.lengths.clone(), item.grids.clone()
     lengths[sample], grids[sample] = 0, 0
     values = torch.cat([item.values[: rows.start], item.values[rows.stop :]])
-    return with_fields(batch, {name: FieldBatch(values=values, lengths=lengths, grids=grids)})
+    times = None if item.times is None else torch.cat([item.times[: rows.start], item.times[rows.stop :]])
+    return with_fields(batch, {name: FieldBatch(values=values, lengths=lengths, grids=grids, times=times)})

@@ -27,7 +27,8 @@ from pipeline.data.sources import FORMATS, RowGroup, find_shards
 from pipeline.data.sources.base import split_uri
 from pipeline.data.targets import fit_target, make_target
 from pipeline.errors import BadShareError, DataError, RecordError
-from pipeline.recipe import AnyField, Recipe, Source
+from pipeline.fields import AnyField
+from pipeline.recipe import Recipe, Source
 from pipeline.sample import BadRecord
 
 CODE_VERSION = 1

@@ -204,6 +204,7 @@ def join(
             values=_concatenate((t.values for t in found if t is not None), empty),
             lengths=np.array([0 if t is None else t.values.shape[0] for t in found], np.int32),
             grids=np.array([(0, 0) if t is None else t.grid for t in found], np.int32).reshape(-1, 2),
+            times=_times(found) if spec.clocked else None,
         )
     targets: dict[str, TargetPack] = {}
     for name, (target, _) in recordings.targets.items():
@@ -214,6 +215,11 @@ def join(
             present=np.array([v is not None for v in values], np.bool_),
         )
     return Pack(position=position, epoch=epoch, sample_ids=np.asarray(rows), fields=fields, targets=targets, bad=bad)
+
+
+def _times(found: Iterable[Tokens | None]) -> NDArray[np.float32]:
+    """The times of clocked tokens end to end."""
+    return _concatenate((t.times for t in found if t is not None and t.times is not None), np.zeros(0, np.float32))
 
 
 def _concatenate(arrays: Iterable[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:

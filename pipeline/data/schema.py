@@ -7,7 +7,8 @@ import pyarrow as pa
 from pyarrow import types
 
 from pipeline.errors import DataError
-from pipeline.recipe import AnyField, ImageField, Recipe, TextField
+from pipeline.fields import AnyField, ImageField, TextField
+from pipeline.recipe import Recipe
 
 
 def _is_binary(kind: pa.DataType) -> bool:

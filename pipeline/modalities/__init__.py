@@ -12,11 +12,11 @@ To add a modality: its settings in `pipeline/recipe.py`, one file here with a `f
 from collections.abc import Callable
 from typing import Any
 
+from pipeline.fields import AnyField
 from pipeline.modalities.base import Fitted, Modality, Values
 from pipeline.modalities.image import ImageModality, fit_image
 from pipeline.modalities.table import fit_table, make_table
 from pipeline.modalities.text import TextModality, fit_text
-from pipeline.recipe import AnyField
 
 MODALITIES: dict[str, tuple[Callable[[Any, Values], Fitted], Callable[[str, Any, Fitted], Modality]]] = {
     "image": (fit_image, ImageModality),

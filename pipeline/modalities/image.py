@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.errors import RecordError
+from pipeline.fields import ImageField
 from pipeline.modalities.base import Extent, Fitted, Modality, Values
-from pipeline.recipe import ImageField
 from pipeline.sample import FieldSpec, Tokens
 
 MAX_PIXELS = 100_000_000

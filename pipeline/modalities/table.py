@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import RecordError
+from pipeline.fields import TableField
 from pipeline.modalities.base import Extent, Fitted, Modality, Values
-from pipeline.recipe import TableField
 from pipeline.sample import FieldSpec, Tokens
 
 MAX_NUMBER = float(np.finfo(np.float32).max)

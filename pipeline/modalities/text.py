@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from pipeline.errors import DataError, RecordError
+from pipeline.fields import TextField
 from pipeline.modalities.base import Extent, Fitted, Modality, Values
-from pipeline.recipe import TextField
 from pipeline.sample import FieldSpec, Tokens
 
 UNKNOWN, BEGIN, END = 0, 1, 2

@@ -1,7 +1,8 @@
 """From the tokens of a field to vectors: `FieldBatch` -> `x_TD`, float32, with as many rows as `Segments.num_rows`.
 
 Content (a table for ids, a projection for patches, or the `cnn` stem), plus the place of the token in its value's grid,
-plus which field it is. Pixels (uint8) are brought to -1..1 here, on the device.
+plus its time where the field is clocked, plus which field it is. Pixels (uint8) are brought to -1..1 here, on the
+device.
 """
 
 # T rows of the field's sequence (N tokens, then slack), S samples, D width, P numbers of a patch, B pictures
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
 from pipeline.batch import FieldBatch
+from pipeline.fields import AnyField
 from pipeline.model.attention import Segments, round_up
-from pipeline.recipe import AnyField
 from pipeline.sample import FieldSpec
+
+NUM_PERIODS = 24
+"""Each 2.1 times the one before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +70,13 @@ class FieldEmbedding(nn.Module):
         self.position = GridPosition(spec.max_grid, dim)
         self.field_D = nn.Parameter(torch.zeros(dim))
 
-    def forward(self, tokens: FieldBatch, segments: Segments) -> Tensor:
-        """Vectors of the tokens, float32 `[T, D]`; `segments` are the samples."""
+    def forward(self, tokens: FieldBatch, segments: Segments, clock: "Clock | None" = None) -> Tensor:
+        """Vectors of the tokens, float32 `[T, D]`; `segments` are the samples, all clocked fields share `clock`."""
         cells = find_cells(tokens.grids, segments)
         x_TD = self.content(tokens.values, cells).float() + self.position(cells) + self.field_D
+        if tokens.times is not None:
+            assert clock is not None
+            x_TD = x_TD + clock(tokens.times, segments.num_rows)
         out_TD: Tensor = x_TD if self.stem is None else self.stem(x_TD, segments)
         return out_TD
 
@@ -91,6 +98,26 @@ class GridPosition(nn.Module):
         if self.columns is not None:
             place_TD = place_TD + self.columns(cells.column_T)
         return place_TD
+
+
+class Clock(nn.Module):
+    """Where a token lies in time: sines and cosines of periods from 50 ms to 12 days, then one linear map.
+
+    The fields of a sample share it, so a sound and a sensor reading of the same second get the same vector.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        periods = torch.logspace(math.log10(0.05), 6, NUM_PERIODS, dtype=torch.float64)
+        self.register_buffer("turns", 2 * math.pi / periods, persistent=False)
+        self.project = nn.Linear(2 * NUM_PERIODS, dim, bias=False)
+
+    def forward(self, times_N: Tensor, num_rows: int) -> Tensor:
+        """Seconds `[N]` -> `[T, D]`; zeros for slack."""
+        angle_NP = times_N.double().unsqueeze(1) * self.turns  # float32 would blur 50 ms at the end of a day
+        waves = torch.cat([angle_NP.sin(), angle_NP.cos()], dim=1).float()
+        out_TD: Tensor = self.project(pad(waves, (0, 0, 0, num_rows - len(times_N))))
+        return out_TD
 
 
 class IdTable(nn.Module):

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.batch import Batch
+from pipeline.fields import AnyField
 from pipeline.model.attention import Segments
-from pipeline.model.embedding import FieldEmbedding
+from pipeline.model.embedding import Clock, FieldEmbedding
 from pipeline.model.fusion import FUSIONS, FieldTokens, Fusion, key
 from pipeline.model.transformer import Layer
-from pipeline.recipe import AnyField, Model
+from pipeline.recipe import Model
 from pipeline.sample import FieldSpec
 
 
@@ -68,6 +69,7 @@ class Network(nn.Module):
         super().__init__()
         self.names = tuple(specs)
         self.modality_dropout = model.modality_dropout
+        self.clock = Clock(model.dim) if any(spec.clocked for spec in specs.values()) else None
         self.embeddings = nn.ModuleDict(
             {key(name): FieldEmbedding(spec, fields[name], model.dim) for name, spec in specs.items()}
         )
@@ -86,7 +88,8 @@ class Network(nn.Module):
         for name in self.names:
             item = batch.fields[name]
             segments = Segments(item.lengths)
-            tokens[name] = FieldTokens(x_TD=self.embeddings[key(name)](item, segments), segments=segments)
+            x_TD = self.embeddings[key(name)](item, segments, self.clock)
+            tokens[name] = FieldTokens(x_TD=x_TD, segments=segments)
         present_SF = torch.stack([batch.fields[name].lengths > 0 for name in self.names], dim=1)
         hidden = self.modality_dropout if self.training else 0.0
         fused = self.fusion(tokens, draw_kept(present_SF, hidden) if hidden else present_SF)

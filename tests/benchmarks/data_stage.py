@@ -26,7 +26,8 @@ from cluster.connect import connect
 from pipeline.data.index import Index, build_index
 from pipeline.data.sources import find_shards
 from pipeline.data.stream import dataset
-from pipeline.recipe import ImageField, Recipe, TextField, load_recipe
+from pipeline.fields import ImageField, TextField
+from pipeline.recipe import Recipe, load_recipe
 
 EPOCHS = 4
 

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
+from pipeline.fields import ImageField, TextField
 from pipeline.modalities import fit, make
-from pipeline.recipe import ImageField, TextField
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("INTERLACE_TEST_DATA", ROOT.parent / "shared" / "data"))

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import torch
 
+from pipeline import fields as settings
 from pipeline import recipe
 from pipeline.batch import Batch, to_batch
 from pipeline.model.network import Network
@@ -23,10 +24,10 @@ SPECS = {
     "english": FieldSpec(name="english", kind="ids", vocab_size=1000, max_grid=(32, 1)),
     "chinese": FieldSpec(name="chinese", kind="ids", vocab_size=2500, max_grid=(32, 1)),
 }
-FIELDS: dict[str, recipe.AnyField] = {
-    "image": recipe.ImageField(modality="image", column="image", stem="cnn"),
-    "english": recipe.TextField(modality="text", column="english"),
-    "chinese": recipe.TextField(modality="text", column="chinese"),
+FIELDS: dict[str, settings.AnyField] = {
+    "image": settings.ImageField(modality="image", column="image", stem="cnn"),
+    "english": settings.TextField(modality="text", column="english"),
+    "chinese": settings.TextField(modality="text", column="chinese"),
 }
 
 

@@ -11,6 +11,7 @@ LAYERS = (
     (
         "pipeline.errors",
         "pipeline.faults",
+        "pipeline.fields",
         "pipeline.recipe",
         "pipeline.sample",
         "pipeline.batch",

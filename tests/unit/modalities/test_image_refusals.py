@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.errors import RecordError
+from pipeline.fields import ImageField
 from pipeline.modalities.image import ImageModality
-from pipeline.recipe import ImageField
 
 PICTURE = ImageModality("picture", ImageField(modality="image", column="image"), {})
 
@@ -71,7 +71,7 @@ def test_a_claim_of_billions_of_pixels_costs_no_memory():
 import resource
 from pipeline.errors import RecordError
 from pipeline.modalities.image import ImageModality
-from pipeline.recipe import ImageField
+from pipeline.fields import ImageField
 picture = ImageModality("picture", ImageField(modality="image", column="image"), {{}})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for use in (picture.measure, picture.decode):

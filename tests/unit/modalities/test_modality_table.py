@@ -5,8 +5,8 @@ from typing import get_args
 
 import pytest
 
+from pipeline.fields import AnyField, ImageField, TableField, TextField
 from pipeline.modalities import MODALITIES, fit, make
-from pipeline.recipe import AnyField, ImageField, TableField, TextField
 
 FIELDS = [
     (ImageField(modality="image", column="c"), [(b"not read",)]),

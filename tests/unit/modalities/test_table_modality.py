@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import RecordError
+from pipeline.fields import TableField
 from pipeline.modalities.base import Modality
 from pipeline.modalities.table import MAX_Z, fit_table, make_table
-from pipeline.recipe import TableField
 
 numbers = st.none() | st.floats(allow_infinity=False, width=32) | st.integers(-(2**70), 2**70) | st.booleans()
 labels = st.none() | st.text(max_size=3) | st.integers(-3, 3) | st.booleans()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from pipeline.errors import DataError, RecordError
+from pipeline.fields import TextField
 from pipeline.modalities.text import BEGIN, END, NUM_SPECIALS, UNKNOWN, TextModality, fit_text
-from pipeline.recipe import TextField
 
 CORPUS = ("a dog runs", "ein Hund läuft", "le chien court", "pes běží", "狗在跑", "😀 grinning face", "A DOG", "") * 3
 
@@ -108,7 +108,7 @@ def test_byte_pairs_lose_nothing_and_shorten(captions):
 FIT = """
 import json, sys
 from pipeline.modalities.text import fit_text
-from pipeline.recipe import TextField
+from pipeline.fields import TextField
 field = TextField(modality="text", column="t", tokenizer="bpe", vocab_size=400)
 print(json.dumps(fit_text(field, ((t,) for t in json.load(sys.stdin)))))
 """

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import modalities
+from pipeline.fields import ImageField, TableField, TextField
 from pipeline.modalities.text import BEGIN, END, UNKNOWN
-from pipeline.recipe import ImageField, TableField, TextField
 from tests.data import png
 
 SEEN = ["a red disc", "a very green disc", "笑脸", "猫脸"]

@@ -1,11 +1,22 @@
 """Laws of embeddings and stems: references from torch's own convolutions."""
 
+from dataclasses import replace
+
 import torch
 from torch.nn import functional
 
 from pipeline.model.attention import Segments
-from pipeline.model.embedding import FieldEmbedding, PixelStem, SequenceStem, find_cells, fold, scale_pixels, unfold
-from tests.networks import FIELDS, SPECS, build, draw_batch, rows_of
+from pipeline.model.embedding import (
+    Clock,
+    FieldEmbedding,
+    PixelStem,
+    SequenceStem,
+    find_cells,
+    fold,
+    scale_pixels,
+    unfold,
+)
+from tests.networks import FIELDS, SPECS, build, draw_batch, rows_of, with_fields
 
 
 def test_patches_to_pixels_and_back_is_exact():
@@ -106,3 +117,26 @@ def test_a_field_of_single_tokens_has_no_position():
     item = draw_batch().fields["type"]
     assert sorted(name for name, _ in embedding.named_parameters()) == ["content.table.weight", "field_D"]
     assert embedding(item, Segments(item.lengths)).shape == (32, 16)
+
+
+def test_clock_tells_times_apart_from_milliseconds_to_days_and_ignores_slack():
+    torch.manual_seed(0)
+    clock = Clock(32)
+    times = torch.tensor([0.0, 0.02, 1.0, 60.0, 3600.0, 86_400.0, 86_400.02, 172_800.0])
+    vectors = clock(times, 12)
+    assert vectors.shape == (12, 32)
+    assert not vectors[len(times) :].any()
+    distances = torch.cdist(vectors[: len(times)], vectors[: len(times)]) + 9 * torch.eye(len(times))
+    assert distances.min() > 0.01
+
+
+def test_time_reaches_the_sample_state_and_belongs_to_its_sample():
+    network, batch = build(), draw_batch()
+    item = batch.fields["series"]
+    sample = int(item.lengths.argmax())
+    assert item.times is not None
+    times = item.times.clone()
+    times[rows_of(item, sample)] += 3.0
+    later = network(with_fields(batch, {"series": replace(item, times=times)})).sample_SD
+    changed = (later - network(batch).sample_SD).abs().amax(1) > 1e-6
+    assert changed.nonzero().flatten().tolist() == [sample]

@@ -1,10 +1,12 @@
 """Laws of the whole network, for each fusion."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.batch import Batch, FieldBatch
+from pipeline.batch import Batch
 from pipeline.model import transformer
 from pipeline.model.attention import Segments
 from pipeline.model.network import Network, Outputs
@@ -20,7 +22,7 @@ def other_tokens(batch: Batch, sample: int) -> Batch:
         values = item.values.clone()
         rows = rows_of(item, sample)
         values[rows] = (values[rows] + 3) % 4 if values.dtype == torch.int64 else 200 - values[rows]
-        fields[name] = FieldBatch(values=values, lengths=item.lengths, grids=item.grids)
+        fields[name] = replace(item, values=values)
     return with_fields(batch, fields)
 
 

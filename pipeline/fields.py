@@ -1,0 +1,157 @@
+"""Settings of fields, one class a modality: which columns of a source they read, and how values become tokens.
+
+A field's `training_only` names the settings that do not decide which tokens a value gives outside training (stems and
+augmentation): neither the index nor the cache of decoded values depends on them.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Node(BaseModel):
+    """A part of a recipe: frozen, unknown keys forbidden."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Field(Node):
+    training_only: ClassVar[frozenset[str]] = frozenset({"stem"})
+
+    stem: Literal["linear", "cnn"] = Field(
+        "linear", description="What comes before the field's Transformer layers: a projection, or convolutions."
+    )
+
+
+class ImageField(_Field):
+    """A column of encoded pictures (PNG, JPEG and whatever Pillow reads)."""
+
+    training_only = frozenset({"stem", "rotate_degrees", "rescale", "shift", "flip", "color", "erase"})
+
+    modality: Literal["image"]
+    column: str = Field(description="Column that holds the encoded bytes.")
+    max_size: int = Field(64, ge=1, le=4096, description="Longest side in pixels; larger pictures are shrunk to it.")
+    patch: int = Field(8, ge=1, le=64, description="Side of a square patch in pixels; one patch is one token.")
+    background: Literal["white", "black"] = Field("white", description="What shows through transparent pixels.")
+    rotate_degrees: float = Field(0.0, ge=0, le=180, description="Training: rotation drawn from +- this.")
+    rescale: float = Field(0.0, ge=0, lt=1, description="Training: scale drawn from 1 +- this; above 1 it is a crop.")
+    shift: float = Field(0.0, ge=0, lt=1, description="Training: moved by up to this share of each side.")
+    flip: bool = Field(False, description="Training: mirror left and right in half of the draws.")
+    color: float = Field(0.0, ge=0, lt=1, description="Training: brightness, contrast, saturation from 1 +- this.")
+    erase: float = Field(0.0, ge=0, lt=1, description="Training: largest share of the area that a box blanks out.")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the source that this field reads."""
+        return (self.column,)
+
+
+class TextField(_Field):
+    """A column of strings."""
+
+    training_only = frozenset({"stem", "word_dropout", "word_swap"})
+
+    modality: Literal["text"]
+    column: str = Field(description="Column that holds the string.")
+    tokenizer: Literal["bytes", "bpe", "characters"] = Field(
+        "bytes", description="UTF-8 bytes, a byte-pair vocabulary fitted on the training text, or its characters."
+    )
+    vocab_size: int = Field(1000, ge=260, le=200_000, description="Ids of a fitted vocabulary.")
+    tokenizer_file: str | None = Field(None, description="A `tokenizers` JSON file to use instead of fitting one.")
+    max_tokens: int = Field(256, ge=1, description="Longer texts are cut to this many tokens.")
+    word_dropout: float = Field(0.0, ge=0, lt=1, description="Training: share of tokens replaced by the unknown token.")
+    word_swap: float = Field(0.0, ge=0, lt=1, description="Training: share of tokens that change places with the next.")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the source that this field reads."""
+        return (self.column,)
+
+
+class TableField(_Field):
+    """Several columns of one table row, all numbers, all categories or all dates; one token for each present value."""
+
+    modality: Literal["table"]
+    numbers: tuple[str, ...] = Field((), description="Numeric columns, standardised by the training rows.")
+    categories: tuple[str, ...] = Field((), description="Columns of categories (strings, integers or booleans).")
+    dates: tuple[str, ...] = Field((), description="Columns of dates or timestamps, or of ISO 8601 strings.")
+    max_categories: int = Field(256, ge=1, description="Most frequent categories kept of each column.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "TableField":
+        if sum(map(bool, (self.numbers, self.categories, self.dates))) != 1:
+            raise ValueError("expected one of `numbers`, `categories` and `dates` (several fields make a mixed table)")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the source that this field reads."""
+        return self.numbers or self.categories or self.dates
+
+
+class AudioField(_Field):
+    """A column of encoded sound (WAV, FLAC, Ogg and whatever libsndfile reads) as log-mel frames."""
+
+    training_only = frozenset({"stem", "gain_db", "shift_s", "noise_db", "speed", "time_mask", "band_mask"})
+
+    modality: Literal["audio"]
+    column: str = Field(description="Column that holds the encoded bytes.")
+    rate_hz: int = Field(16_000, ge=1000, le=192_000, description="Sounds are mixed to mono and resampled to this.")
+    max_seconds: float = Field(10.0, gt=0, le=600, description="Longer sounds are cut to their middle of this length.")
+    num_mels: int = Field(64, ge=8, le=256, description="Bands of the mel scale.")
+    window_ms: float = Field(25.0, gt=0, le=500, description="Length of a frame of the short-time spectrum.")
+    hop_ms: float = Field(10.0, gt=0, le=500, description="Time between frames.")
+    patch_frames: int = Field(4, ge=1, le=256, description="Frames in a patch; one patch is one token.")
+    normalise: Literal["none", "bands"] = Field("bands", description="`bands`: the mean of each band is removed.")
+    gain_db: float = Field(0.0, ge=0, le=60, description="Training: loudness changed by up to +- this.")
+    shift_s: float = Field(0.0, ge=0, description="Training: moved in time by up to +- this.")
+    noise_db: float | None = Field(None, le=60, description="Training: white noise this far below the sound, or more.")
+    speed: float = Field(0.0, ge=0, lt=1, description="Training: speed and pitch changed by a factor from 1 +- this.")
+    time_mask: float = Field(0.0, ge=0, lt=1, description="Training: largest share of the frames blanked in a row.")
+    band_mask: float = Field(0.0, ge=0, lt=1, description="Training: largest share of the bands blanked in a row.")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the source that this field reads."""
+        return (self.column,)
+
+
+class SeriesField(_Field):
+    """Sensor readings over time: regular (one list a channel, or one list of rows) or irregular (aligned lists)."""
+
+    training_only = frozenset({"stem", "jitter", "scale", "shift", "time_mask"})
+
+    modality: Literal["series"]
+    channels: tuple[str, ...] = Field((), description="Regular: a column of numbers for each channel, of equal length.")
+    column: str | None = Field(None, description="Regular: one column of rows `[n, channels]`.")
+    time: str | None = Field(None, description="Irregular: column of a list of times; also needs `channel`, `value`.")
+    channel: str | None = Field(None, description="Irregular: column of a list of channel names, aligned with `time`.")
+    value: str | None = Field(None, description="Irregular: column of a list of readings, aligned with `time`.")
+    max_channels: int = Field(64, ge=1, le=4096, description="Irregular: most frequent channels kept.")
+    rate_hz: float = Field(1.0, gt=0, description="Regular: readings a second.")
+    time_unit_s: float = Field(1.0, gt=0, description="Irregular: seconds in a unit of the times (60 for minutes).")
+    window_s: float = Field(1.0, gt=0, description="Seconds in a patch; one patch is one token.")
+    max_seconds: float = Field(3600.0, gt=0, description="Longer series are cut to this length.")
+    keep: Literal["first", "middle", "last"] = Field("first", description="Which part of a longer series is kept.")
+    jitter: float = Field(0.0, ge=0, description="Training: noise added, in standard deviations of its channel.")
+    scale: float = Field(0.0, ge=0, lt=1, description="Training: readings times a factor from 1 +- this, by channel.")
+    shift: float = Field(0.0, ge=0, lt=1, description="Training: windows begin earlier or later by up to this share.")
+    time_mask: float = Field(0.0, ge=0, lt=1, description="Training: largest share of the time blanked in a row.")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "SeriesField":
+        aligned = [self.time, self.channel, self.value]
+        forms = [bool(self.channels), self.column is not None, any(aligned)]
+        if sum(forms) != 1 or (any(aligned) and not all(aligned)):
+            raise ValueError("expected one of `channels`, `column`, and all three of `time`, `channel`, `value`")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the source that this field reads."""
+        if self.time and self.channel and self.value:
+            return (self.time, self.channel, self.value)
+        return self.channels or (self.column or "",)
+
+
+AnyField = Annotated[ImageField | TextField | TableField | AudioField | SeriesField, Field(discriminator="modality")]
