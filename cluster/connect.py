@@ -15,6 +15,13 @@ SETTINGS = {
 }
 """Environment of Ray's processes; what the user has set wins."""
 
+LOCAL_SETTINGS = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains this host: a process less to start
+    "RAY_TRAIN_METRICS_ENABLED": "0",  # for dashboards, and a Ray of our own has none
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere unless the user wants it
+}
+"""The same for a Ray of our own on this host alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
@@ -53,7 +60,7 @@ def connect(address: str | None = None, local_cpus: int | None = None) -> Cluste
 
 
 def _start(cpus: int) -> None:
-    for key, value in SETTINGS.items():
+    for key, value in (SETTINGS | LOCAL_SETTINGS).items():
         os.environ.setdefault(key, value)
     ray.init(
         address="local",

@@ -45,6 +45,9 @@ def train(  # noqa: PLR0913 - one parameter a flag
     """Train a recipe; the same command goes on with a run that was stopped or killed."""
     with reported_errors():
         settings = read_recipe(recipe, overrides, storage, tracking_uri)
+        from jobs.start import connect_early
+
+        connect_early(address)
         from jobs.train import Launch
         from jobs.train import train as run
 

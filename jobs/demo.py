@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jobs.console import say
 from jobs.datasets.emoji import build
-from jobs.train import Launch, train
+from jobs.start import connect_early
 from pipeline.recipe import load_recipe
 
 RECIPE = Path(__file__).parent / "recipes" / "emoji.yaml"
@@ -12,9 +12,13 @@ RECIPE = Path(__file__).parent / "recipes" / "emoji.yaml"
 
 def run_demo(data: Path, overrides: list[str], storage: Path | None, *, fresh: bool) -> None:
     """Build the emoji set in `data`, train `jobs/recipes/emoji.yaml` on it, print the accuracy by fields."""
-    say(str(build(data)))
     place = [f"data.root={data}"] + ([f"storage={storage}"] if storage else [])
-    outcome = train(load_recipe(RECIPE, [*overrides, *place]), Launch(fresh=fresh))
+    recipe = load_recipe(RECIPE, [*overrides, *place])
+    connect_early()
+    say(str(build(data)))
+    from jobs.train import Launch, train  # imports torch, which has come in the meantime
+
+    outcome = train(recipe, Launch(fresh=fresh))
     assert outcome is not None
     whole, *rest = outcome.evaluation.results
     metric = next(k for k in whole.metrics if k.endswith("/accuracy"))

@@ -39,11 +39,11 @@ class Evaluation:
     labels: Mapping[str, list[str]]
 
     def journal_metrics(self) -> dict[str, float]:
-        """`test/task/metric` with all fields, `test_only/a+b/task/metric` for the subsets."""
+        """`test/task/metric` with all fields, `test_only/field/task/metric` for each alone; files have all subsets."""
         metrics = {f"{self.split}/{k}": v for k, v in self.results[0].metrics.items()}
         for result in self.results[1:]:
-            name = "+".join(result.fields)
-            metrics |= {f"{self.split}_only/{name}/{k}": v for k, v in result.metrics.items()}
+            if len(result.fields) == 1:
+                metrics |= {f"{self.split}_only/{result.fields[0]}/{k}": v for k, v in result.metrics.items()}
         return metrics
 
     def write(self, folder: Path) -> None:

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 MATMUL_LENGTH = 512
 """Longest segment computed by plain matrix products on a CPU. Forward and backward of 4,096 tokens with 2 heads of 64
@@ -155,6 +154,8 @@ def attend(qkv_T3HK: Tensor, segments: Segments) -> Tensor:
         `o_THK` in the same dtype, zeros at slack; empty where there is no token at all.
     """
     if qkv_T3HK.is_cuda and qkv_T3HK.dtype in (torch.float16, torch.bfloat16):
+        from torch.nn.attention.varlen import varlen_attn  # brings torch's compiler: 2 s that a CPU need not pay
+
         q_THK, k_THK, v_THK = qkv_T3HK.unbind(1)
         cu, longest = segments.cu_seqlens, segments.max_length
         o_THK = varlen_attn(q_THK, k_THK, v_THK, cu, cu, longest, longest)

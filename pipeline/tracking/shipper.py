@@ -92,16 +92,13 @@ class Shipper:
                         break
                 if closing:
                     break
-                self._pause(POLL_S)
+                self._closing.wait(POLL_S)  # returns at once when closing: one more pass, then the end
             except Exception as error:  # whatever a store or a network raises: wait, try again
                 self._error = one_line(error)
                 run = None if error_code(error) == "RESOURCE_DOES_NOT_EXIST" else run
                 wait_s = min(max(2 * wait_s, 0.5), 1.0 if closing else MAX_WAIT_S)
-                self._pause(wait_s)
+                (self._stop if self._closing.is_set() else self._closing).wait(wait_s)
         self._outbox.unlock()
-
-    def _pause(self, seconds: float) -> None:
-        (self._stop if self._closing.is_set() else self._closing).wait(seconds)
 
 
 def _yield_to_training() -> None:

@@ -28,7 +28,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "tokenizers": ("pipeline/modalities/text.py",),
     "torch": (
         "pipeline/batch.py", "pipeline/model/", "pipeline/tasks/", "pipeline/train/", "pipeline/evaluate.py",
-        "pipeline/predict.py", "jobs/report.py", "jobs/train.py",
+        "pipeline/predict.py", "jobs/report.py", "jobs/start.py", "jobs/train.py",
     ),
     "typer": ("jobs/",),
     "xxhash": ("pipeline/data/", "pipeline/train/checkpoint.py"),

@@ -88,7 +88,7 @@ def png_of(color: tuple[int, int, int], side: int = 2200) -> bytes:
 
 
 def test_two_workers_equal_one(shapes: EmojiLike, tmp_path: Path) -> None:
-    """One worker is the loop in this process; that it equals one worker under Ray is seen in the tests below."""
+    """One worker is the loop in this process; that it equals one worker under Ray is seen in the test below."""
     reference = run_here(recipe_for(shapes, tmp_path / "reference"))
     assert len(reference.losses) == STEPS
     folder = train(recipe_for(shapes, tmp_path / "two", workers=2))
@@ -101,20 +101,29 @@ def test_two_workers_equal_one(shapes: EmojiLike, tmp_path: Path) -> None:
     assert len(list(folder.glob("trace-*.jsonl"))) == 2
 
 
-def test_killed_training_worker_resumes_exactly(shapes: EmojiLike, tmp_path: Path) -> None:
-    recipe = recipe_for(shapes, tmp_path / "run", steps=60, checkpoint_every=7)
-    reference = run_here(recipe_for(shapes, tmp_path / "reference", steps=60))
+def test_killed_data_worker_and_killed_training_worker_change_nothing(slow: EmojiLike, tmp_path: Path) -> None:
+    """One run, killed twice in the middle of an epoch: a data task's process first, then the training worker."""
+    steps = 14
+    recipe = recipe_for(slow, tmp_path / "run", steps=steps, checkpoint_every=3)
+    reference = run_here(recipe_for(slow, tmp_path / "reference", steps=steps))
     runs = Path(recipe.storage) / "runs"
 
-    def far_enough() -> bool:
-        return any(len(p.read_text().splitlines()) > 4 * 17 for p in runs.glob("*/trace-0.jsonl"))
+    def packs_done(count: int) -> Callable[[], bool]:
+        return lambda: any(len(p.read_text().splitlines()) > count for p in runs.glob("*/trace-0.jsonl"))
 
-    killed: list[int] = []
-    killer = threading.Thread(target=kill_when, args=(far_enough, lambda: processes("ray::RayTrainWorker"), killed))
+    data_tasks: list[int] = []
+    workers: list[int] = []
+
+    def kill_both() -> None:
+        kill_when(packs_done(8), lambda: processes("ray::ReadRange->MapBatches"), data_tasks)
+        kill_when(packs_done(4 * 7), lambda: processes("ray::RayTrainWorker"), workers)
+
+    killer = threading.Thread(target=kill_both)
     killer.start()
     folder = train(recipe)
     killer.join()
-    assert killed, "no worker was killed"
+    assert data_tasks, "no data worker was killed"
+    assert workers, "no training worker was killed"
     traces, again = read_traces(folder)
     assert again > 0, "no step was computed twice: the kill came too late"
     assert traces == reference.packs
@@ -126,24 +135,3 @@ def test_killed_training_worker_resumes_exactly(shapes: EmojiLike, tmp_path: Pat
     weights = safetensors.torch.load_file(newest.folder / MODEL)
     assert weights.keys() == reference.weights.keys()
     assert all(weights[k].equal(reference.weights[k]) for k in weights)
-
-
-def test_killed_data_worker_changes_nothing(slow: EmojiLike, tmp_path: Path) -> None:
-    recipe = recipe_for(slow, tmp_path / "run", steps=12)
-    reference = run_here(recipe_for(slow, tmp_path / "reference", steps=12))
-    runs = Path(recipe.storage) / "runs"
-
-    def far_enough() -> bool:
-        return any(len(p.read_text().splitlines()) > 8 for p in runs.glob("*/trace-0.jsonl"))
-
-    killed: list[int] = []
-    killer = threading.Thread(
-        target=kill_when, args=(far_enough, lambda: processes("ray::ReadRange->MapBatches"), killed)
-    )
-    killer.start()
-    folder = train(recipe)
-    killer.join()
-    assert killed, "no data worker was killed"
-    traces, _ = read_traces(folder)
-    assert traces == reference.packs
-    assert journal_losses(folder) == reference.losses
