@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from pipeline.fields import AnyField, ImageField, TableField, TextField
+from pipeline.fields import AnyField, AudioField, ImageField, TableField, TextField
 from pipeline.modalities import MODALITIES, fit, make
 
 FIELDS = [
@@ -15,6 +15,7 @@ FIELDS = [
     (TextField(modality="text", column="c", tokenizer="characters"), [("some text",), ("狗",)]),
     (TableField(modality="table", numbers=("a", "b")), [(1.5, None), (0.1, 7), (0.2, 3)]),
     (TableField(modality="table", categories=("a", "b")), [("x", None), ("y", 7), ("x", True)]),
+    (AudioField(modality="audio", column="c"), [(b"not read",)]),
 ]
 
 
@@ -32,7 +33,7 @@ def test_fitted_state_is_plain_deterministic_json(field, values):
     made, remade = make("f", field, state), make("f", field, again)
     assert made.spec == remade.spec
     assert made.spec.name == "f"
-    if field.modality != "image":
+    if field.modality not in ("image", "audio"):
         assert all(made.decode(v).tobytes() == remade.decode(v).tobytes() for v in values)
 
 
