@@ -29,6 +29,7 @@ from pipeline.modalities.mel import (
     Floats,
     MelSettings,
     add_noise,
+    blank,
     change_speed,
     log_mel,
     make_filters,
@@ -153,7 +154,7 @@ class AudioModality(Modality):
             below_db = field.noise_db + noise * NOISE_SPAN_DB
             bands = add_noise(bands, below_db, make_filters(self._mel), np.random.default_rng(texture))
         out = np.concatenate([decoded[:, :1], bands], axis=1)
-        _blank(out[:, 1:], shares, blocks)
+        blank(out[:, 1:], shares, blocks)
         return out
 
     def encode(self, decoded: NDArray[Any]) -> Tokens:
@@ -292,22 +293,3 @@ def _exactly(samples: Floats, count: int) -> Floats:
     if len(samples) >= count:
         return samples[:count]
     return np.concatenate([samples, np.zeros(count - len(samples), np.float32)])
-
-
-def _blank(bands: Floats, shares: tuple[float, float], drawn: list[float]) -> None:
-    """Blank a block of frames and a block of bands in place.
-
-    Args:
-        bands: `[frames, num_mels]`.
-        shares: largest share of the frames, of the bands.
-        drawn: width and place of the block of frames, then of bands, each 0..1.
-    """
-    by_band, overall = bands.mean(axis=0), bands.mean()
-    for axis, (share, fill) in enumerate(zip(shares, (by_band, overall), strict=True)):
-        length = bands.shape[axis]
-        width = int(drawn[2 * axis] * (int(share * length) + 1))
-        start = int(drawn[2 * axis + 1] * (length - width + 1))
-        if axis == 0:
-            bands[start : start + width] = fill
-        else:
-            bands[:, start : start + width] = fill

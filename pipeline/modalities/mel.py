@@ -72,12 +72,14 @@ class Filters:
             falls between two of its frequencies, so that many bands of a short window are smooth instead of empty.
         bank: float32 `[num_fft // 2 + 1, num_mels]`, triangles on the mel scale, each of area 1 in hertz (Slaney).
         edges_hz: float64 `[num_mels + 2]`, where triangles begin, peak and end: i, i + 1, i + 2 for band i.
+        freedom: float64 `[num_mels]`, as how many independent powers a band of white noise varies.
     """
 
     taper: Floats
     num_fft: int
     bank: Floats
     edges_hz: NDArray[np.float64]
+    freedom: NDArray[np.float64]
 
 
 @lru_cache(maxsize=16)
@@ -89,7 +91,13 @@ def make_filters(mel: MelSettings) -> Filters:
     while not (bank := _triangles(edges, mel.rate_hz, num_fft)).any(axis=0).all():
         num_fft *= 2
     taper = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(mel.window) / mel.window)
-    return Filters(taper=taper.astype(np.float32), num_fft=num_fft, bank=bank, edges_hz=edges)
+    return Filters(
+        taper=taper.astype(np.float32),
+        num_fft=num_fft,
+        bank=bank,
+        edges_hz=edges,
+        freedom=_freedom(bank, taper, num_fft),
+    )
 
 
 def _triangles(edges: NDArray[np.float64], rate_hz: int, num_fft: int) -> Floats:
@@ -98,6 +106,21 @@ def _triangles(edges: NDArray[np.float64], rate_hz: int, num_fft: int) -> Floats
     low, peak, high = edges[:-2], edges[1:-1], edges[2:]
     rise, fall = (hz - low) / (peak - low), (high - hz) / (high - peak)
     return np.asarray(np.maximum(np.minimum(rise, fall), 0) * (2 / (high - low)), np.float32)
+
+
+def _freedom(bank: Floats, taper: NDArray[np.float64], num_fft: int) -> NDArray[np.float64]:
+    """`Filters.freedom`: mean squared over variance of a weighted sum of powers that leak into each other.
+
+    Powers of white noise at two frequencies correlate by the squared spectrum of the squared window at their distance.
+    """
+    leak = np.square(np.abs(np.fft.rfft(np.square(taper), num_fft)))
+    leak /= leak[0]
+    out = np.empty(bank.shape[1])
+    for band, weights in enumerate(bank.T.astype(np.float64)):
+        weights = np.trim_zeros(weights)
+        pairs = np.correlate(weights, weights, "full")[len(weights) - 1 :]
+        out[band] = weights.sum() ** 2 / (2 * pairs @ leak[: len(pairs)] - pairs[0])
+    return out
 
 
 def log_mel(samples: Floats, mel: MelSettings) -> Floats:
@@ -154,21 +177,43 @@ def change_speed(bands: Floats, factor: float, filters: Filters) -> Floats:
 
 def _between(rows: Floats, place: NDArray[np.float64]) -> Floats:
     """Rows at fractional places `[n]` in 0..len(rows) - 1, by linear interpolation."""
-    low = np.minimum(place.astype(np.int64), len(rows) - 1)
+    low = place.astype(np.int64)
+    high = np.minimum(low + 1, len(rows) - 1)
     share = (place - low).astype(np.float32)[:, None]
-    return np.asarray(rows[low] * (1 - share) + rows[np.minimum(low + 1, len(rows) - 1)] * share)
+    return np.asarray(rows[low] + (rows[high] - rows[low]) * share)  # exact where both are alike: silence stays silent
 
 
 def add_noise(bands: Floats, below_db: float, filters: Filters, rng: np.random.Generator) -> Floats:
     """White noise whose mean power is `below_db` under the sound's own.
 
-    The power of noise in a band is drawn from the gamma distribution that a weighted sum of independent frequencies has
-    in good approximation (Satterthwaite 1946), and adds to the sound's: phases are unknown, and on average right.
+    The power of noise in a band is drawn from the gamma distribution of the right mean and variance (Satterthwaite
+    1946), frame by frame, and adds to the sound's: phases are unknown, and on average right.
     """
     widths = (filters.edges_hz[2:] - filters.edges_hz[:-2]) / 2  # a band times its width is the power of its triangle
     weights = filters.bank.sum(axis=0, dtype=np.float64)
     power = np.exp(bands)
     level = float((power @ widths).mean()) / float(weights @ widths) * 10 ** (-below_db / 10)
-    shape = np.square(weights) / np.square(filters.bank, dtype=np.float64).sum(axis=0)
-    noise = rng.standard_gamma(np.broadcast_to(shape, bands.shape)) * (level * weights / shape)
-    return np.asarray(np.log(power + noise.astype(np.float32)), np.float32)
+    draws = rng.standard_gamma(np.broadcast_to(filters.freedom, bands.shape))
+    noise = draws * (level * weights / filters.freedom)
+    return np.asarray(np.log(power + noise), np.float32)
+
+
+def blank(bands: Floats, shares: tuple[float, float], drawn: list[float]) -> None:
+    """Blank a block of frames with each band's mean, and a block of bands with the mean of all, in place.
+
+    SpecAugment (Park et al. 2019), whose masks are zeros of features without a mean.
+
+    Args:
+        bands: `[frames, num_mels]`.
+        shares: largest share of the frames, of the bands.
+        drawn: width and place of the block of frames, then of bands, each 0..1.
+    """
+    by_band, overall = bands.mean(axis=0), bands.mean()
+    for axis, (share, fill) in enumerate(zip(shares, (by_band, overall), strict=True)):
+        length = bands.shape[axis]
+        width = int(drawn[2 * axis] * (int(share * length) + 1))
+        start = int(drawn[2 * axis + 1] * (length - width + 1))
+        if axis == 0:
+            bands[start : start + width] = fill
+        else:
+            bands[:, start : start + width] = fill

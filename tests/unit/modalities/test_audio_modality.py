@@ -68,7 +68,7 @@ def files(draw) -> tuple[bytes]:
     if format != "OGG":
         rates |= st.integers(1, 192_000) if format == "WAV" else st.integers(1000, 65_535)
     channels = draw(st.integers(1, 2 if format == "OGG" else 8))
-    samples = noise(draw(st.integers(1, 12_000)), channels, seed=draw(st.integers(0, 9)))
+    samples = noise(draw(st.integers(1, 3000) | st.integers(3000, 20_000)), channels, seed=draw(st.integers(0, 9)))
     return (save(samples, draw(rates), format, subtype),)
 
 
@@ -76,7 +76,7 @@ def files(draw) -> tuple[bytes]:
 def chosen(draw) -> dict[str, object]:
     return {
         "rate_hz": draw(st.sampled_from((1000, 8000, 16_000, 22_050)) | st.integers(1000, 50_000)),
-        "max_seconds": draw(st.sampled_from((0.001, 0.05, 0.3, 10.0))),
+        "max_seconds": draw(st.sampled_from((0.001, 0.1, 1.0, 10.0))),
         "num_mels": draw(st.integers(8, 80)),
         "window_ms": draw(st.sampled_from((0.01, 5.0, 25.0, 64.3))),
         "hop_ms": draw(st.sampled_from((1.7, 10.0, 33.3, 100.0))),
@@ -91,7 +91,7 @@ BUSY = {"gain_db": 6, "shift_s": 0.2, "noise_db": 10, "speed": 0.3, "time_mask":
 def test_tokens_are_as_many_as_measured():
     counts, cut = set(), 0
 
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=200, deadline=None)
     @given(files(), chosen(), st.booleans())
     def check(value, fields, busy) -> None:
         nonlocal cut
@@ -101,8 +101,8 @@ def test_tokens_are_as_many_as_measured():
         cut += num_samples / rate > fields["max_seconds"]
 
     check()
-    assert len(counts) > 10
-    assert cut > 10
+    assert len(counts) > 4
+    assert cut > 5
 
 
 def test_tokens_are_as_many_as_measured_on_real_sounds(sounds):
