@@ -7,7 +7,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from pipeline.errors import DataError
-from pipeline.fields import AnyField, ImageField, TextField
+from pipeline.fields import AnyField, AudioField, ImageField, TextField
 from pipeline.recipe import Recipe
 
 
@@ -38,6 +38,8 @@ Check = tuple[str, Callable[[pa.DataType], bool]]
 def _field_check(field: AnyField) -> Check:
     if isinstance(field, ImageField):
         return "binary (encoded pictures)", _is_binary
+    if isinstance(field, AudioField):
+        return "binary (encoded sounds)", _is_binary
     if isinstance(field, TextField):
         return "string", _is_string
     if field.numbers:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.fields import AnyField
+from pipeline.modalities.audio import AudioModality, fit_audio
 from pipeline.modalities.base import Fitted, Modality, Values
 from pipeline.modalities.image import ImageModality, fit_image
 from pipeline.modalities.table import fit_table, make_table
@@ -22,6 +23,7 @@ MODALITIES: dict[str, tuple[Callable[[Any, Values], Fitted], Callable[[str, Any,
     "image": (fit_image, ImageModality),
     "text": (fit_text, TextModality),
     "table": (fit_table, make_table),
+    "audio": (fit_audio, AudioModality),
 }
 """`modality` of a field's settings -> how to fit it, how to make it."""
 

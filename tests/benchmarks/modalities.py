@@ -1,12 +1,14 @@
-"""CPU-seconds for 1,000 values of pictures and texts, beside the bare library calls that each step wraps.
+"""CPU-seconds for 1,000 values of pictures, texts and sounds, beside the bare library calls that each step wraps.
 
 Run `python tests/benchmarks/modalities.py` from the repository root after installing it; INTERLACE_TEST_DATA names the
-folder of real data (default ../shared/data). The bare calls do the least that gives the same pixels or ids for these
-values: they look at no metadata, check nothing, catch nothing and fill up no patches.
+folder of real data (default ../shared/data), and words after the file's name choose the rows whose values they begin
+(`clips`). The bare calls do the least that gives the same pixels, ids or bands for these values: they look at no
+metadata, check nothing, catch nothing and fill up no pictures.
 """
 
 import io
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,14 +17,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import soundfile
+import soxr
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from pipeline.fields import ImageField, TextField
+from pipeline.fields import AudioField, ImageField, TextField
 from pipeline.modalities import fit, make
+from pipeline.modalities.mel import MelSettings, make_filters
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("INTERLACE_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -116,6 +121,46 @@ def text_steps(case: str, values: Sequence[str], field: TextField) -> list[Step]
     ]
 
 
+def audio_steps(case: str, values: Sequence[bytes], rate_hz: int) -> list[Step]:
+    """Measure, decode, augment and encode sounds that `max_seconds` does not cut."""
+    plain = make("f", AudioField(modality="audio", column="c", rate_hz=rate_hz), {})
+    jitter = {"gain_db": 6.0, "shift_s": 0.1, "noise_db": 10.0, "speed": 0.1, "time_mask": 0.2, "band_mask": 0.2}
+    busy = make("f", AudioField(modality="audio", column="c", rate_hz=rate_hz, **jitter), {})
+    rng = np.random.default_rng(0)
+    mel = MelSettings(rate_hz=rate_hz, window=rate_hz // 40, hop=rate_hz // 100, num_mels=64)
+    filters = make_filters(mel)
+
+    def bare_decode(data: bytes) -> NDArray[Any]:
+        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
+        if rate != rate_hz:
+            samples = soxr.resample(samples, rate, rate_hz)
+        samples = np.pad(samples, (0, mel.window))
+        windows = np.lib.stride_tricks.sliding_window_view(samples, mel.window)[: -mel.window : mel.hop]
+        spectrum = np.fft.rfft(windows * filters.taper, filters.num_fft)
+        power = spectrum.real**2 + spectrum.imag**2
+        bands: NDArray[Any] = np.log(np.maximum(power @ filters.bank, 1e-10))
+        return bands
+
+    def bare_encode(timed: NDArray[Any]) -> NDArray[Any]:
+        bands = timed[:, 1:]
+        whole = np.pad(bands - bands.mean(axis=0), ((0, -len(bands) % 4), (0, 0)))
+        return whole.astype(np.float16).reshape(-1, 4 * 64)
+
+    decoded = [plain.decode((v,)) for v in values]
+    return [
+        Step(
+            case=case,
+            name="measure",
+            ours=lambda v: plain.measure((v,)),
+            bare=lambda v: soundfile.info(io.BytesIO(v)).frames,
+            values=values,
+        ),
+        Step(case=case, name="decode", ours=lambda v: plain.decode((v,)), bare=bare_decode, values=values),
+        Step(case=case, name="encode", ours=plain.encode, bare=bare_encode, values=decoded),
+        Step(case=case, name="augment", ours=lambda d: busy.augment(d, rng), bare=None, values=decoded),
+    ]
+
+
 def cpu_s(calls: Sequence[Callable[[Any], Any]], values: Sequence[Any]) -> list[float]:
     """CPU-seconds of each call for 1,000 values: the best round of each block of values, the calls taking turns."""
     blocks = [values[i : i + BLOCK] for i in range(0, len(values), BLOCK)]
@@ -144,7 +189,13 @@ def main() -> None:
         *image_steps("stamps JPEG 640 px -> 64", [as_jpeg(s, 5) for s in stamps], 64, 8),
         *text_steps("captions, byte pairs", texts, TextField(modality="text", column="c", tokenizer="bpe")),
         *text_steps("captions, bytes", texts, TextField(modality="text", column="c")),
+        *audio_steps("digits FLAC 8 kHz, kept", read("fsdd/speech.parquet", "audio", 200), 8000),
+        *audio_steps("prompts FLAC 8 -> 16 kHz", read("asterisk_prompts/speech_en.parquet", "audio", 100), 16_000),
+        *audio_steps("clips Ogg 16 kHz, kept", read("esc10/folds_1_4.parquet", "audio", 50), 16_000),
+        *audio_steps("clips Ogg 16 -> 8 kHz", read("esc10/folds_1_4.parquet", "audio", 50), 8000),
     ]
+    chosen = tuple(sys.argv[1:])
+    steps = [step for step in steps if not chosen or step.case.startswith(chosen)]
     table = Table("values", "step", "ours, CPU-s/1,000", "bare, CPU-s/1,000", "ratio")
     sums: dict[str, list[float]] = {}
     for step in steps:

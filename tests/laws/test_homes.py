@@ -25,6 +25,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "ray.train": ("pipeline/data/stream.py", "pipeline/train/run.py", "pipeline/train/worker.py"),
     "rich": ("jobs/",),
     "safetensors": ("pipeline/train/checkpoint.py",),
+    "soundfile": ("pipeline/modalities/audio.py",),
+    "soxr": ("pipeline/modalities/audio.py",),
     "tokenizers": ("pipeline/modalities/text.py",),
     "torch": (
         "pipeline/batch.py", "pipeline/model/", "pipeline/tasks/", "pipeline/train/", "pipeline/evaluate.py",
@@ -87,6 +89,7 @@ def test_packages_are_imported_by_name_only_where_they_may_be() -> None:
         ("pipeline__data__reader", "from ray import data"),
         ("pipeline__evaluate", "import ray.tune"),
         ("pipeline__modalities__text", "def f():\n    from PIL import Image"),
+        ("pipeline__modalities__mel", "import soundfile"),
         ("pipeline__train__x", "import mlflow.pyfunc"),
         ("jobs__x", "from matplotlib.figure import Figure"),
         ("pipeline__model__x", "import einops"),

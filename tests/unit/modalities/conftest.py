@@ -1,4 +1,4 @@
-"""Real pictures, texts and tables: the folder in INTERLACE_TEST_DATA, else ../shared/data beside the repository."""
+"""Real values of every modality: the folder in INTERLACE_TEST_DATA, else ../shared/data beside the repository."""
 
 import os
 from pathlib import Path
@@ -48,3 +48,11 @@ def stays() -> list[tuple]:
     """Rows of (age, height_cm, weight_kg, icu_type, gender) with real gaps."""
     columns = ("age", "height_cm", "weight_kg", "icu_type", "gender")
     return list(zip(*(read_column("icu2012/set_a.parquet", c) for c in columns), strict=True))
+
+
+@pytest.fixture(scope="session")
+def sounds() -> dict[str, list[tuple[bytes, int, int]]]:
+    """Rows of (encoded sound, samples, samples a second) of four sets, the counts as their READMEs give them."""
+    files = ("fsdd/speech", "esc10/folds_1_4", "asterisk_prompts/speech_en", "tuxpaint_stamps/speech_fr")
+    columns = ("audio", "num_samples", "sample_rate")
+    return {f: list(zip(*(read_column(f"{f}.parquet", c) for c in columns), strict=True)) for f in files}

@@ -1,0 +1,282 @@
+"""Laws of sounds: counts, times, cuts, and bands like librosa's. Augmentation and refusals have files of their own."""
+
+import io
+import math
+import warnings
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.fields import AudioField
+from pipeline.modalities.audio import AudioModality
+from pipeline.modalities.mel import LOG_FLOOR, MelSettings, hz_to_mel, log_mel, make_filters, mel_to_hz
+
+with warnings.catch_warnings(action="ignore"):  # of its own dependencies
+    import librosa
+    from librosa import feature
+
+FORMATS = (("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"))
+
+
+def modality(**settings) -> AudioModality:
+    return AudioModality("sound", AudioField(modality="audio", column="audio", **settings), {})
+
+
+def save(samples: np.ndarray, rate: int = 16_000, format: str = "WAV", subtype: str = "FLOAT") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=format, subtype=subtype)
+    return file.getvalue()
+
+
+def noise(count: int, *channels: int, seed: int = 0) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).standard_normal((count, *channels))).clip(-1, 1).astype(np.float32)
+
+
+def check_laws(m: AudioModality, value: tuple[bytes]) -> int:
+    extent = m.measure(value)
+    decoded = m.decode(value)
+    tokens = m.encode(decoded)
+    count = m.num_tokens(extent)
+    assert tokens.grid == m.grid(extent) == (count, 1)
+    assert tokens.values.shape == (count, m.spec.patch_dim)
+    assert tokens.values.dtype == np.float16 == np.dtype(m.spec.patch_dtype)
+    assert np.isfinite(tokens.values).all()
+    assert tokens.times.shape == (count,)
+    assert tokens.times.dtype == decoded.dtype == np.float32
+    assert (np.diff(tokens.times) > 0).all()
+    assert 1 <= count <= m.spec.max_grid[0]
+    assert m.spec.max_grid[1] == 1
+    assert m.spec.clocked
+    assert m.words(decoded) == ()
+    assert m.decode(value).tobytes() == decoded.tobytes()
+    augmented = m.augment(decoded, np.random.default_rng(1))
+    assert augmented.shape == decoded.shape
+    assert augmented.dtype == np.float32
+    assert np.isfinite(augmented).all()
+    assert m.augment(decoded, np.random.default_rng(1)).tobytes() == augmented.tobytes()
+    assert len(m.encode(augmented).values) == count
+    return count
+
+
+@st.composite
+def files(draw) -> tuple[bytes]:
+    format, subtype = draw(st.sampled_from(FORMATS))
+    rates = st.sampled_from((8000, 11_025, 16_000, 22_050, 44_100, 48_000))
+    if format != "OGG":
+        rates |= st.integers(1, 192_000) if format == "WAV" else st.integers(1000, 65_535)
+    channels = draw(st.integers(1, 2 if format == "OGG" else 8))
+    samples = noise(draw(st.integers(1, 3000) | st.integers(3000, 20_000)), channels, seed=draw(st.integers(0, 9)))
+    return (save(samples, draw(rates), format, subtype),)
+
+
+@st.composite
+def chosen(draw) -> dict[str, object]:
+    return {
+        "rate_hz": draw(st.sampled_from((1000, 8000, 16_000, 22_050)) | st.integers(1000, 50_000)),
+        "max_seconds": draw(st.sampled_from((0.001, 0.1, 1.0, 10.0))),
+        "num_mels": draw(st.integers(8, 80)),
+        "window_ms": draw(st.sampled_from((0.01, 5.0, 25.0, 64.3))),
+        "hop_ms": draw(st.sampled_from((1.7, 10.0, 33.3, 100.0))),
+        "patch_frames": draw(st.integers(1, 12)),
+        "normalise": draw(st.sampled_from(("none", "bands"))),
+    }
+
+
+BUSY = {"gain_db": 6, "shift_s": 0.2, "noise_db": 10, "speed": 0.3, "time_mask": 0.3, "band_mask": 0.3}
+
+
+def test_tokens_are_as_many_as_measured():
+    counts, cut = set(), 0
+
+    @settings(max_examples=200, deadline=None)
+    @given(files(), chosen(), st.booleans())
+    def check(value, fields, busy) -> None:
+        nonlocal cut
+        m = modality(**fields, **(BUSY if busy else {}))
+        counts.add(check_laws(m, value))
+        num_samples, rate = m.measure(value)
+        cut += num_samples / rate > fields["max_seconds"]
+
+    check()
+    assert len(counts) > 4
+    assert cut > 5
+
+
+def test_tokens_are_as_many_as_measured_on_real_sounds(sounds):
+    m = modality(**BUSY)
+    keep = modality(rate_hz=8000, max_seconds=1.5, num_mels=40, patch_frames=3, normalise="none")
+    counts = [check_laws(each, (data,)) for rows in sounds.values() for data, *_ in rows[::60] for each in (m, keep)]
+    assert len(counts) > 120
+    assert len(set(counts)) > 20
+
+
+def test_measuring_finds_the_counts_that_the_sets_state(sounds):
+    m = modality()
+    for rows in sounds.values():
+        assert [m.measure((data,)) for data, *_ in rows] == [(count, rate) for _, count, rate in rows]
+    assert sum(map(len, sounds.values())) > 3000
+
+
+def test_counts_by_hand():
+    """400 samples a frame, 160 from one to the next, 4 frames a token."""
+    m = modality()
+    hands = {1: 1, 400: 1, 401: 1, 880: 1, 881: 2, 16_000: 25, 160_000: 250, 10**9: 250}
+    assert {n: m.num_tokens((n, 16_000)) for n in hands} == hands
+    assert m.spec.max_grid == (250, 1)
+    assert m.num_tokens((44_100, 44_100)) == m.num_tokens((8000, 8000)) == 25
+    assert m.num_tokens((1, 1_000_000)) == 1
+    assert modality(max_seconds=0.0001, rate_hz=1000).num_tokens((5, 1)) == 1
+
+
+def test_measuring_reads_the_header_only():
+    for format, subtype in FORMATS[:4]:
+        good = save(noise(50_000), 16_000, format, subtype)
+        payload = len(good) // 2
+        garbage = good[:payload] + bytes(reversed(good[payload:]))
+        assert modality().measure((garbage,)) == (50_000, 16_000)
+
+
+def reference(samples: np.ndarray, mel: MelSettings) -> np.ndarray:
+    """Frames by librosa: it puts the window in the middle of the transform, so its samples begin that much earlier."""
+    num_fft = make_filters(mel).num_fft
+    whole = np.zeros((mel.num_frames(len(samples)) - 1) * mel.hop + num_fft, np.float32)
+    whole[(num_fft - mel.window) // 2 :][: len(samples)] = samples
+    power = feature.melspectrogram(
+        y=whole, sr=mel.rate_hz, n_fft=num_fft, hop_length=mel.hop, win_length=mel.window,
+        window="hann", center=False, power=2.0, n_mels=mel.num_mels,
+    )  # fmt: skip
+    return np.log(np.maximum(power, 1e-10)).T
+
+
+@pytest.mark.parametrize(
+    ("rate", "window", "hop", "mels"),
+    [(16_000, 400, 160, 64), (8000, 200, 80, 40), (22_050, 551, 220, 128), (44_100, 1024, 1500, 256), (1000, 7, 3, 8)],
+)
+def test_bands_are_those_of_librosa(rate, window, hop, mels):
+    """Within 0.0001 in the natural logarithm (0.0004 dB)."""
+    mel = MelSettings(rate_hz=rate, window=window, hop=hop, num_mels=mels)
+    for count in (window // 2 + 1, window, 5 * window + 1, rate):
+        ours = log_mel(noise(count), mel)
+        assert np.abs(ours - reference(noise(count), mel)).max() < 1e-4
+        assert ours.std() > 0.1
+
+
+def test_bands_of_real_sounds_are_those_of_librosa(sounds):
+    """Of all of what each set holds: decoding, averaging, and frames, but no resampling."""
+    seen = 0
+    for rows in sounds.values():
+        for data, _, rate in rows[::150]:
+            samples, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+            m = modality(rate_hz=rate, max_seconds=60)
+            mel = MelSettings(rate_hz=rate, window=rate // 40, hop=rate // 100, num_mels=64)
+            got = m.decode((data,))[:, 1:]
+            assert np.abs(got - reference(samples, mel)).max() < 2e-3  # quiet parts lie near float32's own noise
+            assert np.abs(got - reference(samples, mel)).mean() < 1e-5
+            seen += 1
+    assert seen > 20
+
+
+@pytest.mark.parametrize(("rate", "to"), [(8000, 16_000), (44_100, 16_000), (48_000, 8000), (22_050, 16_000)])
+def test_resampling_agrees_with_a_polyphase_filter(rate, to):
+    """Tones of a chirp below 0.4 of the lower rate: bands within 0.02 (0.09 dB) where there is sound."""
+    lower = min(rate, to)
+    seconds = np.arange(2 * rate) / rate
+    chirp = 0.5 * np.sin(2 * np.pi * (50 * seconds + (0.4 * lower - 50) / 4 * seconds**2)).astype(np.float32)
+    chirp *= np.hanning(len(chirp)).astype(np.float32)
+    m = modality(rate_hz=to)
+    got = m.decode((save(chirp, rate),))[:, 1:]
+    polyphase = librosa.resample(chirp, orig_sr=rate, target_sr=to, res_type="polyphase")
+    want = log_mel(polyphase, MelSettings(rate_hz=to, window=to // 40, hop=to // 100, num_mels=64))
+    loud = want > want.max() - math.log(1e4)
+    assert np.abs(got - want[: len(got)])[loud].max() < 0.02
+    assert loud.sum() > 500
+
+
+def test_channels_are_averaged():
+    left, right = noise(5000, seed=1), noise(5000, seed=2)
+    both = modality().decode((save(np.stack([left, right], axis=1)),))
+    assert np.array_equal(both, modality().decode((save((left + right) / 2),)))
+
+
+def test_bands_lie_where_their_tones_are():
+    m = modality(num_mels=40)
+    seconds = np.arange(16_000) / 16_000
+    mels = hz_to_mel(np.array([0, 8000.0]))
+    for hz in (200, 1000, 3000, 7000):
+        loudest = m.decode((save(0.5 * np.sin(2 * np.pi * hz * seconds)),))[:, 1:].mean(axis=0).argmax()
+        assert loudest == pytest.approx(hz_to_mel(np.array(hz)) / mels[1] * 41 - 1, abs=0.6)
+
+
+@given(st.floats(0, 1e5))
+def test_the_mel_scale_is_invertible(hz):
+    assert mel_to_hz(hz_to_mel(np.array(hz))) == pytest.approx(hz, rel=1e-9, abs=1e-9)
+
+
+def test_no_band_is_empty_however_short_the_window():
+    for window, mels in ((2, 8), (5, 256), (80, 128), (400, 256)):
+        filters = make_filters(MelSettings(rate_hz=16_000, window=window, hop=160, num_mels=mels))
+        assert (filters.bank.sum(axis=0) > 0).all()
+
+
+def test_normalising_removes_the_mean_of_each_band_before_filling_up():
+    value = (save(noise(5000)),)
+    raw, level = modality(normalise="none", patch_frames=8), modality(normalise="bands", patch_frames=8)
+    decoded = raw.decode(value)
+    assert np.array_equal(decoded, level.decode(value))
+    bands = decoded[:, 1:]
+    assert len(bands) % 8 != 0
+    for m, want in ((raw, bands), (level, bands - bands.mean(axis=0))):
+        cells = m.encode(decoded).values.reshape(-1, 64)
+        assert np.abs(cells[: len(bands)] - want).max() < 0.008
+        assert (cells[len(bands) :] == 0).all()
+
+
+@pytest.mark.parametrize("gain", [1.0, 1e-4])
+def test_half_precision_is_enough(gain):
+    """Its rounding is a fiftieth of the spread of the steadiest band of noise, at any loudness."""
+    m = modality(normalise="none", patch_frames=1)
+    decoded = m.decode((save(gain * noise(50_000)),))
+    error = m.encode(decoded).values - decoded[:, 1:]
+    assert np.abs(error).max() < 0.008
+    assert np.abs(error).mean() < decoded[:, 1:].std(axis=0).min() / 50
+
+
+def test_silence_lies_at_the_floor():
+    assert (modality().decode((save(np.zeros(5000)),))[:, 1:] == np.float32(LOG_FLOOR)).all()
+
+
+def test_tokens_carry_the_middle_of_their_frames():
+    """Frames of 25 ms every 10 ms: middles at 12.5, 22.5, ... ms; the last token has one frame."""
+    m = modality(patch_frames=4)
+    tokens = m.encode(m.decode((save(noise(400 + 8 * 160)),)))
+    assert tokens.times == pytest.approx([0.0275, 0.0675, 0.0925], abs=1e-6)
+    assert m.encode(m.decode((save(noise(44_100), 44_100),))).times[:2] == pytest.approx([0.0275, 0.0675], abs=1e-6)
+
+
+@pytest.mark.parametrize(("format", "subtype"), FORMATS)
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_the_middle_of_a_long_sound_is_kept_with_its_times(rate, format, subtype):
+    m = modality(max_seconds=0.7)
+    data = save(noise(5 * rate + 1, 2), rate, format, subtype)
+    whole, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+    kept = 7 * rate // 10
+    first = (len(whole) - kept) // 2
+    got = m.decode((data,))
+    want = m.decode((save(whole[first : first + kept], rate),))
+    assert np.array_equal(got[:, 1:], want[:, 1:])
+    assert got[:, 0] - first / rate == pytest.approx(want[:, 0], abs=1e-6)
+    if rate == 16_000:  # without resampling, a hop's multiple later, the frames of the whole are the same ones
+        all_frames = modality().decode((save(whole[first % 160 :], rate),))
+        assert np.abs(all_frames[first // 160 :, 1:][: len(got) - 1] - got[:-1, 1:]).max() < 1e-4
+
+
+def test_settings_in_time_have_their_effect():
+    decoded = modality(window_ms=50, hop_ms=20, num_mels=32).decode((save(noise(16_000)),))
+    assert decoded.shape == (1 + math.ceil((16_000 - 800) / 320), 33)
+    assert decoded[:2, 0] == pytest.approx([0.025, 0.045])
+    m = modality(patch_frames=10, max_seconds=2)
+    assert m.spec.patch_dim == 640
+    assert m.num_tokens((10**6, 16_000)) == m.spec.max_grid[0] == 20
