@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pipeline.data.sources import faults_of, open_source, usable_rows
+from pipeline.errors import DataError
+from pipeline.recipe import Source
 from tests.data import EmojiLike
 
 Row = dict[str, Any]
@@ -99,3 +104,29 @@ def of_folder(folder: Path) -> EmojiLike:
     """A recipe maker over a folder that a test fills by itself."""
     folder.mkdir(parents=True, exist_ok=True)
     return EmojiLike(folder=folder, rows=0)
+
+
+def source(name: str, **settings: Any) -> Source:
+    return Source(format=name, paths=("x",), **settings)
+
+
+def read(made: Source, path: Path, *columns: str) -> tuple[list[Row], dict[int, str]]:
+    """Usable rows of all columns, and reasons by row."""
+    reader = open_source(made)
+    rows: list[Row] = []
+    faults: dict[int, str] = {}
+    for group in reader.row_groups(str(path)):
+        table = reader.read(group, columns)
+        assert table.num_rows == group.num_rows
+        faults |= {group.first_row + i: f for i, f in enumerate(faults_of(table)) if f}
+        rows += usable_rows(table).to_pylist()
+    return rows, faults
+
+
+def refused(made: Source, path: Path) -> str:
+    """The message of a shard that can't be read at all."""
+    reader = open_source(made)
+    with pytest.raises(DataError) as caught:
+        [reader.schema(str(path)), reader.row_groups(str(path))]
+    assert str(path) in str(caught.value)
+    return str(caught.value)
