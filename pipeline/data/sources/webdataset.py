@@ -37,11 +37,11 @@ KINDS: dict[str, pa.DataType] = {
     "id": pa.int64(),
 }
 """Type by the last part of an extension."""
-PARSERS: dict[pa.DataType, Callable[[bytes], Any]] = {
-    pa.binary(): bytes,
-    pa.string(): bytes.decode,
-    pa.int64(): lambda b: _int64(b),
-    pa.float64(): float,
+PARSERS: dict[pa.DataType, Callable[[memoryview], Any]] = {
+    pa.binary(): lambda view: view,  # copied once, into Arrow's buffer
+    pa.string(): lambda view: str(view, "utf-8"),
+    pa.int64(): lambda view: _int64(bytes(view)),
+    pa.float64(): lambda view: float(bytes(view)),
 }
 
 
@@ -101,21 +101,22 @@ class WebDataset(ShardFormat):
         found = list(_samples(read, first, first + group.num_bytes, group.shard))
         if len(found) != group.num_rows:
             raise changed(group)
-        arrays = [self._column(group, c, found, read) for c in columns]
+        view = memoryview(data)
+        arrays = [self._column(group, c, found, view) for c in columns]
         table = pa.table(arrays, names=list(columns)) if columns else pa.table({KEY: _keys(found)}).select([])
         faults = [s.fault for s in found]
         return table.append_column(FAULT, pa.array(faults, pa.string())) if any(faults) else table
 
-    def _column(self, group: RowGroup, column: str, found: Sequence[Sample], read: Read) -> pa.Array:
+    def _column(self, group: RowGroup, column: str, found: Sequence[Sample], view: memoryview) -> pa.Array:
         if column == KEY:
             return _keys(found)
         names = self._members(column)
         kind = self._type(group, column)
         match = JSON_KEY.fullmatch(names[0])
         if match:
-            docs = list(_values(found, (match["member"],), bytes, read))
+            docs = list(_values(found, (match["member"],), bytes, view, group.offset))
             return _json_column(docs, match, kind, found)
-        return pa.array(list(_values(found, names, PARSERS[kind], read)), kind)
+        return pa.array(list(_values(found, names, PARSERS[kind], view, group.offset)), kind)
 
     def _members(self, column: str) -> tuple[str, ...]:
         return next((names for name, names in self.names if name == column), (column,))
@@ -168,7 +169,9 @@ def _keys(found: Sequence[Sample]) -> pa.Array:
     return pa.array([s.key.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for s in found], pa.string())
 
 
-def _values(found: Sequence[Sample], names: Sequence[str], parse: Callable[[bytes], Any], read: Read) -> Iterator[Any]:
+def _values(
+    found: Sequence[Sample], names: Sequence[str], parse: Callable[[memoryview], Any], view: memoryview, first: int
+) -> Iterator[Any]:
     """The parsed member of each sample, None where it has none; one that doesn't parse gives its sample a fault."""
     for sample in found:
         name = next((n for n in names if n in sample.members), None)
@@ -176,7 +179,8 @@ def _values(found: Sequence[Sample], names: Sequence[str], parse: Callable[[byte
             yield None
             continue
         try:
-            yield parse(read(*sample.members[name]))
+            offset, size = sample.members[name]
+            yield parse(view[offset - first : offset - first + size])
         except ValueError as error:
             what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "a number"
             sample.fault = f"member `{name}` of {sample.key!r}: expected {what}, but {error}"[:240]
