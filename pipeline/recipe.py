@@ -21,11 +21,40 @@ from pipeline.fields import AnyField, ImageField, Node
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 
 
-class Source(Node):
-    """Shards of one split."""
+ColumnType = Literal["string", "integer", "number", "boolean", "binary", "strings", "integers", "numbers"]
 
-    format: Literal["parquet"] = Field("parquet", description="File format of the shards.")
+
+class Source(Node):
+    """Shards of one split. Columns are named as in the recipe, after `rename`."""
+
+    format: Literal["parquet", "webdataset", "csv", "jsonl"] = Field("parquet", description="Format of the shards.")
     paths: tuple[str, ...] = Field(min_length=1, description="Files or globs, relative to `data.root`.")
+    files: tuple[str, ...] = Field((), description="Columns of paths, relative to their table, read as those files.")
+    rename: dict[str, str] = Field(
+        {}, description="Name in the recipe: name in the shard; for `webdataset` extensions in order, `jpg;jpeg;png`."
+    )
+    types: dict[str, ColumnType] = Field(
+        {}, description="Types of columns that the first rows of a shard (for `webdataset` also names) get wrong."
+    )
+    group_rows: int = Field(256, ge=1, description="Rows in a row group, where the format has none of its own.")
+    delimiter: str = Field(",", min_length=1, max_length=1, description="`csv`: what separates values.")
+
+    @model_validator(mode="after")
+    def _of_format(self) -> "Source":
+        void = {
+            "parquet": ("types", "group_rows", "delimiter"),
+            "webdataset": ("files", "delimiter"),
+            "csv": (),
+            "jsonl": ("delimiter",),
+        }[self.format]
+        for name in void:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` has no effect with `format: {self.format}`")
+        if self.format == "csv" and (lists := [c for c, t in self.types.items() if t.endswith("s")]):
+            raise ValueError(f"`types.{lists[0]}` can't be a list with `format: csv`")
+        if self.delimiter in '"\r\n' or not self.delimiter.isascii():
+            raise ValueError(f"`delimiter` must be an ASCII character that is no quote or newline: {self.delimiter!r}")
+        return self
 
 
 class Data(Node):

@@ -22,8 +22,8 @@ from pipeline import modalities
 from pipeline.data.manifest import MISSING, Manifest, load_manifest, save_manifest
 from pipeline.data.plan import PlanSettings
 from pipeline.data.reader import Reader, Recordings, field_value, num_tokens, record_hash
-from pipeline.data.schema import check_schema
-from pipeline.data.sources import FORMATS, RowGroup, find_shards
+from pipeline.data.schema import check_schemas
+from pipeline.data.sources import SPARSE, RowGroup, ShardFormat, faults_of, find_shards, open_source, usable_rows
 from pipeline.data.sources.base import split_uri
 from pipeline.data.targets import fit_target, make_target
 from pipeline.errors import BadShareError, DataError, RecordError
@@ -31,7 +31,7 @@ from pipeline.fields import AnyField
 from pipeline.recipe import Recipe, Source
 from pipeline.sample import BadRecord
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when the meaning of a cached index changes, so that older ones are made anew."""
 
 Measure = Callable[[RowGroup], pa.Table]
@@ -97,29 +97,28 @@ def build_index(recipe: Recipe, mapper: Mapper = map) -> Index:
     shards = {n: find_shards(s.paths, recipe.data.root) for n, s in splits(recipe).items()}
     prints = {n: [_fingerprint(s) for s in found] for n, found in shards.items()}
     cache = Path(recipe.storage).absolute() / "cache" / "index"
-    fitted = _cached_fit(recipe, shards["train"], cache / _key(recipe, prints["train"], "fit"))
+    fitted = _cached_fit(recipe, shards["train"], cache / _key(recipe, "train", prints["train"], "fit"))
     recordings = make_recordings(recipe, fitted)
     manifests = {}
     for name, source in splits(recipe).items():
-        path = cache / _key(recipe, prints[name], fitted) / "manifest.parquet"
+        path = cache / _key(recipe, name, prints[name], fitted) / "manifest.parquet"
         if not path.exists():
-            save_manifest(build_manifest(source.format, shards[name], recipe, recordings, mapper), path)
+            save_manifest(build_manifest(source, shards[name], recipe, recordings, mapper), path)
         manifests[name] = load_manifest(path)
         check_manifest(manifests[name], name, recipe, recordings)
     return Index(fitted=fitted, manifests=manifests)
 
 
 def build_manifest(
-    format_name: str, shards: Sequence[str], recipe: Recipe, recordings: Recordings, mapper: Mapper
+    source: Source, shards: Sequence[str], recipe: Recipe, recordings: Recordings, mapper: Mapper
 ) -> Manifest:
     """Measure every row group of the shards."""
-    reader = FORMATS[format_name]
-    for shard in shards:
-        check_schema(recipe, reader.schema(shard), shard)
+    reader = open_source(source)
+    check_schemas(recipe, {s: reader.schema(s) for s in shards}, sparse=source.format in SPARSE)
     groups = [g for shard in shards for g in reader.row_groups(shard) if g.num_rows]
     if not groups:
         raise DataError(f"expected at least one row, but {len(shards)} shards hold none: {shards[0]}")
-    tables = mapper(MeasureGroup(format_name, recordings), groups)
+    tables = mapper(MeasureGroup(reader, recordings), groups)
     table = pa.concat_tables(tables)
     assert table.num_rows == sum(g.num_rows for g in groups)
     reasons = table["reason"].to_pylist()
@@ -128,7 +127,7 @@ def build_manifest(
         BadRecord(shard=s, row=r, reason=why) for (s, r), why in zip(places, reasons, strict=True) if why is not None
     )
     return Manifest(
-        format=format_name,
+        source=source,
         groups=tuple(groups),
         hashes=table["hash"].to_numpy(),
         extents={
@@ -143,17 +142,19 @@ def build_manifest(
 class MeasureGroup:
     """Measures the rows of a row group: hash, extents, and the reason where a record can't be used."""
 
-    format_name: str
+    reader: ShardFormat
     recordings: Recordings
 
     def __call__(self, group: RowGroup) -> pa.Table:
         """One row a record: `hash`, `<field>.0`, `<field>.1`, `reason`."""
         names = list(self.recordings.fields)
         try:
-            records = FORMATS[self.format_name].read(group, self.recordings.columns).to_pylist()
+            table = self.reader.read(group, self.recordings.columns)
         except DataError as error:
             return self._table([(0, [(MISSING, MISSING)] * len(names), str(error))] * group.num_rows)
-        return self._table([self._measure(record) for record in records])
+        rows = zip(table.to_pylist(), faults_of(table), strict=True)
+        unread = [(MISSING, MISSING)] * len(names)
+        return self._table([(0, unread, fault) if fault else self._measure(record) for record, fault in rows])
 
     def _measure(self, record: Mapping[str, Any]) -> tuple[int, list[tuple[int, int]], str | None]:
         reason: str | None = None
@@ -225,15 +226,15 @@ def _cached_fit(recipe: Recipe, shards: Sequence[str], folder: Path) -> Fitted:
 
 def fit(recipe: Recipe, shards: Sequence[str]) -> Fitted:
     """Fit every field and target on the training rows, each in one pass over its own columns."""
-    reader = FORMATS[recipe.data.train.format]
-    for shard in shards:
-        check_schema(recipe, reader.schema(shard), shard)
+    source = recipe.data.train
+    reader = open_source(source)
+    check_schemas(recipe, {s: reader.schema(s) for s in shards}, sparse=source.format in SPARSE)
 
     def values(columns: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
         for shard in shards:
             for group in reader.row_groups(shard):
                 try:
-                    records = reader.read(group, columns).to_pylist()
+                    records = usable_rows(reader.read(group, columns)).to_pylist()
                 except DataError:
                     continue  # the index lists the rows of a damaged row group, one by one
                 for record in records:
@@ -248,7 +249,10 @@ def fit(recipe: Recipe, shards: Sequence[str]) -> Fitted:
 
 
 def _fingerprint(shard: str) -> str:
-    """Size, modification time and hash of a shard's first and last 64 KiB: changes when the file does."""
+    """Size, modification time and hash of a shard's first and last 64 KiB: changes when the file does.
+
+    Files that a table names are not looked at: reading verifies each record's hash, so a changed one costs its record.
+    """
     system, path = split_uri(shard)
     info = system.get_file_info(path)
     hasher = xxhash.xxh3_64(f"{shard}:{info.size}:{info.mtime_ns}".encode())
@@ -259,12 +263,13 @@ def _fingerprint(shard: str) -> str:
     return hasher.hexdigest()
 
 
-def _key(recipe: Recipe, fingerprints: Sequence[str], of: Any) -> str:
+def _key(recipe: Recipe, split: str, fingerprints: Sequence[str], of: Any) -> str:
     """Name of a cache folder: everything that its content depends on."""
     reads = {
         "code": CODE_VERSION,
         "fields": {n: _reading(f) for n, f in recipe.fields.items()},
         "targets": {n: (t.task, t.column, t.multi_label) for n, t in recipe.tasks.items()},
+        "source": splits(recipe)[split].model_dump(mode="json", exclude={"paths"}),
         "fingerprints": list(fingerprints),
         "of": of,
     }

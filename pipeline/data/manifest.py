@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.data.sources import RowGroup
+from pipeline.recipe import Source
 from pipeline.sample import BadRecord
 
 MISSING = -1
@@ -27,7 +28,7 @@ class Manifest:
     """One split.
 
     Args:
-        format: name of the shards' format.
+        source: how the shards are read; its paths are those of the recipe.
         groups: row groups in order; row numbers of the manifest count through them.
         hashes: uint64 `[N]`, xxh3 of each record's columns.
         extents: for each field int32 `[N, 2]`, what its modality measured; -1 where the field is missing.
@@ -35,7 +36,7 @@ class Manifest:
         unusable: bool `[N]`, whether a record is among `bad`.
     """
 
-    format: str
+    source: Source
     groups: tuple[RowGroup, ...]
     hashes: NDArray[np.uint64]
     extents: Mapping[str, NDArray[np.int32]]
@@ -81,7 +82,7 @@ def save_manifest(manifest: Manifest, path: Path) -> None:
         columns[f"extent.{name}.0"] = pa.array(extent[:, 0])
         columns[f"extent.{name}.1"] = pa.array(extent[:, 1])
     head = {
-        "format": manifest.format,
+        "source": manifest.source.model_dump(mode="json"),
         "groups": [asdict(g) for g in manifest.groups],
         "bad": [asdict(b) for b in manifest.bad],
     }
@@ -98,7 +99,7 @@ def load_manifest(path: Path) -> Manifest:
     head = json.loads(table.schema.metadata[b"interlace"])
     names = [c.split(".")[1] for c in table.column_names if c.startswith("extent.") and c.endswith(".0")]
     return Manifest(
-        format=head["format"],
+        source=Source.model_validate(head["source"]),
         groups=tuple(RowGroup(**g) for g in head["groups"]),
         hashes=table["hash"].to_numpy(),
         extents={

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.manifest import Manifest
 from pipeline.data.plan import Plan, PlanSettings, Rows, Window
-from pipeline.data.sources import FORMATS
+from pipeline.data.sources import FAULT, open_source
 from pipeline.data.targets import Target
 from pipeline.errors import DataError, RecordError
 from pipeline.modalities.base import Modality
@@ -131,13 +131,14 @@ class Reader:
     def _records(self, plan: Plan, rows: Rows) -> dict[int, Record | BadRecord]:
         """The records of these rows, read row group by row group."""
         starts = plan.group_starts
+        reader = open_source(self.manifest.source)
         records: dict[int, Record | BadRecord] = {}
         group_of = np.searchsorted(starts, rows, side="right") - 1
         for number in np.unique(group_of).tolist():
             group = self.manifest.groups[number]
             inside = rows[group_of == number] - starts[number]
             try:
-                table = FORMATS[self.manifest.format].read(group, self.recordings.columns)
+                table = reader.read(group, self.recordings.columns)
                 if table.num_rows != group.num_rows:
                     raise DataError(f"{group.shard}: row group {group.index} now has {table.num_rows} rows")
             except DataError as error:
@@ -146,7 +147,9 @@ class Reader:
                     records[int(starts[number]) + i] = bad
                 continue
             for i, record in zip(inside.tolist(), table.take(pa.array(inside)).to_pylist(), strict=True):
-                records[int(starts[number]) + i] = record
+                reason = record.pop(FAULT, None)
+                bad = BadRecord(shard=group.shard, row=group.first_row + i, reason=reason or "")
+                records[int(starts[number]) + i] = bad if reason else record
         return records
 
     def _pack(self, position: int, epoch: int, rows: Rows, records: dict[int, Record | BadRecord]) -> Pack:

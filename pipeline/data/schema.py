@@ -1,7 +1,7 @@
 """Checks that a shard has the columns a recipe reads, in types that their fields can use."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 from pyarrow import types
@@ -71,3 +71,15 @@ def check_schema(recipe: Recipe, schema: pa.Schema, shard: str) -> None:
             faults.append(f"{key}: expected `{column}` to be {expected}, but it is {schema.field(column).type}")
     if faults:
         raise DataError(f"{shard}: " + "; ".join(faults))
+
+
+def check_schemas(recipe: Recipe, schemas: Mapping[str, pa.Schema], *, sparse: bool) -> None:
+    """Check every shard; where the format is sparse, a column that another shard has may be missing.
+
+    Raises:
+        DataError: as `check_schema` does.
+    """
+    names = dict.fromkeys(n for s in schemas.values() for n in s.names) if sparse else {}
+    for shard, schema in schemas.items():
+        lacking = [pa.field(n, pa.null()) for n in names if n not in schema.names]
+        check_schema(recipe, pa.schema([*schema, *lacking]), shard)

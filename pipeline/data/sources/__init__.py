@@ -1,8 +1,85 @@
-"""Formats of shards, one file each. A new format is a file beside `parquet.py` and a row in `FORMATS`."""
+"""Formats of shards, one file each. A new format is a file beside `parquet.py` and a row in `FORMATS`.
 
-from pipeline.data.sources.base import RowGroup, ShardFormat, find_shards
+settings of a source -> open_source -> reader: schema, row_groups, read
+"""
+
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from pipeline.data.sources.base import FAULT, RowGroup, ShardFormat, faults_of, find_shards, usable_rows
+from pipeline.data.sources.columns import Renamed, WithFiles
+from pipeline.data.sources.csv import Csv
+from pipeline.data.sources.jsonl import Jsonl, Types
 from pipeline.data.sources.parquet import Parquet
+from pipeline.data.sources.webdataset import WebDataset, check_names
+from pipeline.recipe import Source
 
-FORMATS: dict[str, ShardFormat] = {"parquet": Parquet()}
+TYPES: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "binary": pa.binary(),
+    "strings": pa.list_(pa.string()),
+    "integers": pa.list_(pa.int64()),
+    "numbers": pa.list_(pa.float64()),
+}
+"""Types that a source can name."""
 
-__all__ = ["FORMATS", "RowGroup", "ShardFormat", "find_shards"]
+SPARSE = ("webdataset", "jsonl")
+"""Formats in which a shard need not have every column."""
+
+
+def _types(source: Source, names: dict[str, str]) -> Types:
+    return tuple((names.get(c, c), TYPES[t]) for c, t in source.types.items())
+
+
+def _csv(source: Source) -> ShardFormat:
+    types = _types(source, source.rename)
+    return Csv(group_rows=source.group_rows, delimiter=source.delimiter, types=types)
+
+
+def _jsonl(source: Source) -> ShardFormat:
+    return Jsonl(group_rows=source.group_rows, types=_types(source, source.rename))
+
+
+def _webdataset(source: Source) -> ShardFormat:
+    names = tuple((c, tuple(n.split(";"))) for c, n in source.rename.items())
+    made = WebDataset(group_rows=source.group_rows, names=names, types=_types(source, {}))
+    check_names(made)
+    return made
+
+
+FORMATS: dict[str, Callable[[Source], ShardFormat]] = {
+    "parquet": lambda _: Parquet(),
+    "webdataset": _webdataset,
+    "csv": _csv,
+    "jsonl": _jsonl,
+}
+
+
+def open_source(source: Source) -> ShardFormat:
+    """The reader that a source's settings describe.
+
+    Raises:
+        DataError: settings that contradict each other.
+    """
+    reader = FORMATS[source.format](source)
+    if source.rename and source.format != "webdataset":
+        reader = Renamed(inner=reader, names=tuple(source.rename.items()), sparse=source.format in SPARSE)
+    if source.files:
+        reader = WithFiles(inner=reader, files=source.files, sparse=source.format in SPARSE)
+    return reader
+
+
+__all__ = [
+    "FAULT",
+    "SPARSE",
+    "RowGroup",
+    "ShardFormat",
+    "faults_of",
+    "find_shards",
+    "open_source",
+    "usable_rows",
+]

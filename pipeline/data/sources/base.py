@@ -1,6 +1,8 @@
 """What every source format offers: row groups, and reading columns of one row group.
 
 A *row group* is the smallest part of a shard that is read at once; windows of several are the unit of shuffling.
+A table that is read may carry a column `FAULT`: the reason why a row can't be used, null where it can. Such a row
+becomes a bad record, and costs no other.
 """
 
 import glob
@@ -15,20 +17,28 @@ from pyarrow import fs
 
 from pipeline.errors import DataError
 
+FAULT = "__fault__"
+"""Column of a table that was read: why the row can't be used."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup:
-    """One row group: shard path or URI, its number in the shard, rows before it in the shard, rows, bytes unpacked."""
+    """One row group: shard path or URI, its number in the shard, rows before it in the shard, rows, bytes.
+
+    Formats without row groups of their own cut them from the file: `num_bytes` from `offset`. For Parquet `num_bytes`
+    is the size unpacked, and `offset` is not used.
+    """
 
     shard: str
     index: int
     first_row: int
     num_rows: int
     num_bytes: int
+    offset: int = 0
 
 
 class ShardFormat(ABC):
-    """Reader of one file format. Stateless, so that it travels to any process."""
+    """Reader of one file format with its settings. Frozen, hashable and small, so that it travels to any process."""
 
     @abstractmethod
     def schema(self, shard: str) -> pa.Schema:
@@ -40,7 +50,23 @@ class ShardFormat(ABC):
 
     @abstractmethod
     def read(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
-        """Columns of one row group. Raises DataError if its bytes are damaged, OSError if it can't be reached."""
+        """Columns of one row group, and maybe `FAULT`.
+
+        Raises:
+            DataError: the row group's bytes are damaged, or a column is not there.
+            OSError: it can't be reached.
+        """
+
+
+def faults_of(table: pa.Table) -> list[str | None]:
+    """For each row why it can't be used, None where it can."""
+    reasons: list[str | None] = table[FAULT].to_pylist() if FAULT in table.column_names else [None] * table.num_rows
+    return reasons
+
+
+def usable_rows(table: pa.Table) -> pa.Table:
+    """The rows without a fault, and no column of faults."""
+    return table.filter(table[FAULT].is_null()).drop_columns(FAULT) if FAULT in table.column_names else table
 
 
 def split_uri(path: str) -> tuple[fs.FileSystem, str]:

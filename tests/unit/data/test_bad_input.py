@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data.index import build_index
-from pipeline.data.sources import FORMATS
+from pipeline.data.sources.parquet import Parquet
 from pipeline.errors import BadShareError, DataError
 from pipeline.sample import Pack
 from tests.data import EmojiLike, make_rows, write_shards, write_table
@@ -139,7 +139,7 @@ def test_a_damaged_page_costs_its_row_group(data: EmojiLike, tmp_path: Path) -> 
     shard = data.folder / "train-1.parquet"
 
     def damage() -> None:
-        group = FORMATS["parquet"].row_groups(str(shard))[1]
+        group = Parquet().row_groups(str(shard))[1]
         start = pq.ParquetFile(shard).metadata.row_group(group.index).column(1).data_page_offset
         content = bytearray(shard.read_bytes())
         content[start : start + 400] = b"\xff" * 400
