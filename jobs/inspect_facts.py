@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from pipeline.data.index import Index, make_recordings
 from pipeline.data.manifest import Manifest
 from pipeline.data.reader import Record, Recordings, field_tokens, field_value
-from pipeline.data.sources import open_source
 from pipeline.data.targets import ClassTarget
 from pipeline.errors import RecordError
 from pipeline.figures import picture_png
@@ -191,7 +190,7 @@ def count_labels(manifest: Manifest, recordings: Recordings) -> Mapping[str, Map
         if not usable.any():
             continue  # a damaged row group can't be read again
         columns = [c for _, c in targets.values()]
-        table = open_source(manifest.source).read(group, list(dict.fromkeys(columns)))
+        table = manifest.readers()[group.source].read(group, list(dict.fromkeys(columns)))
         for name, (target, column) in targets.items():
             for value in table[column].filter(usable).to_pylist():
                 labels = [None] if value is None else [str(target.classes[i]) for i in target.encode(value)]
@@ -212,7 +211,8 @@ def sample_sheet(manifest: Manifest, recordings: Recordings, seed: int) -> list[
         inside = chosen[(chosen >= starts[number]) & (chosen < starts[number + 1])]
         if not len(inside):
             continue
-        table = open_source(manifest.source).read(manifest.groups[number], recordings.columns)
+        group = manifest.groups[number]
+        table = manifest.readers()[group.source].read(group, recordings.columns)
         records = table.take(inside - starts[number]).to_pylist()
         for row, record in zip(inside.tolist(), records, strict=True):
             shard, at = manifest.locate(row)

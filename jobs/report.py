@@ -12,7 +12,7 @@ from torch import device
 
 from jobs.console import console
 from pipeline.data.reader import Reader
-from pipeline.data.sources import open_source, usable_rows
+from pipeline.data.sources import usable_rows
 from pipeline.evaluate import SubsetResult, evaluate_subsets, field_subsets
 from pipeline.figures import confusion_figure
 from pipeline.predict import Predictor
@@ -97,7 +97,7 @@ def model_card(folder: Path, prepared: Prepared) -> ModelCard:
     recipe = prepared.recipe
     manifest = prepared.index.manifests["train"]
     columns = [c for field in recipe.fields.values() for c in field.columns]
-    group = usable_rows(open_source(manifest.source).read(manifest.groups[0], columns))
+    group = usable_rows(manifest.readers()[0].read(manifest.groups[0], columns))
     rows = group.slice(0, EXAMPLE_ROWS).to_pylist()
     predictions = Predictor.load(folder).predict(rows)
     return ModelCard(

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 def describe(error: Mapping[str, Any], root: type[BaseModel]) -> str:
     """One pydantic error of a tree of `root` as one line, with the nearest known name for an unknown key."""
     location = [str(part) for part in error["loc"]]
-    kinds = {"image", "text", "table", "classification"}
+    kinds = {"image", "text", "table", "audio", "series", "classification"}
     shown = ".".join(part for i, part in enumerate(location) if not (part in kinds and i == 2)) or "recipe"
     if error["type"] == "extra_forbidden":
         known = _known_names(error["loc"][:-1], root)

@@ -57,15 +57,37 @@ class Source(Node):
         return self
 
 
+class MixedSource(Source):
+    """One of several sources that training mixes."""
+
+    weight: float = Field(gt=0, description="Share of the samples drawn from this source, relative to the others'.")
+
+
 class Data(Node):
     """Where samples come from and how they are read."""
 
     root: str = Field(".", description="Folder that relative paths start from; itself relative to the current folder.")
-    train: Source = Field(description="Samples to train on.")
+    train: Source | None = Field(None, description="Samples to train on; or give `mix`.")
+    mix: dict[Annotated[str, Field(pattern=NAME)], MixedSource] = Field(
+        {}, description="Several sources to train on, mixed by weight; or give `train`."
+    )
+    mix_rows: int = Field(1000, ge=1, description="`mix`: samples shuffled together, shares exact in each.")
     validation: Source | None = Field(None, description="Samples to choose settings and the best checkpoint by.")
     test: Source | None = Field(None, description="Samples to report on, never to choose by.")
     window_groups: int = Field(8, ge=1, description="Row groups read and shuffled together: the unit of reading.")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="Share of bad records above which a run stops.")
+
+    @model_validator(mode="after")
+    def _train_or_mix(self) -> "Data":
+        if (self.train is None) == (not self.mix):
+            raise ValueError("expected either `train` or `mix`")
+        return self
+
+    def splits(self) -> dict[str, tuple[Source, ...]]:
+        """The sources of each split that is given."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        given: dict[str, tuple[Source, ...]] = {"train": tuple(self.mix.values())} if self.mix else {}
+        return given | {name: (source,) for name, source in named.items() if source is not None}
 
 
 class ClassificationTask(Node):

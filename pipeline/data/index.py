@@ -10,7 +10,7 @@ same recipe starts at once.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import xxhash
 
 from pipeline import modalities
 from pipeline.data.manifest import MISSING, Manifest, load_manifest, save_manifest
+from pipeline.data.mix import MixSettings
 from pipeline.data.plan import PlanSettings
 from pipeline.data.reader import Reader, Recordings, field_value, num_tokens, record_hash
 from pipeline.data.schema import check_schemas
@@ -31,7 +32,7 @@ from pipeline.fields import AnyField
 from pipeline.recipe import Recipe, Source
 from pipeline.sample import BadRecord
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised when the meaning of a cached index changes, so that older ones are made anew."""
 
 Measure = Callable[[RowGroup], pa.Table]
@@ -58,7 +59,14 @@ class Index:
             plan_settings=plan_settings(recipe, training=training),
             recordings=make_recordings(recipe, self.fitted),
             training=training,
+            mix=mix_settings(recipe) if split == "train" and training else None,
         )
+
+
+def mix_settings(recipe: Recipe) -> MixSettings | None:
+    """The weights of the training sources, where there are several."""
+    weights = tuple(source.weight for source in recipe.data.mix.values())
+    return MixSettings(weights=weights, window_rows=recipe.data.mix_rows) if weights else None
 
 
 def plan_settings(recipe: Recipe, *, training: bool) -> PlanSettings:
@@ -81,12 +89,6 @@ def make_recordings(recipe: Recipe, fitted: Fitted) -> Recordings:
     )
 
 
-def splits(recipe: Recipe) -> dict[str, Source]:
-    """The splits that a recipe names."""
-    named = {"train": recipe.data.train, "validation": recipe.data.validation, "test": recipe.data.test}
-    return {name: source for name, source in named.items() if source is not None}
-
-
 def build_index(recipe: Recipe, mapper: Mapper = map) -> Index:
     """The index of a recipe's splits, from the cache or made now.
 
@@ -94,31 +96,45 @@ def build_index(recipe: Recipe, mapper: Mapper = map) -> Index:
         DataError: shards, columns, types or the sizes of row groups are not as the recipe needs them.
         BadShareError: too many records are bad.
     """
-    shards = {n: find_shards(s.paths, recipe.data.root) for n, s in splits(recipe).items()}
-    prints = {n: [_fingerprint(s) for s in found] for n, found in shards.items()}
+    splits = recipe.data.splits()
+    shards = {n: [find_shards(s.paths, recipe.data.root) for s in sources] for n, sources in splits.items()}
+    prints = {n: [[_fingerprint(s) for s in found] for found in lists] for n, lists in shards.items()}
     cache = Path(recipe.storage).absolute() / "cache" / "index"
     fitted = _cached_fit(recipe, shards["train"], cache / _key(recipe, "train", prints["train"], "fit"))
     recordings = make_recordings(recipe, fitted)
     manifests = {}
-    for name, source in splits(recipe).items():
+    for name, sources in splits.items():
         path = cache / _key(recipe, name, prints[name], fitted) / "manifest.parquet"
         if not path.exists():
-            save_manifest(build_manifest(source, shards[name], recipe, recordings, mapper), path)
+            save_manifest(build_manifest(sources, shards[name], recipe, recordings, mapper), path)
         manifests[name] = load_manifest(path)
         check_manifest(manifests[name], name, recipe, recordings)
     return Index(fitted=fitted, manifests=manifests)
 
 
+def list_groups(sources: Sequence[Source], shards: Sequence[Sequence[str]], recipe: Recipe) -> list[RowGroup]:
+    """The row groups of all shards of all sources, after their columns have been checked."""
+    groups: list[RowGroup] = []
+    for number, (source, own) in enumerate(zip(sources, shards, strict=True)):
+        reader = open_source(source)
+        check_schemas(recipe, {s: reader.schema(s) for s in own}, sparse=source.format in SPARSE)
+        found = [replace(g, source=number) for shard in own for g in reader.row_groups(shard) if g.num_rows]
+        if not found:
+            raise DataError(f"expected at least one row, but {len(own)} shards hold none: {own[0]}")
+        groups += found
+    return groups
+
+
 def build_manifest(
-    source: Source, shards: Sequence[str], recipe: Recipe, recordings: Recordings, mapper: Mapper
+    sources: Sequence[Source],
+    shards: Sequence[Sequence[str]],
+    recipe: Recipe,
+    recordings: Recordings,
+    mapper: Mapper,
 ) -> Manifest:
     """Measure every row group of the shards."""
-    reader = open_source(source)
-    check_schemas(recipe, {s: reader.schema(s) for s in shards}, sparse=source.format in SPARSE)
-    groups = [g for shard in shards for g in reader.row_groups(shard) if g.num_rows]
-    if not groups:
-        raise DataError(f"expected at least one row, but {len(shards)} shards hold none: {shards[0]}")
-    tables = mapper(MeasureGroup(reader, recordings), groups)
+    groups = list_groups(sources, shards, recipe)
+    tables = mapper(MeasureGroup(tuple(open_source(s) for s in sources), recordings), groups)
     table = pa.concat_tables(tables)
     assert table.num_rows == sum(g.num_rows for g in groups)
     reasons = table["reason"].to_pylist()
@@ -127,7 +143,7 @@ def build_manifest(
         BadRecord(shard=s, row=r, reason=why) for (s, r), why in zip(places, reasons, strict=True) if why is not None
     )
     return Manifest(
-        source=source,
+        sources=tuple(sources),
         groups=tuple(groups),
         hashes=table["hash"].to_numpy(),
         extents={
@@ -142,14 +158,14 @@ def build_manifest(
 class MeasureGroup:
     """Measures the rows of a row group: hash, extents, and the reason where a record can't be used."""
 
-    reader: ShardFormat
+    readers: tuple[ShardFormat, ...]
     recordings: Recordings
 
     def __call__(self, group: RowGroup) -> pa.Table:
         """One row a record: `hash`, `<field>.0`, `<field>.1`, `reason`."""
         names = list(self.recordings.fields)
         try:
-            table = self.reader.read(group, self.recordings.columns)
+            table = self.readers[group.source].read(group, self.recordings.columns)
         except DataError as error:
             return self._table([(0, [(MISSING, MISSING)] * len(names), str(error))] * group.num_rows)
         rows = zip(table.to_pylist(), faults_of(table), strict=True)
@@ -212,7 +228,7 @@ def check_manifest(manifest: Manifest, split: str, recipe: Recipe, recordings: R
         )
 
 
-def _cached_fit(recipe: Recipe, shards: Sequence[str], folder: Path) -> Fitted:
+def _cached_fit(recipe: Recipe, shards: Sequence[Sequence[str]], folder: Path) -> Fitted:
     path = folder / "fitted.json"
     if not path.exists():
         text = json.dumps(fit(recipe, shards), ensure_ascii=False)
@@ -224,23 +240,22 @@ def _cached_fit(recipe: Recipe, shards: Sequence[str], folder: Path) -> Fitted:
     return fitted
 
 
-def fit(recipe: Recipe, shards: Sequence[str]) -> Fitted:
+def fit(recipe: Recipe, shards: Sequence[Sequence[str]]) -> Fitted:
     """Fit every field and target on the training rows, each in one pass over its own columns."""
-    source = recipe.data.train
-    reader = open_source(source)
-    check_schemas(recipe, {s: reader.schema(s) for s in shards}, sparse=source.format in SPARSE)
+    sources = recipe.data.splits()["train"]
+    groups = list_groups(sources, shards, recipe)
+    readers = [open_source(source) for source in sources]
 
     def values(columns: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
-        for shard in shards:
-            for group in reader.row_groups(shard):
-                try:
-                    records = usable_rows(reader.read(group, columns)).to_pylist()
-                except DataError:
-                    continue  # the index lists the rows of a damaged row group, one by one
-                for record in records:
-                    value = field_value(record, columns)
-                    if value is not None:
-                        yield value
+        for group in groups:
+            try:
+                records = usable_rows(readers[group.source].read(group, columns)).to_pylist()
+            except DataError:
+                continue  # the index lists the rows of a damaged row group, one by one
+            for record in records:
+                value = field_value(record, columns)
+                if value is not None:
+                    yield value
 
     return {
         "fields": {n: modalities.fit(f, values(f.columns)) for n, f in recipe.fields.items()},
@@ -263,14 +278,14 @@ def _fingerprint(shard: str) -> str:
     return hasher.hexdigest()
 
 
-def _key(recipe: Recipe, split: str, fingerprints: Sequence[str], of: Any) -> str:
+def _key(recipe: Recipe, split: str, fingerprints: Sequence[Sequence[str]], of: Any) -> str:
     """Name of a cache folder: everything that its content depends on."""
     reads = {
         "code": CODE_VERSION,
         "fields": {n: _reading(f) for n, f in recipe.fields.items()},
         "targets": {n: (t.task, t.column, t.multi_label) for n, t in recipe.tasks.items()},
-        "source": splits(recipe)[split].model_dump(mode="json", exclude={"paths"}),
-        "fingerprints": list(fingerprints),
+        "sources": [s.model_dump(mode="json", exclude={"paths", "weight"}) for s in recipe.data.splits()[split]],
+        "fingerprints": fingerprints,
         "of": of,
     }
     return hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest()[:24]

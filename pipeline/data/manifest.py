@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.data.sources import RowGroup
+from pipeline.data.sources import RowGroup, ShardFormat, open_source
 from pipeline.recipe import Source
 from pipeline.sample import BadRecord
 
@@ -28,7 +28,7 @@ class Manifest:
     """One split.
 
     Args:
-        source: how the shards are read; its paths are those of the recipe.
+        sources: how the shards are read, one for each `RowGroup.source`; their paths are those of the recipe.
         groups: row groups in order; row numbers of the manifest count through them.
         hashes: uint64 `[N]`, xxh3 of each record's columns.
         extents: for each field int32 `[N, 2]`, what its modality measured; -1 where the field is missing.
@@ -36,7 +36,7 @@ class Manifest:
         unusable: bool `[N]`, whether a record is among `bad`.
     """
 
-    source: Source
+    sources: tuple[Source, ...]
     groups: tuple[RowGroup, ...]
     hashes: NDArray[np.uint64]
     extents: Mapping[str, NDArray[np.int32]]
@@ -53,11 +53,17 @@ class Manifest:
         """Hash (32 hex digits) of the content."""
         hasher = hashlib.sha256()
         sizes = np.array([g.num_rows for g in self.groups], np.int64)
-        for array in (sizes, self.hashes, self.unusable):
+        source_of = np.array([g.source for g in self.groups], np.int64)
+        mixed = (source_of,) if len(self.sources) > 1 else ()
+        for array in (sizes, self.hashes, self.unusable, *mixed):
             hasher.update(np.ascontiguousarray(array).tobytes())
         for name in sorted(self.extents):
             hasher.update(name.encode() + b"\0" + np.ascontiguousarray(self.extents[name]).tobytes())
         return hasher.hexdigest()[:32]
+
+    def readers(self) -> tuple[ShardFormat, ...]:
+        """The readers of the sources, in the order of `RowGroup.source`."""
+        return tuple(open_source(source) for source in self.sources)
 
     def group_starts(self) -> NDArray[np.int64]:
         """Int64 `[groups + 1]`: first row of each row group, then the number of rows."""
@@ -82,7 +88,7 @@ def save_manifest(manifest: Manifest, path: Path) -> None:
         columns[f"extent.{name}.0"] = pa.array(extent[:, 0])
         columns[f"extent.{name}.1"] = pa.array(extent[:, 1])
     head = {
-        "source": manifest.source.model_dump(mode="json"),
+        "sources": [s.model_dump(mode="json", exclude={"weight"}) for s in manifest.sources],
         "groups": [asdict(g) for g in manifest.groups],
         "bad": [asdict(b) for b in manifest.bad],
     }
@@ -99,7 +105,7 @@ def load_manifest(path: Path) -> Manifest:
     head = json.loads(table.schema.metadata[b"interlace"])
     names = [c.split(".")[1] for c in table.column_names if c.startswith("extent.") and c.endswith(".0")]
     return Manifest(
-        source=Source.model_validate(head["source"]),
+        sources=tuple(Source.model_validate(s) for s in head["sources"]),
         groups=tuple(RowGroup(**g) for g in head["groups"]),
         hashes=table["hash"].to_numpy(),
         extents={

@@ -19,6 +19,8 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.mix import Mix
+
 Rows = NDArray[np.int64]
 
 
@@ -52,15 +54,20 @@ class Plan:
         group_starts: int64 `[groups + 1]`, first row of each row group, then the number of rows.
         num_tokens: int32 `[N]`, tokens of each row over all fields; 0 for rows that can't be used.
         settings: see `PlanSettings`.
+        mix: which rows each window draws, where several sources are mixed by weight; an epoch then has as many draws
+            as there are usable rows, and packs hold draws, `row + N * pass` (see `rows_of`).
     """
 
     group_starts: NDArray[np.int64]
     num_tokens: NDArray[np.int32]
     settings: PlanSettings
+    mix: Mix | None = None
 
     @property
     def num_windows(self) -> int:
         """Windows of an epoch."""
+        if self.mix is not None:
+            return ceil(np.count_nonzero(self.num_tokens) / self.mix.settings.window_rows)
         return ceil((len(self.group_starts) - 1) / self.settings.window_groups)
 
     def window_groups(self, epoch: int, index: int) -> NDArray[np.int64]:
@@ -72,13 +79,21 @@ class Plan:
         return np.sort(groups[index * size : (index + 1) * size])
 
     def packs(self, epoch: int, index: int) -> list[Rows]:
-        """The packs of a window, each the rows it holds in order."""
-        groups = self.window_groups(epoch, index)
-        rows = np.concatenate([np.arange(self.group_starts[g], self.group_starts[g + 1]) for g in groups])
-        rows = rows[self.num_tokens[rows] > 0]
+        """The packs of a window, each the rows (of a mix: the draws) it holds in order."""
+        if self.mix is not None:
+            rows = self.mix.draws(epoch * self.num_windows + index)
+        else:
+            groups = self.window_groups(epoch, index)
+            rows = np.concatenate([np.arange(self.group_starts[g], self.group_starts[g + 1]) for g in groups])
+            rows = rows[self.num_tokens[rows] > 0]
         if self.settings.shuffle:
             rows = np.random.default_rng((self.settings.seed, epoch, index)).permutation(rows)
-        return _pack(rows, self.num_tokens[rows], self.settings.token_budget, self.settings.lookahead)
+        tokens = self.num_tokens[self.rows_of(rows)]
+        return _pack(rows, tokens, self.settings.token_budget, self.settings.lookahead)
+
+    def rows_of(self, draws: Rows) -> Rows:
+        """The manifest rows of the draws in a pack."""
+        return draws % len(self.num_tokens)
 
     def windows(self) -> Iterator[Window]:
         """All windows of the endless stream, in order."""
@@ -112,7 +127,7 @@ class Plan:
     def fill(self, schedule: "Schedule") -> float:
         """Share of pack capacity that real tokens take, over the first epoch of a schedule."""
         first = [w for w in schedule.windows if w.epoch == 0]
-        tokens = sum(int(self.num_tokens[p].sum()) for w in first for p in self.packs(0, w.index))
+        tokens = sum(int(self.num_tokens[self.rows_of(p)].sum()) for w in first for p in self.packs(0, w.index))
         return tokens / (sum(w.num_packs for w in first) * self.settings.token_budget)
 
 

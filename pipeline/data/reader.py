@@ -8,7 +8,7 @@ empty slot at its place and an entry in `Pack.bad`; it never shifts the stream.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from pipeline.data.manifest import Manifest
+from pipeline.data.mix import Mix, MixSettings
 from pipeline.data.plan import Plan, PlanSettings, Rows, Window
-from pipeline.data.sources import FAULT, open_source
+from pipeline.data.sources import FAULT
 from pipeline.data.targets import Target
 from pipeline.errors import DataError, RecordError
 from pipeline.modalities.base import Modality
@@ -49,6 +50,13 @@ class Slot:
 
 
 EMPTY = Slot(tokens={}, targets={})
+
+
+class Place(NamedTuple):
+    """Where a pack stands in the run."""
+
+    position: int
+    epoch: int
 
 
 def record_hash(record: Record, columns: Sequence[str]) -> int:
@@ -102,12 +110,14 @@ class Reader:
         plan_settings: how it is packed.
         recordings: how records become tokens.
         training: whether to augment.
+        mix: weights of the manifest's sources, where they are mixed.
     """
 
     manifest: Manifest
     plan_settings: PlanSettings
     recordings: Recordings
     training: bool
+    mix: MixSettings | None = None
 
     def plan(self) -> Plan:
         """The plan of this split."""
@@ -115,6 +125,22 @@ class Reader:
             group_starts=self.manifest.group_starts(),
             num_tokens=num_tokens(self.manifest, self.recordings),
             settings=self.plan_settings,
+            mix=self._mix(),
+        )
+
+    def _mix(self) -> Mix | None:
+        """The mix of the manifest's sources, if there is one."""
+        if self.mix is None:
+            return None
+        starts = self.manifest.group_starts()
+        bounds = np.stack([starts[:-1], starts[1:]], axis=1)
+        source_of = np.array([g.source for g in self.manifest.groups])
+        return Mix(
+            settings=self.mix,
+            groups=tuple(bounds[source_of == s] for s in range(len(self.mix.weights))),
+            usable=num_tokens(self.manifest, self.recordings) > 0,
+            seed=self.plan_settings.seed,
+            window_groups=self.plan_settings.window_groups,
         )
 
     def read(self, window: Window, *, first: int, stop: int, plan: Plan | None = None) -> Iterator[Pack]:
@@ -123,22 +149,30 @@ class Reader:
         packs = plan.packs(window.epoch, window.index)
         assert len(packs) == window.num_packs, (len(packs), window)
         wanted = range(max(first - window.start, 0), min(stop - window.start, len(packs)))
-        rows = np.concatenate([packs[i] for i in wanted]) if wanted else np.zeros(0, np.int64)
+        draws = np.concatenate([packs[i] for i in wanted]) if wanted else np.zeros(0, np.int64)
+        rows, counts = np.unique(plan.rows_of(draws), return_counts=True)
         records = self._records(plan, rows)
+        left = dict(zip(rows.tolist(), counts.tolist(), strict=True))
         for i in wanted:
-            yield self._pack(window.start + i, window.epoch, packs[i], records)
+            rows = plan.rows_of(packs[i])
+            epochs = window.epoch + packs[i] // len(plan.num_tokens)
+            yield self._pack(Place(window.start + i, window.epoch), rows, epochs, records)
+            for row in rows.tolist():  # a record lives until its last draw in the window
+                left[row] -= 1
+                if not left[row]:
+                    del records[row]
 
     def _records(self, plan: Plan, rows: Rows) -> dict[int, Record | BadRecord]:
         """The records of these rows, read row group by row group."""
         starts = plan.group_starts
-        reader = open_source(self.manifest.source)
+        readers = self.manifest.readers()
         records: dict[int, Record | BadRecord] = {}
         group_of = np.searchsorted(starts, rows, side="right") - 1
         for number in np.unique(group_of).tolist():
             group = self.manifest.groups[number]
             inside = rows[group_of == number] - starts[number]
             try:
-                table = reader.read(group, self.recordings.columns)
+                table = readers[group.source].read(group, self.recordings.columns)
                 if table.num_rows != group.num_rows:
                     raise DataError(f"{group.shard}: row group {group.index} now has {table.num_rows} rows")
             except DataError as error:
@@ -152,17 +186,17 @@ class Reader:
                 records[int(starts[number]) + i] = bad if reason else record
         return records
 
-    def _pack(self, position: int, epoch: int, rows: Rows, records: dict[int, Record | BadRecord]) -> Pack:
+    def _pack(self, place: Place, rows: Rows, epochs: Rows, records: Mapping[int, Record | BadRecord]) -> Pack:
         slots: list[Slot] = []
         bad: list[BadRecord] = []
-        for row in rows.tolist():
+        for row, epoch in zip(rows.tolist(), epochs.tolist(), strict=True):
             try:
-                slots.append(self._slot(row, epoch, records.pop(row)))
+                slots.append(self._slot(row, epoch, records[row]))
             except RecordError as error:
                 shard, number = self.manifest.locate(row)
                 bad.append(BadRecord(shard=shard, row=number, reason=str(error)))
                 slots.append(EMPTY)
-        return join(position, epoch, rows, slots, self.recordings, tuple(bad))
+        return join(place.position, place.epoch, rows, slots, self.recordings, tuple(bad))
 
     def _slot(self, row: int, epoch: int, record: Record | BadRecord) -> Slot:
         if isinstance(record, BadRecord):

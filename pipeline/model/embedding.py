@@ -106,6 +106,8 @@ class Clock(nn.Module):
     The fields of a sample share it, so a sound and a sensor reading of the same second get the same vector.
     """
 
+    turns: Tensor
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         periods = torch.logspace(math.log10(0.05), 6, NUM_PERIODS, dtype=torch.float64)

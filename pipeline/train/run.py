@@ -195,14 +195,14 @@ def _job(run: Run, prepared: Prepared) -> Job:
 FREE_TO_CHANGE = (*PLACE_KEYS, "name", "data.max_bad_share", "data.test", "train.epochs", "train.steps")
 """Settings that a run may go on with changed; all others decide weights, data or plan."""
 
-SOURCE_KEYS = ("data.train.", "data.validation.")
+SOURCE_KEYS = ("data.train", "data.validation", "data.mix.")
 """Where samples lie and in which format; what they are is in the digest of the data."""
 
 
 def _identity(prepared: Prepared) -> dict[str, Any]:
     """What a run must keep to go on: digests of the data, and every setting that decides weights, data or plan."""
     settings = {k: v for k, v in flatten(prepared.recipe).items() if not k.startswith(FREE_TO_CHANGE)}
-    settings = {k: v for k, v in settings.items() if not k.startswith(SOURCE_KEYS)}
+    settings = {k: v for k, v in settings.items() if not k.startswith(SOURCE_KEYS) or k.endswith(".weight")}
     return {
         "data": {split: m.digest for split, m in prepared.index.manifests.items() if split != "test"},
         "steps": prepared.schedule.num_steps,

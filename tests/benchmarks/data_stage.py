@@ -53,7 +53,7 @@ def plain(recipe: Recipe, index: Index) -> int:
         if isinstance(f, TextField) and f.tokenizer == "characters"
     }
     for _ in range(EPOCHS):
-        for shard in find_shards(recipe.data.train.paths, recipe.data.root):
+        for shard in find_shards(recipe.data.splits()["train"][0].paths, recipe.data.root):
             for row in pq.read_table(shard, columns=list(recipe.columns()), use_threads=False).to_pylist():
                 for name, field in recipe.fields.items():
                     value = row[field.columns[0]]

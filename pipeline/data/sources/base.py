@@ -26,7 +26,7 @@ class RowGroup:
     """One row group: shard path or URI, its number in the shard, rows before it in the shard, rows, bytes.
 
     Formats without row groups of their own cut them from the file: `num_bytes` from `offset`. For Parquet `num_bytes`
-    is the size unpacked, and `offset` is not used.
+    is the size unpacked, and `offset` is not used. `source` is the number of the source in its split.
     """
 
     shard: str
@@ -35,6 +35,7 @@ class RowGroup:
     num_rows: int
     num_bytes: int
     offset: int = 0
+    source: int = 0
 
 
 class ShardFormat(ABC):

@@ -290,7 +290,7 @@ def test_a_manifest_keeps_how_its_source_is_read(tmp_path: Path) -> None:
     manifest = build_index(recipe).manifests["train"]
     save_manifest(manifest, tmp_path / "m.parquet")
     again = load_manifest(tmp_path / "m.parquet")
-    assert again.source == recipe.data.train
+    assert again.sources == (recipe.data.train,)
     assert again.groups == manifest.groups
     assert again.groups[1].offset > 0
-    assert open_source(again.source) == open_source(recipe.data.train)
+    assert open_source(again.sources[0]) == open_source(recipe.data.train)
