@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.fields import AnyField
 from pipeline.modalities.base import Fitted, Modality, Values
 from pipeline.modalities.image import ImageModality, fit_image
+from pipeline.modalities.series import fit_series, make_series
 from pipeline.modalities.table import fit_table, make_table
 from pipeline.modalities.text import TextModality, fit_text
 
@@ -22,6 +23,7 @@ MODALITIES: dict[str, tuple[Callable[[Any, Values], Fitted], Callable[[str, Any,
     "image": (fit_image, ImageModality),
     "text": (fit_text, TextModality),
     "table": (fit_table, make_table),
+    "series": (fit_series, make_series),
 }
 """`modality` of a field's settings -> how to fit it, how to make it."""
 

@@ -1,4 +1,4 @@
-"""Real pictures, texts and tables: the folder in INTERLACE_TEST_DATA, else ../shared/data beside the repository."""
+"""Real pictures, texts, tables and series from INTERLACE_TEST_DATA, else ../shared/data beside the repository."""
 
 import os
 from pathlib import Path
@@ -48,3 +48,28 @@ def stays() -> list[tuple]:
     """Rows of (age, height_cm, weight_kg, icu_type, gender) with real gaps."""
     columns = ("age", "height_cm", "weight_kg", "icu_type", "gender")
     return list(zip(*(read_column("icu2012/set_a.parquet", c) for c in columns), strict=True))
+
+
+@pytest.fixture(scope="session")
+def exercises() -> list[tuple]:
+    """Three accelerometer and three gyroscope channels at 50 Hz, 140 rows."""
+    columns = ("ax", "ay", "az", "wx", "wy", "wz")
+    return list(zip(*(read_column("watch_exercises/sensors.parquet", c) for c in columns), strict=True))
+
+
+@pytest.fixture(scope="session")
+def measurements() -> list[tuple]:
+    """Stays of 48 hours: aligned lists of minute, parameter and value."""
+    return list(zip(*(read_column("icu2012/set_a.parquet", c) for c in ("minute", "parameter", "value")), strict=True))
+
+
+@pytest.fixture(scope="session")
+def pen_digits() -> list[tuple]:
+    """Two channels of 8 whole numbers."""
+    return list(zip(*(read_column("pendigits/train.parquet", c) for c in ("x", "y")), strict=True))
+
+
+@pytest.fixture(scope="session")
+def pen_strokes() -> list[tuple]:
+    """Two channels of any length."""
+    return list(zip(*(read_column("omniglot/five_alphabets.parquet", c) for c in ("x", "y")), strict=True))
