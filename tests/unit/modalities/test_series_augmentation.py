@@ -59,17 +59,20 @@ def test_without_settings_nothing_changes(make, value):
 
 
 @cases
-@seeds
-def test_every_setting_keeps_the_tokens_and_changes_something(make, value, seed):
-    for setting in ({"jitter": 0.3}, {"scale": 0.3}, {"shift": 0.9}, {"time_mask": 0.9}):
-        m = make(**setting)
-        decoded = m.decode(value)
-        tokens, varied = m.encode(decoded), m.encode(m.augment(decoded, np.random.default_rng(seed)))
+@pytest.mark.parametrize("setting", [{"jitter": 0.3}, {"scale": 0.3}, {"shift": 0.9}, {"time_mask": 0.9}], ids=str)
+def test_every_setting_keeps_the_tokens_and_changes_something(make, value, setting):
+    m = make(**setting)
+    decoded = m.decode(value)
+    tokens = m.encode(decoded)
+    changed = 0
+    for seed in range(20):
+        varied = m.encode(m.augment(decoded, np.random.default_rng(seed)))
         assert varied.values.shape == tokens.values.shape
         assert varied.times.shape == tokens.times.shape
         assert np.isfinite(varied.values).all()
-        assert varied.values.tobytes() != tokens.values.tobytes()
-        assert (varied.times.tobytes() != tokens.times.tobytes()) == ("shift" in setting)
+        assert (varied.times.tobytes() == tokens.times.tobytes()) or "shift" in setting
+        changed += varied.values.tobytes() != tokens.values.tobytes()
+    assert changed >= 15  # a shift or a mask may be drawn shorter than a reading
 
 
 @cases
@@ -132,10 +135,11 @@ def test_shift_moves_windows_over_readings_at_times_of_their_own(seed):
     real = moved[~np.isnan(moved[:, 3])]
     assert (np.abs(real[:, 0] - real[:, 1]) <= 0.5 + 1e-9).all()  # each lies in its window
     assert {tuple(r) for r in real[:, 1:]} <= {tuple(r) for r in decoded[:, 1:]}
-    assert len(real) >= len(decoded) - 30  # what one window at an end or beside the gap may lose
     steps = np.unique(moved[:, 0]) - np.unique(decoded[:, 0])
     assert np.ptp(steps) < 1e-9
     assert 0 < abs(steps[0]) <= 0.9
+    windows = np.floor(decoded[:, 1])
+    assert len(real) == np.isin(np.floor(decoded[:, 1] - steps[0]), windows).sum() < len(decoded)
 
 
 @cases
