@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RecordError
 from pipeline.fields import TableField
-from pipeline.modalities.base import Extent, Fitted, Modality, Values
-from pipeline.modalities.numeric import MAX_Z, Moments, shown
+from pipeline.modalities.base import Extent, Fitted, Modality
+from pipeline.modalities.numeric import MAX_Z, shown
 from pipeline.sample import FieldSpec, Tokens
 
 DAY_S = 86_400
@@ -25,17 +25,6 @@ _FEATURES = 7
 _EPOCH = datetime(1970, 1, 1)
 _EPOCH_WEEKDAY = 3
 """1970 began on a Thursday."""
-
-
-def fit_dates(field: TableField, values: Values) -> Fitted:
-    """`{"means": [C], "stds": [C]}` of days since 1970; 1 for the deviation of a constant or empty column."""
-    moments = Moments(len(field.dates))
-    for value in values:
-        found = [
-            (i, d) for i, (v, c) in enumerate(zip(value, field.dates, strict=True)) if not math.isnan(d := _tried(v, c))
-        ]
-        moments.add(np.array([i for i, _ in found], np.intp), np.array([d for _, d in found]))
-    return {"means": moments.means.tolist(), "stds": moments.stds.tolist()}
 
 
 @final
@@ -64,7 +53,7 @@ class DatesModality(Modality):
 
     def decode(self, value: tuple[Any, ...]) -> NDArray[np.float64]:
         """Days since 1970 with their fraction, float64 `[C]`, NaN where missing. Raises RecordError."""
-        return np.array([_days(v, c) for v, c in zip(value, self._columns, strict=True)], np.float64)
+        return np.array([days_of(v, c) for v, c in zip(value, self._columns, strict=True)], np.float64)
 
     def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Unchanged: tables have no augmentation."""
@@ -98,15 +87,7 @@ def _iso(days: float) -> str:
     return str(np.datetime64(round(days * DAY_S), "s")).removesuffix("T00:00:00")
 
 
-def _tried(value: Any, column: str) -> float:
-    """Days since 1970, NaN also for what is no date."""
-    try:
-        return _days(value, column)
-    except RecordError:
-        return math.nan
-
-
-def _days(value: Any, column: str) -> float:
+def days_of(value: Any, column: str) -> float:
     """Days since 1970, NaN where missing. Raises RecordError."""
     if value is None or (isinstance(value, float | date) and value != value):  # also pandas' NaT
         return math.nan

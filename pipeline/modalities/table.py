@@ -8,6 +8,7 @@ values, 0).
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.errors import RecordError
 from pipeline.fields import TableField
 from pipeline.modalities.base import Extent, Fitted, Modality, Values
-from pipeline.modalities.dates import DatesModality, fit_dates
+from pipeline.modalities.dates import DatesModality, days_of
 from pipeline.modalities.numeric import MAX_Z, number, shown
 from pipeline.sample import FieldSpec, Tokens
 
@@ -30,8 +31,8 @@ def fit_table(field: TableField, values: Values) -> Fitted:
         categories: `{"categories": [C lists]}`, most frequent first, at most `max_categories` each.
     """
     if field.dates:
-        return fit_dates(field, values)
-    return _fit_numbers(field.numbers, values) if field.numbers else _fit_categories(field, values)
+        return _fit_numbers(field.dates, values, days_of)
+    return _fit_numbers(field.numbers, values, number) if field.numbers else _fit_categories(field, values)
 
 
 def make_table(name: str, field: TableField, fitted: Fitted) -> Modality:
@@ -137,13 +138,13 @@ class CategoriesModality(Modality):
         return tuple(self._words[i] for i in decoded.tolist())
 
 
-def _fit_numbers(columns: tuple[str, ...], values: Values) -> Fitted:
+def _fit_numbers(columns: tuple[str, ...], values: Values, read: Callable[[Any, str], float]) -> Fitted:
     """Mean and deviation in one pass (Welford 1962), exact where sums of squares would cancel."""
     counts, means, squares = [0] * len(columns), [0.0] * len(columns), [0.0] * len(columns)
     for value in values:
         for i, (raw, column) in enumerate(zip(value, columns, strict=True)):
             try:
-                found = number(raw, column)
+                found = read(raw, column)
             except RecordError:
                 continue
             if math.isnan(found):
