@@ -7,7 +7,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from pipeline.errors import DataError
-from pipeline.fields import AnyField, AudioField, ImageField, TextField
+from pipeline.fields import AnyField, AudioField, ImageField, SeriesField, TableField, TextField
 from pipeline.recipe import Recipe
 
 
@@ -28,20 +28,49 @@ def _is_category(kind: pa.DataType) -> bool:
     return bool(_is_string(kind) or types.is_integer(kind) or types.is_boolean(kind))
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _is_list_of_numbers(kind: pa.DataType) -> bool:
+    return _is_list(kind) and _is_number(kind.value_type)
+
+
+def _is_list_of_rows(kind: pa.DataType) -> bool:
+    return _is_list(kind) and _is_list_of_numbers(kind.value_type)
+
+
 def _is_list_of_categories(kind: pa.DataType) -> bool:
-    return bool(types.is_list(kind) or types.is_large_list(kind)) and _is_category(kind.value_type)
+    return _is_list(kind) and _is_category(kind.value_type)
+
+
+def _is_date(kind: pa.DataType) -> bool:
+    return bool(types.is_date(kind) or types.is_timestamp(kind) or _is_string(kind))
 
 
 Check = tuple[str, Callable[[pa.DataType], bool]]
 
 
-def _field_check(field: AnyField) -> Check:
+def _series_check(field: SeriesField, column: str) -> Check:
+    if column == field.column:
+        return "a list of lists of numbers", _is_list_of_rows
+    if column == field.channel:
+        return "a list of strings or integers", _is_list_of_categories
+    return "a list of numbers", _is_list_of_numbers
+
+
+def _field_check(field: AnyField, column: str) -> Check:
     if isinstance(field, ImageField):
         return "binary (encoded pictures)", _is_binary
     if isinstance(field, AudioField):
         return "binary (encoded sounds)", _is_binary
     if isinstance(field, TextField):
         return "string", _is_string
+    if isinstance(field, SeriesField):
+        return _series_check(field, column)
+    assert isinstance(field, TableField)
+    if field.dates:
+        return "a date, a timestamp or an ISO 8601 string", _is_date
     if field.numbers:
         return "a number", _is_number
     return "string, integer or boolean", _is_category
@@ -55,7 +84,7 @@ def check_schema(recipe: Recipe, schema: pa.Schema, shard: str) -> None:
     """
     wanted: list[tuple[str, str, Check]] = []
     for name, field in recipe.fields.items():
-        wanted += [(f"fields.{name}", column, _field_check(field)) for column in field.columns]
+        wanted += [(f"fields.{name}", column, _field_check(field, column)) for column in field.columns]
     for name, task in recipe.tasks.items():
         check: Check = ("string, integer or boolean", _is_category)
         if task.multi_label:

@@ -16,6 +16,7 @@ from pipeline.fields import AnyField
 from pipeline.modalities.audio import AudioModality, fit_audio
 from pipeline.modalities.base import Fitted, Modality, Values
 from pipeline.modalities.image import ImageModality, fit_image
+from pipeline.modalities.series import fit_series, make_series
 from pipeline.modalities.table import fit_table, make_table
 from pipeline.modalities.text import TextModality, fit_text
 
@@ -24,6 +25,7 @@ MODALITIES: dict[str, tuple[Callable[[Any, Values], Fitted], Callable[[str, Any,
     "text": (fit_text, TextModality),
     "table": (fit_table, make_table),
     "audio": (fit_audio, AudioModality),
+    "series": (fit_series, make_series),
 }
 """`modality` of a field's settings -> how to fit it, how to make it."""
 

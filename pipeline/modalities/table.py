@@ -1,13 +1,14 @@
 """Columns of one table row -> one token for each value that is present.
 
 Numbers become patches float32 `[n, 2 * C]`: the z-score at the value's column, and 1 at C + column, so that a token
-says which column it is. Categories become ids with a range of their own for each column. A missing value (None or NaN)
-is no token: nothing is imputed. Extent: (number of present values, 0).
+says which column it is. Categories become ids with a range of their own for each column. Dates are in
+`pipeline.modalities.dates`. A missing value (None or NaN) is no token: nothing is imputed. Extent: (number of present
+values, 0).
 """
 
 import math
 from collections import Counter
-from decimal import Decimal
+from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
@@ -16,13 +17,9 @@ from numpy.typing import NDArray
 from pipeline.errors import RecordError
 from pipeline.fields import TableField
 from pipeline.modalities.base import Extent, Fitted, Modality, Values
+from pipeline.modalities.dates import DatesModality, days_of
+from pipeline.modalities.numeric import MAX_Z, number, shown
 from pipeline.sample import FieldSpec, Tokens
-
-MAX_NUMBER = float(np.finfo(np.float32).max)
-MAX_Z = 1000.0
-"""z-scores are clipped to +- this: a far outlier stays far, but can't overflow the model's arithmetic."""
-
-_NUMBERS = (int, float, np.integer, np.floating, np.bool_, Decimal)
 
 
 def fit_table(field: TableField, values: Values) -> Fitted:
@@ -30,13 +27,18 @@ def fit_table(field: TableField, values: Values) -> Fitted:
 
     Returns:
         numbers: `{"means": [C], "stds": [C]}`, population standard deviation, 1 for a constant or empty column;
+        dates: the same of days since 1970;
         categories: `{"categories": [C lists]}`, most frequent first, at most `max_categories` each.
     """
-    return _fit_numbers(field.numbers, values) if field.numbers else _fit_categories(field, values)
+    if field.dates:
+        return _fit_numbers(field.dates, values, days_of)
+    return _fit_numbers(field.numbers, values, number) if field.numbers else _fit_categories(field, values)
 
 
 def make_table(name: str, field: TableField, fitted: Fitted) -> Modality:
-    """The modality of a field of numbers or of categories."""
+    """The modality of a field of numbers, of categories or of dates."""
+    if field.dates:
+        return DatesModality(name, field, fitted)
     return NumbersModality(name, field, fitted) if field.numbers else CategoriesModality(name, field, fitted)
 
 
@@ -66,7 +68,7 @@ class NumbersModality(Modality):
 
     def decode(self, value: tuple[Any, ...]) -> NDArray[np.float64]:
         """The numbers, float64 `[C]`, NaN where missing. Raises RecordError."""
-        return np.array([_number(v, c) for v, c in zip(value, self._columns, strict=True)], np.float64)
+        return np.array([number(v, c) for v, c in zip(value, self._columns, strict=True)], np.float64)
 
     def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Unchanged: tables have no augmentation."""
@@ -84,7 +86,7 @@ class NumbersModality(Modality):
     def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
         """`column = number` of the values that are present."""
         pairs = zip(self._columns, decoded.tolist(), strict=True)
-        return tuple(f"{column} = {number:g}" for column, number in pairs if not math.isnan(number))
+        return tuple(f"{column} = {found:g}" for column, found in pairs if not math.isnan(found))
 
 
 @final
@@ -136,21 +138,21 @@ class CategoriesModality(Modality):
         return tuple(self._words[i] for i in decoded.tolist())
 
 
-def _fit_numbers(columns: tuple[str, ...], values: Values) -> Fitted:
+def _fit_numbers(columns: tuple[str, ...], values: Values, read: Callable[[Any, str], float]) -> Fitted:
     """Mean and deviation in one pass (Welford 1962), exact where sums of squares would cancel."""
     counts, means, squares = [0] * len(columns), [0.0] * len(columns), [0.0] * len(columns)
     for value in values:
         for i, (raw, column) in enumerate(zip(value, columns, strict=True)):
             try:
-                number = _number(raw, column)
+                found = read(raw, column)
             except RecordError:
                 continue
-            if math.isnan(number):
+            if math.isnan(found):
                 continue
             counts[i] += 1
-            delta = number - means[i]
+            delta = found - means[i]
             means[i] += delta / counts[i]
-            squares[i] += delta * (number - means[i])
+            squares[i] += delta * (found - means[i])
     stds = [math.sqrt(s / n) if n and s > 0 else 1.0 for s, n in zip(squares, counts, strict=True)]
     return {"means": means, "stds": stds}
 
@@ -170,21 +172,6 @@ def _fit_categories(field: TableField, values: Values) -> Fitted:
     return {"categories": [r[: field.max_categories] for r in ranked]}
 
 
-def _number(value: Any, column: str) -> float:
-    """The value as a float, NaN where missing."""
-    if value is None:
-        return math.nan
-    if not isinstance(value, _NUMBERS):
-        raise RecordError(f"expected a number in column `{column}`, but is {type(value).__name__} {_short(value)}")
-    try:
-        number = float(value)
-    except (OverflowError, ValueError):
-        number = math.inf
-    if abs(number) > MAX_NUMBER:
-        raise RecordError(f"expected a finite number of float32 size in column `{column}`, but is {_short(value)}")
-    return number
-
-
 def _category(value: Any, column: str) -> str | int | None:
     """The value as a string or an integer, None where missing.
 
@@ -201,11 +188,5 @@ def _category(value: Any, column: str) -> str | int | None:
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return int(value)
     raise RecordError(
-        f"expected a string, an integer or a boolean in column `{column}`,"
-        f" but is {type(value).__name__} {_short(value)}"
+        f"expected a string, an integer or a boolean in column `{column}`, but is {type(value).__name__} {shown(value)}"
     )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -144,10 +144,20 @@ class TextModality(Modality):
         return ids if len(ids) else np.array([END], np.int32)
 
     def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """Replace each token by `UNKNOWN` with the chance `word_dropout`."""
-        if not self._field.word_dropout:
-            return decoded
-        return np.where(rng.random(len(decoded)) < self._field.word_dropout, np.int32(UNKNOWN), decoded)
+        """Replace each token by `UNKNOWN` with the chance `word_dropout`, then let neighbours change places.
+
+        A local shuffle as in Lample et al. (2018), here by one place: tokens are paired from the first or the second
+        on, and each pair is swapped with the chance `word_swap`, so that this share of the tokens stands elsewhere.
+        """
+        field = self._field
+        if field.word_dropout:
+            decoded = np.where(rng.random(len(decoded)) < field.word_dropout, np.int32(UNKNOWN), decoded)
+        if field.word_swap:
+            left = np.arange(rng.integers(2), len(decoded) - 1, 2)
+            left = left[rng.random(len(left)) < field.word_swap]
+            decoded = decoded.copy()
+            decoded[left], decoded[left + 1] = decoded[left + 1], decoded[left]
+        return decoded
 
     def encode(self, decoded: NDArray[Any]) -> Tokens:
         """The ids themselves."""

@@ -1,4 +1,4 @@
-"""CPU-seconds for 1,000 values of pictures, texts and sounds, beside the bare library calls that each step wraps.
+"""CPU-seconds for 1,000 values of every modality, beside the bare library calls that each step wraps.
 
 Run `python tests/benchmarks/modalities.py` from the repository root after installing it; INTERLACE_TEST_DATA names the
 folder of real data (default ../shared/data), and words after the file's name choose the rows whose values they begin
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from pipeline.fields import AudioField, ImageField, TextField
+from pipeline.fields import AudioField, ImageField, SeriesField, TextField
 from pipeline.modalities import fit, make
 from pipeline.modalities.mel import MelSettings, make_filters
 
@@ -161,6 +161,81 @@ def audio_steps(case: str, values: Sequence[bytes], rate_hz: int) -> list[Step]:
     ]
 
 
+def series_steps(
+    case: str,
+    values: Sequence[tuple[Any, ...]],
+    field: SeriesField,
+    bare_decode: Callable[[Any], Any],
+    bare_encode: Callable[[Any], Any],
+) -> list[Step]:
+    """Measure, decode, augment and encode series."""
+    state = fit(field, values)
+    modality = make("f", field, state)
+    busy = make("f", field.model_copy(update={"jitter": 0.1, "scale": 0.1, "shift": 0.5, "time_mask": 0.2}), state)
+    rng = np.random.default_rng(0)
+    decoded = [modality.decode(v) for v in values]
+    plain = [bare_decode(v) for v in values]
+    order = range(len(values))
+    return [
+        Step(case=case, name="measure", ours=modality.measure, bare=bare_decode, values=values),
+        Step(case=case, name="decode", ours=modality.decode, bare=bare_decode, values=values),
+        Step(
+            case=case,
+            name="encode",
+            ours=lambda i: modality.encode(decoded[i]),
+            bare=lambda i: bare_encode(plain[i]),
+            values=order,
+        ),
+        Step(case=case, name="augment", ours=lambda d: busy.augment(d, rng), bare=None, values=decoded),
+    ]
+
+
+def watch_steps() -> list[Step]:
+    """Six channels at 50 Hz, 947 to 2,618 readings each, in windows of half a second."""
+    names = ("ax", "ay", "az", "wx", "wy", "wz")
+    values = list(zip(*(read("watch_exercises/sensors.parquet", c, 140) for c in names), strict=True))
+    field = SeriesField(modality="series", channels=names, rate_hz=50, window_s=0.5)
+    state = fit(field, values)
+    means, stds = np.array(state["means"]), np.array(state["stds"])
+
+    def encode(readings: NDArray[Any]) -> NDArray[Any]:
+        padded = np.full((-(-len(readings) // 25) * 25, 6), np.nan)
+        padded[: len(readings)] = (readings - means) / stds
+        windows = padded.reshape(-1, 150)
+        return np.concatenate([np.nan_to_num(windows), ~np.isnan(windows)], axis=1).astype(np.float32)
+
+    def decode(value: tuple[Any, ...]) -> NDArray[Any]:
+        return np.stack([np.array(v, np.float64) for v in value], axis=1)
+
+    return series_steps("watch, 6 channels", values, field, decode, encode)
+
+
+def stay_steps() -> list[Step]:
+    """Stays of 48 hours, 414 readings of 37 parameters on average, in windows of an hour."""
+    columns = ("minute", "parameter", "value")
+    values = list(zip(*(read("icu2012/set_a.parquet", c, 500) for c in columns), strict=True))
+    field = SeriesField(
+        modality="series", time="t", channel="c", value="v", time_unit_s=60, window_s=3600, max_seconds=48 * 3600
+    )
+    state = fit(field, values)
+    ids = {name: i for i, name in enumerate(state["channels"])}
+    means, stds = np.array(state["means"]), np.array(state["stds"])
+
+    def decode(value: tuple[Any, ...]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        minutes, names, readings = value
+        return np.array(minutes, np.float64), np.array([ids[n] for n in names]), np.array(readings, np.float64)
+
+    def encode(columns: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]) -> NDArray[Any]:
+        minutes, channels, readings = columns
+        hours, at = np.unique(np.minimum(minutes // 60, 47), return_inverse=True)
+        cells, size = at * len(ids) + channels, len(hours) * len(ids)
+        counts = np.bincount(cells, minlength=size).reshape(len(hours), -1)
+        sums = np.bincount(cells, (readings - means[channels]) / stds[channels], minlength=size).reshape(counts.shape)
+        return np.concatenate([sums / np.maximum(counts, 1), np.log1p(counts)], axis=1).astype(np.float32)
+
+    return series_steps("stays, 37 parameters", values, field, decode, encode)
+
+
 def cpu_s(calls: Sequence[Callable[[Any], Any]], values: Sequence[Any]) -> list[float]:
     """CPU-seconds of each call for 1,000 values: the best round of each block of values, the calls taking turns."""
     blocks = [values[i : i + BLOCK] for i in range(0, len(values), BLOCK)]
@@ -193,6 +268,8 @@ def main() -> None:
         *audio_steps("prompts FLAC 8 -> 16 kHz", read("asterisk_prompts/speech_en.parquet", "audio", 100), 16_000),
         *audio_steps("clips Ogg 16 kHz, kept", read("esc10/folds_1_4.parquet", "audio", 50), 16_000),
         *audio_steps("clips Ogg 16 -> 8 kHz", read("esc10/folds_1_4.parquet", "audio", 50), 8000),
+        *watch_steps(),
+        *stay_steps(),
     ]
     chosen = tuple(sys.argv[1:])
     steps = [step for step in steps if not chosen or step.case.startswith(chosen)]

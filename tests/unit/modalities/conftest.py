@@ -56,3 +56,28 @@ def sounds() -> dict[str, list[tuple[bytes, int, int]]]:
     files = ("fsdd/speech", "esc10/folds_1_4", "asterisk_prompts/speech_en", "tuxpaint_stamps/speech_fr")
     columns = ("audio", "num_samples", "sample_rate")
     return {f: list(zip(*(read_column(f"{f}.parquet", c) for c in columns), strict=True)) for f in files}
+
+
+@pytest.fixture(scope="session")
+def exercises() -> list[tuple]:
+    """Three accelerometer and three gyroscope channels at 50 Hz, 140 rows."""
+    columns = ("ax", "ay", "az", "wx", "wy", "wz")
+    return list(zip(*(read_column("watch_exercises/sensors.parquet", c) for c in columns), strict=True))
+
+
+@pytest.fixture(scope="session")
+def measurements() -> list[tuple]:
+    """Stays of 48 hours: aligned lists of minute, parameter and value."""
+    return list(zip(*(read_column("icu2012/set_a.parquet", c) for c in ("minute", "parameter", "value")), strict=True))
+
+
+@pytest.fixture(scope="session")
+def pen_digits() -> list[tuple]:
+    """Two channels of 8 whole numbers."""
+    return list(zip(*(read_column("pendigits/train.parquet", c) for c in ("x", "y")), strict=True))
+
+
+@pytest.fixture(scope="session")
+def pen_strokes() -> list[tuple]:
+    """Two channels of any length."""
+    return list(zip(*(read_column("omniglot/five_alphabets.parquet", c) for c in ("x", "y")), strict=True))

@@ -86,7 +86,9 @@ def pictures(draw) -> tuple[bytes]:
 @settings(max_examples=150, deadline=None)
 @given(pictures(), st.integers(1, 80), st.integers(1, 20), st.booleans())
 def test_tokens_are_as_many_as_measured(value, max_size, patch, busy):
-    jitter = {"rotate_degrees": 20, "rescale": 0.2, "flip": True, "color": 0.3} if busy else {}
+    jitter = (
+        {"rotate_degrees": 20, "rescale": 0.2, "shift": 0.2, "flip": True, "color": 0.3, "erase": 0.4} if busy else {}
+    )
     check_laws(modality(max_size=max_size, patch=patch, **jitter), value)
 
 
@@ -283,3 +285,57 @@ def test_colour_changes_equal_pillows_own():
         got = m.augment(decoded, np.random.default_rng(seed)).astype(int)
         assert np.abs(got - np.asarray(want)).max() <= 3
         assert np.abs(got - decoded).max() > 3
+
+
+def test_shift_moves_the_picture_within_its_share():
+    dot = Image.new("RGB", (64, 32), "black")
+    dot.paste((255, 255, 255), (30, 14, 34, 18))
+    m = modality(shift=0.25, background="black")
+    decoded = m.decode((save(dot),))
+    moves = []
+    for seed in range(30):
+        light = m.augment(decoded, np.random.default_rng(seed))[..., 0].astype(float)
+        assert light.sum() == pytest.approx(decoded[..., 0].sum(), rel=0.02)  # the dot stays whole
+        moves.append([np.average(np.arange(n), weights=light.sum(a)) for n, a in ((64, 0), (32, 1))])
+    away = (np.array(moves) - (31.5, 15.5)) / (64, 32)
+    assert np.abs(away).max() <= 0.251
+    assert (away.min(0) < -0.2).all()
+    assert (away.max(0) > 0.2).all()
+
+
+def test_shift_comes_after_the_other_moves():
+    still, moved = (modality(rotate_degrees=30, rescale=0.2, flip=True, shift=s, max_size=48) for s in (0, 0.5))
+    decoded = still.decode((save(scene(48, 48)),))
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        rng.uniform(-1, 1, 5), rng.random()
+        across, down = np.round(rng.uniform(-0.5, 0.5, 2) * 48).astype(int)
+        want = np.roll(still.augment(decoded, np.random.default_rng(seed)), (down, across), (0, 1)).astype(int)
+        got = moved.augment(decoded, np.random.default_rng(seed))
+        inside = np.s_[max(down, 0) + 1 : 47 + min(down, 0), max(across, 0) + 1 : 47 + min(across, 0)]
+        assert np.median(np.abs(got - want)[inside]) < 5  # but for half a pixel
+
+
+@pytest.mark.parametrize("more", [{}, {"rotate_degrees": 15, "rescale": 0.2, "shift": 0.1, "flip": True, "color": 0.2}])
+def test_erase_blanks_one_box_and_leaves_the_other_draws(more):
+    whole, erased = (modality(erase=e, background="black", **more) for e in (0, 0.5))
+    decoded = whole.decode((save(scene(64, 48).point(lambda v: 128 + v // 2)),))
+    shares, aspects = [], []
+    for seed in range(200):
+        want = whole.augment(decoded, np.random.default_rng(seed))
+        got = erased.augment(decoded, np.random.default_rng(seed))
+        rows, columns = np.nonzero((got != want).any(2))
+        if not len(rows):
+            continue
+        box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert not got[box].any()
+        kept = np.ones(got.shape[:2], bool)
+        kept[box] = False
+        assert np.array_equal(got[kept], want[kept])
+        shares.append(1 - kept.mean())
+        aspects.append((np.ptp(rows) + 1) / (np.ptp(columns) + 1))
+    assert len(shares) > 180
+    assert max(shares) <= 0.5
+    assert np.mean(shares) == pytest.approx(0.25, abs=0.05)
+    assert min(aspects) < 0.5
+    assert max(aspects) > 2

@@ -1,11 +1,12 @@
 """Laws of fitting and making that hold for every row of the table of modalities."""
 
 import json
+from datetime import date
 from typing import get_args
 
 import pytest
 
-from pipeline.fields import AnyField, AudioField, ImageField, TableField, TextField
+from pipeline.fields import AnyField, AudioField, ImageField, SeriesField, TableField, TextField
 from pipeline.modalities import MODALITIES, fit, make
 
 FIELDS = [
@@ -16,6 +17,13 @@ FIELDS = [
     (TextField(modality="text", column="c", tokenizer="characters"), [("some text",), ("狗",)]),
     (TableField(modality="table", numbers=("a", "b")), [(1.5, None), (0.1, 7), (0.2, 3)]),
     (TableField(modality="table", categories=("a", "b")), [("x", None), ("y", 7), ("x", True)]),
+    (TableField(modality="table", dates=("a", "b")), [("2024-02-29", None), (date(1999, 1, 1), "2001-02-03T04:05")]),
+    (SeriesField(modality="series", channels=("a", "b")), [([1.5, None], [2, 3]), ([0.1], None)]),
+    (SeriesField(modality="series", column="a"), [([[1.5, None], [2, 3]],), ([[0.1, 2]],)]),
+    (
+        SeriesField(modality="series", time="t", channel="c", value="v"),
+        [([1, 2], ["a", "b"], [2.5, 3]), ([0], [7], [1])],
+    ),
 ]
 
 

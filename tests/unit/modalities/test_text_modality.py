@@ -153,6 +153,36 @@ def test_word_dropout_hides_its_share():
     assert fitted(settings("bytes")).augment(decoded, np.random.default_rng(0)) is decoded
 
 
+@given(st.text(max_size=30), st.integers(0, 99))
+def test_word_swap_moves_tokens_by_one_place_only(text, seed):
+    m = fitted(settings("characters", vocab_size=300, word_swap=0.9))
+    decoded = np.arange(m.decode((text,)).size, dtype=np.int32)
+    before = decoded.copy()
+    swapped = m.augment(decoded, np.random.default_rng(seed))
+    assert sorted(swapped.tolist()) == decoded.tolist() == before.tolist()
+    assert swapped.dtype == np.int32
+    assert np.abs(swapped - decoded).max() <= 1
+    assert m.augment(decoded, np.random.default_rng(seed)).tobytes() == swapped.tobytes()
+
+
+def test_word_swap_moves_its_share():
+    decoded = np.arange(20_000, dtype=np.int32)
+    m = fitted(settings("bytes", word_swap=0.3))
+    swapped = [m.augment(decoded, np.random.default_rng(s)) for s in range(4)]
+    assert [np.mean(s != decoded) for s in swapped] == pytest.approx([0.3] * 4, abs=0.02)
+    assert {int(np.flatnonzero(s > decoded)[0] % 2) for s in swapped} == {0, 1}  # pairs from the first or the second on
+
+
+def test_word_swap_comes_after_word_dropout_and_leaves_its_draws():
+    decoded = np.arange(10, 1010, dtype=np.int32)
+    dropped, both = (
+        fitted(settings("bytes", word_dropout=0.2, word_swap=s)).augment(decoded, np.random.default_rng(1))
+        for s in (0, 0.5)
+    )
+    assert sorted(both.tolist()) == sorted(dropped.tolist())
+    assert both.tolist() != dropped.tolist()
+
+
 def test_a_tokenizer_file_is_used_and_travels_with_the_state(tmp_path):
     """With all that a file may switch on: truncation, padding, special tokens, random merges."""
     given = Tokenizer(models.BPE({"[CLS]": 0, "a": 1, "b": 2, "ab": 9}, [("a", "b")], dropout=0.5))

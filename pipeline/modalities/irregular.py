@@ -1,0 +1,196 @@
+"""Readings of many channels at times of their own -> windows, one token for each window that holds a reading.
+
+In: three aligned lists (times, channel names, readings), in any order. Out: patches float32 `[n, 2 * C]`: for each of
+the C channels kept the z-score of the mean of its readings in the window (0 without one), then log(1 + their number).
+
+A reading is absent if it is None or NaN or of a channel that isn't kept. The length of a series is its largest time;
+its last window is closed, so that a reading at 48 h lies in a series of 48 h. Extent: (tokens, readings) of the part
+that is kept.
+"""
+
+import math
+from itertools import repeat
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError, RecordError
+from pipeline.fields import SeriesField
+from pipeline.modalities.base import Extent, Fitted, Modality, Values
+from pipeline.modalities.numeric import MAX_Z, Moments, numbers, plain_list, shown
+from pipeline.sample import FieldSpec, Tokens
+
+MAX_WINDOWS = 100_000
+"""Windows in `max_seconds` at most: more tokens than any pack holds."""
+
+MAX_PATCH = 1_000_000
+"""Numbers in a patch at most."""
+
+MAX_TIME_S = 1e10
+"""Times beyond are refused (they are in another unit); float64 tells a microsecond up to here."""
+
+
+def check_windows(field: SeriesField, count: float) -> None:
+    """Refuse settings that cut a series into more than `MAX_WINDOWS`. Raises DataError."""
+    if count > MAX_WINDOWS:
+        raise DataError(
+            f"`window_s`: expected at most {MAX_WINDOWS:,} windows in `max_seconds`, but {field.max_seconds:g} s in"
+            f" windows of {field.window_s:g} s are {count:,.0f}"
+        )
+
+
+def fit_irregular(field: SeriesField, values: Values) -> Fitted:
+    """The most frequent channels and their statistics; ties go by type and name. Raises DataError."""
+    check_windows(field, field.max_seconds / field.window_s)
+    ids: dict[str | int, int] = {}
+    moments = Moments()
+    for value in values:
+        try:
+            times, names, readings = _aligned(field, value)
+        except RecordError:
+            continue
+        used = _inside(field, times)[1] & ~np.isnan(readings)
+        channels = [ids.setdefault(name, len(ids)) for name, use in zip(names, used.tolist(), strict=True) if use]
+        moments.add(np.array(channels, np.intp), readings[used])
+    counts = moments.counts
+    ranked = sorted(ids, key=lambda c: (-counts[ids[c]], isinstance(c, str), c))[: field.max_channels]
+    at = [ids[c] for c in ranked]
+    names = [str(c) if isinstance(c, str) else int(c) for c in ranked]
+    return {"channels": names, "means": moments.means[at].tolist(), "stds": moments.stds[at].tolist()}
+
+
+@final
+class IrregularSeries(Modality):
+    """Readings at times of their own, as a patient's measurements are."""
+
+    def __init__(self, name: str, field: SeriesField, fitted: Fitted) -> None:
+        check_windows(field, field.max_seconds / field.window_s)
+        self._field = field
+        self._ids = {channel: i for i, channel in enumerate(fitted["channels"])}
+        self._width = max(1, len(self._ids))  # a field without any training reading still has a shape
+        self._means = np.array(fitted["means"], np.float64)
+        self._stds = np.array(fitted["stds"], np.float64)
+        self._last = max(0, math.ceil(field.max_seconds / field.window_s - 1e-9) - 1)
+        self._spec = FieldSpec(
+            name=name, kind="patches", patch_dim=2 * self._width, max_grid=(self._last + 1, 1), clocked=True
+        )
+
+    @property
+    def spec(self) -> FieldSpec:
+        """Clocked patches of 2 C numbers."""
+        return self._spec
+
+    def measure(self, value: tuple[Any, ...]) -> Extent:
+        """How many windows hold a reading, and how many readings there are. Raises RecordError."""
+        rows = self.decode(value)
+        return len(np.unique(rows[:, 0])), len(rows)
+
+    def grid(self, extent: Extent) -> tuple[int, int]:
+        """One column of as many tokens."""
+        return extent[0], 1
+
+    def decode(self, value: tuple[Any, ...]) -> NDArray[np.float64]:
+        """The present readings of kept channels, float64 `[m, 4]`. Raises RecordError.
+
+        A row is the middle of its window and its own time, in seconds from the beginning; its channel; its value.
+        """
+        field = self._field
+        times, names, readings = _aligned(field, value)
+        start, inside = _inside(field, times)
+        channels = np.fromiter(map(self._ids.get, names, repeat(-1)), np.intp, len(names))
+        used = inside & (channels >= 0) & ~np.isnan(readings)
+        times = times[used]
+        windows = np.minimum((times - start) // field.window_s, self._last)
+        return np.stack([start + (windows + 0.5) * field.window_s, times, channels[used], readings[used]], axis=1)
+
+    def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        """Move the windows over the readings, scale each channel, add noise, and make a stretch of time absent.
+
+        Windows, and with them their times, begin earlier or later; readings that then lie outside of all are left out.
+        Factors apply to raw readings, as a sensor's gain does. A window that loses all its readings stays a token: it
+        keeps a row whose value is NaN.
+        """
+        field = self._field
+        if not (field.jitter or field.scale or field.shift or field.time_mask) or not len(decoded):
+            return decoded
+        move, begin, length = rng.uniform(-1, 1), rng.random(), rng.random()
+        factors = 1 + field.scale * rng.uniform(-1, 1, self._width)
+        rows = self._moved(decoded, move * field.shift * field.window_s)
+        channels = rows[:, 2].astype(np.intp)
+        rows[:, 3] *= factors[channels]
+        if field.jitter:
+            rows[:, 3] += rng.standard_normal(len(rows)) * (field.jitter * self._stds[channels])
+        first, last = decoded[:, 0].min() - field.window_s / 2, decoded[:, 0].max() + field.window_s / 2
+        masked = length * field.time_mask * (last - first)
+        since = rows[:, 1] - (first + begin * (last - first - masked))
+        rows[(since >= 0) & (since < masked), 3] = np.nan
+        return rows
+
+    def encode(self, decoded: NDArray[Any]) -> Tokens:
+        """Patches float32 `[n, 2 * C]`, with the middle of each window."""
+        middles, at = np.unique(decoded[:, 0], return_inverse=True)
+        size = len(middles) * self._width
+        present = ~np.isnan(decoded[:, 3])
+        channels = decoded[present, 2].astype(np.intp)
+        cells = at[present] * self._width + channels
+        counts = np.bincount(cells, minlength=size).reshape(len(middles), self._width)
+        scores = (decoded[present, 3] - self._means[channels]) / self._stds[channels]
+        sums = np.bincount(cells, scores, minlength=size).reshape(counts.shape)
+        values = np.empty((len(middles), 2 * self._width), np.float32)
+        values[:, : self._width] = np.clip(sums / np.maximum(counts, 1), -MAX_Z, MAX_Z)
+        values[:, self._width :] = np.log1p(counts)
+        return Tokens(values=values, grid=(len(middles), 1), times=middles.astype(np.float32))
+
+    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+        """None at all: patches are looked at."""
+        return ()
+
+    def _moved(self, decoded: NDArray[np.float64], by_s: float) -> NDArray[np.float64]:
+        """A copy whose windows begin `by_s` later, at most a window either way."""
+        if by_s == 0:
+            return decoded.copy()
+        origin, window_s = decoded[0, 0], self._field.window_s
+        windows = np.unique(np.rint((decoded[:, 0] - origin) / window_s))
+        now = np.floor((decoded[:, 1] - by_s - origin) / window_s + 0.5)
+        stay = np.isin(now, windows)
+        lost = np.setdiff1d(windows, now)
+        rows = np.concatenate([decoded[stay], np.tile((0.0, 0.0, 0.0, np.nan), (len(lost), 1))])
+        rows[:, 0] = origin + by_s + np.concatenate([now[stay], lost]) * window_s
+        return rows
+
+
+def _aligned(
+    field: SeriesField, value: tuple[Any, ...]
+) -> tuple[NDArray[np.float64], list[Any] | tuple[Any, ...], NDArray[np.float64]]:
+    """Times in seconds `[m]`, channel names, readings `[m]` with NaN where absent. Raises RecordError."""
+    time, channel, reading = field.columns
+    times, names, readings = numbers(value[0], time), plain_list(value[1], "channel names", channel), value[2]
+    readings = numbers(readings, reading)
+    if not len(times) == len(names) == len(readings):
+        raise RecordError(
+            f"expected aligned lists, but `{time}` has {len(times)}, `{channel}` {len(names)} and `{reading}`"
+            f" {len(readings)} entries"
+        )
+    strange = [k for k in set(map(type, names)) if not issubclass(k, str | int | np.integer)]
+    if strange:
+        found = next(n for n in names if type(n) in strange)
+        raise RecordError(
+            f"expected strings or integers in column `{channel}`, but one is {type(found).__name__} {shown(found)}"
+        )
+    wrong = ~((times >= 0) & (times <= MAX_TIME_S / field.time_unit_s))
+    if wrong.any():
+        raise RecordError(
+            f"expected times from 0 to {MAX_TIME_S:g} s in column `{time}`, but one is {times[wrong][0]:g} (times"
+            f" {field.time_unit_s:g} s)"
+        )
+    return times * field.time_unit_s, names, readings
+
+
+def _inside(field: SeriesField, times: NDArray[np.float64]) -> tuple[float, NDArray[np.bool_]]:
+    """Where the part that is kept begins, in seconds, and which times lie in it."""
+    end = float(times.max(initial=0.0))
+    spare = max(0.0, end - field.max_seconds)
+    start = {"first": 0.0, "middle": spare / 2, "last": spare}[field.keep]
+    stop = end if field.keep == "last" or not spare else start + field.max_seconds
+    return start, (times >= start) & (times <= stop)

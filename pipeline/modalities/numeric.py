@@ -1,0 +1,122 @@
+"""What modalities of numbers share: numbers from raw values, statistics in one pass, values in messages."""
+
+import math
+from array import array
+from decimal import Decimal
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import RecordError
+
+MAX_NUMBER = float(np.finfo(np.float32).max)
+MAX_Z = 1000.0
+"""z-scores are clipped to +- this: a far outlier stays far, but can't overflow the model's arithmetic."""
+
+_NUMBERS = (int, float, np.integer, np.floating, np.bool_, Decimal)
+
+
+def number(value: Any, column: str) -> float:
+    """The value as a float, NaN where missing. Raises RecordError."""
+    if value is None:
+        return math.nan
+    if not isinstance(value, _NUMBERS):
+        raise RecordError(f"expected a number in column `{column}`, but is {type(value).__name__} {shown(value)}")
+    try:
+        found = float(value)
+    except (OverflowError, ValueError):
+        found = math.inf
+    if abs(found) > MAX_NUMBER:
+        raise RecordError(f"expected a finite number of float32 size in column `{column}`, but is {shown(value)}")
+    return found
+
+
+def numbers(values: Any, column: str) -> NDArray[np.float64]:
+    """A list of numbers as float64 `[n]`, NaN where None or NaN. Raises RecordError.
+
+    `array` takes Python's numbers at least as fast as numpy and, unlike numpy, doesn't read numbers out of strings.
+    """
+    values = plain_list(values, "numbers", column)
+    found = _packed(values)
+    if found is None:  # None inside, or what is no number
+        return np.array([number(v, column) for v in values], np.float64)
+    if (np.abs(found) > MAX_NUMBER).any():
+        far = values[int(np.argmax(np.abs(found) > MAX_NUMBER))]
+        raise RecordError(f"expected finite numbers of float32 size in column `{column}`, but one is {shown(far)}")
+    return found
+
+
+def _packed(values: list[Any] | tuple[Any, ...]) -> NDArray[np.float64] | None:
+    """Numbers as float64 `[n]`, None if not all are; whole numbers are tried first, as a float ends that at once."""
+    for code in ("q", "d"):
+        try:
+            return np.asarray(array(code, values), np.float64)
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return None
+
+
+def plain_list(value: Any, of: str, column: str) -> list[Any] | tuple[Any, ...]:
+    """The value as a list or tuple of Python objects. Raises RecordError that it is no list of these."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
+        raise RecordError(f"expected a list of {of} in column `{column}`, but is {type(value).__name__} {shown(value)}")
+    return value
+
+
+def shown(value: Any) -> str:
+    """The value as a message quotes it, at most 40 characters."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+@final
+class Moments:
+    """Mean and standard deviation of many channels, one batch of readings at a time.
+
+    Each batch is joined to those before by the update of Chan, Golub and LeVeque (1983). Readings are taken relative to
+    the first of their channel, so that those of a constant channel deviate by exactly 0.
+    """
+
+    def __init__(self, num_channels: int = 0) -> None:
+        self.counts = np.zeros(num_channels, np.int64)
+        self._first = np.zeros(num_channels)
+        self._means = np.zeros(num_channels)
+        self._squares = np.zeros(num_channels)
+
+    def add(self, channels: NDArray[np.intp], readings: NDArray[np.float64]) -> None:
+        """Readings `[n]` of channels `[n]`, in any order; the number of channels grows as needed."""
+        if not len(channels):
+            return
+        self._grow(int(channels.max()) + 1)
+        seen, places, at = np.unique(channels, return_index=True, return_inverse=True)
+        new = self.counts[seen] == 0
+        self._first[seen[new]] = readings[places[new]]
+        away = readings - self._first[channels]
+        count, before = np.bincount(at), self.counts[seen]
+        mean = np.bincount(at, away) / count
+        delta, total = mean - self._means[seen], before + count
+        self._means[seen] += delta * count / total
+        self._squares[seen] += np.bincount(at, (away - mean[at]) ** 2) + delta**2 * before * count / total
+        self.counts[seen] = total
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """Float64 `[C]`, 0 for a channel without readings."""
+        return self._first + self._means
+
+    @property
+    def stds(self) -> NDArray[np.float64]:
+        """Population standard deviation, float64 `[C]`, 1 for a channel that is constant or without readings."""
+        return np.where(self._squares > 0, np.sqrt(self._squares / np.maximum(self.counts, 1)), 1.0)
+
+    def _grow(self, size: int) -> None:
+        """Room for `size` channels, doubled so that many new names cost no copy each."""
+        if size > len(self.counts):
+            more = max(size, 2 * len(self.counts)) - len(self.counts)
+            self.counts = np.pad(self.counts, (0, more))
+            self._first, self._means, self._squares = (
+                np.pad(a, (0, more)) for a in (self._first, self._means, self._squares)
+            )

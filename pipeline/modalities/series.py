@@ -1,0 +1,223 @@
+"""Sensor readings over time -> windows, one token for each window that holds a reading.
+
+In, regular: lists of one length, one a channel, or one list of rows `[n, C]`. Out: patches float32 `[n, 2 * W * C]` for
+windows of W readings: z-scores `[W, C]` (0 where a reading is absent), then 1 where it is present `[W, C]`.
+In, irregular: see `pipeline.modalities.irregular`.
+
+None and NaN are absent readings, and so is all that a window lacks at the end of a series: nothing is imputed, and a
+window without any reading is no token. Worked example: 5 readings at 2 Hz in windows of 1 s are 3 tokens at 0.5, 1.5
+and 2.5 s, or 2 tokens at 0.5 and 2.5 s where the third and fourth reading are absent.
+
+Extent: (tokens, readings) of the part that is kept.
+"""
+
+from itertools import chain
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError, RecordError
+from pipeline.fields import SeriesField
+from pipeline.modalities.base import Extent, Fitted, Modality, Values
+from pipeline.modalities.irregular import MAX_PATCH, MAX_TIME_S, IrregularSeries, check_windows, fit_irregular
+from pipeline.modalities.numeric import MAX_Z, Moments, numbers, plain_list
+from pipeline.sample import FieldSpec, Tokens
+
+
+def fit_series(field: SeriesField, values: Values) -> Fitted:
+    """Statistics of the readings that are kept.
+
+    Returns:
+        `{"means": [C], "stds": [C]}`, population standard deviation, 1 for a constant or empty channel; irregular also
+        `{"channels": [C]}`, names, most frequent first. Rows of a `column` are as wide as most of the readings say.
+
+    Raises:
+        DataError: windows of the settings are too many or too large.
+    """
+    return fit_irregular(field, values) if field.time else _fit_regular(field, values)
+
+
+def make_series(name: str, field: SeriesField, fitted: Fitted) -> Modality:
+    """The modality of regular or irregular readings. Raises DataError for settings that can't be followed."""
+    return IrregularSeries(name, field, fitted) if field.time else RegularSeries(name, field, fitted)
+
+
+@final
+class RegularSeries(Modality):
+    """Readings at a constant rate."""
+
+    def __init__(self, name: str, field: SeriesField, fitted: Fitted) -> None:
+        self._field = field
+        self._window, self._most, windows = _windows(field)
+        self._means = np.array(fitted["means"], np.float64)
+        self._stds = np.array(fitted["stds"], np.float64)
+        self._width = len(self._means)
+        size = 2 * self._window * self._width
+        if size > MAX_PATCH:
+            raise DataError(
+                f"`window_s`: expected at most {MAX_PATCH:,} numbers in a patch, but {self._window:,} readings of"
+                f" {self._width:,} channels are {size:,}"
+            )
+        if field.shift and round(field.shift * self._window) == 0:
+            raise DataError(
+                f"`shift`: expected to move windows by a reading or more, but {field.shift} of a window of"
+                f" {self._window} readings is less"
+            )
+        self._spec = FieldSpec(name=name, kind="patches", patch_dim=size, max_grid=(windows, 1), clocked=True)
+
+    @property
+    def spec(self) -> FieldSpec:
+        """Clocked patches of 2 W C numbers."""
+        return self._spec
+
+    def measure(self, value: tuple[Any, ...]) -> Extent:
+        """How many windows hold a reading, and how many readings there are. Raises RecordError."""
+        present = ~np.isnan(_kept(_readings(self._field, value, self._width), self._field, self._most)[0])
+        windows = np.flatnonzero(present.any(1)) // self._window
+        return int(np.count_nonzero(np.diff(windows, prepend=-1))), int(np.count_nonzero(present))
+
+    def grid(self, extent: Extent) -> tuple[int, int]:
+        """One column of as many tokens."""
+        return extent[0], 1
+
+    def decode(self, value: tuple[Any, ...]) -> NDArray[np.float64]:
+        """A row for each token, float64 `[n, 1 + W * C]`. Raises RecordError.
+
+        A row is the middle of its window in seconds from the beginning of the series, then the readings, NaN if absent.
+        """
+        width = self._width
+        kept, start = _kept(_readings(self._field, value, width), self._field, self._most)
+        whole, rest = divmod(len(kept), self._window)
+        rows = np.full((whole + (rest > 0), 1 + self._window * width), np.nan)
+        rows[:whole, 1:] = kept[: whole * self._window].reshape(whole, self._window * width)
+        rows[whole:, 1 : 1 + rest * width] = kept[whole * self._window :].reshape(len(rows) - whole, rest * width)
+        rows[:, 0] = (start + (np.arange(len(rows)) + 0.5) * self._window) / self._field.rate_hz
+        held = ~np.isnan(rows[:, 1:]).all(1)
+        return rows if held.all() else rows[held]
+
+    def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        """Move the windows over the readings, scale each channel, add noise, and make a stretch of time absent.
+
+        Windows, and with them their times, move by a whole number of readings; those that come from outside the kept
+        windows are absent. Factors apply to raw readings, as a sensor's gain does. Every window stays a token, if need
+        be one without a reading.
+        """
+        field, width = self._field, self._width
+        if not (field.jitter or field.scale or field.shift or field.time_mask) or not len(decoded):
+            return decoded
+        move, begin, length = rng.uniform(-1, 1), rng.random(), rng.random()
+        factors = 1 + field.scale * rng.uniform(-1, 1, width)
+        rows = self._moved(decoded, round(move * field.shift * self._window))
+        cells = rows[:, 1:].reshape(len(rows), self._window, width)
+        cells *= factors
+        if field.jitter:
+            cells += rng.standard_normal(cells.shape) * (field.jitter * self._stds)
+        places = self._places(decoded)[:, None] * self._window + np.arange(self._window)
+        span = places[-1, -1] + 1
+        masked = round(length * field.time_mask * span)
+        first = round(begin * (span - masked))
+        cells[(places >= first) & (places < first + masked)] = np.nan
+        return rows
+
+    def encode(self, decoded: NDArray[Any]) -> Tokens:
+        """Patches float32 `[n, 2 * W * C]`, with the middle of each window."""
+        size = self._window * self._width
+        scores = decoded[:, 1:].reshape(len(decoded), self._window, self._width) - self._means
+        scores /= self._stds
+        np.clip(scores, -MAX_Z, MAX_Z, out=scores)
+        present = ~np.isnan(scores)
+        values = np.empty((len(decoded), 2 * size), np.float32)
+        values[:, :size] = np.where(present, scores, 0.0).reshape(len(decoded), size)
+        values[:, size:] = present.reshape(len(decoded), size)
+        return Tokens(values=values, grid=(len(decoded), 1), times=decoded[:, 0].astype(np.float32))
+
+    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+        """None at all: patches are looked at."""
+        return ()
+
+    def _places(self, decoded: NDArray[np.float64]) -> NDArray[np.intp]:
+        """Number of each window, counted from the first that is a token."""
+        steps = (decoded[:, 0] - decoded[0, 0]) * (self._field.rate_hz / self._window)
+        places: NDArray[np.intp] = np.rint(steps).astype(np.intp)
+        return places
+
+    def _moved(self, decoded: NDArray[np.float64], by: int) -> NDArray[np.float64]:
+        """A copy whose windows begin `by` readings later, at most W either way."""
+        if by == 0:
+            return decoded.copy()
+        places = self._places(decoded) + 1  # with room for a window before the first and after the last
+        line = np.full((places[-1] + 2, self._window * self._width), np.nan)
+        line[places] = decoded[:, 1:]
+        taken = (places * self._window + by)[:, None] + np.arange(self._window)
+        readings = line.reshape(-1, self._width)[taken]
+        times = decoded[:, :1] + by / self._field.rate_hz
+        return np.concatenate([times, readings.reshape(len(decoded), -1)], axis=1)
+
+
+def _fit_regular(field: SeriesField, values: Values) -> Fitted:
+    """Statistics by width, of which those with the most readings count; ties go to the smaller width."""
+    most = _windows(field)[1]
+    by_width: dict[int, Moments] = {len(field.channels) or 1: Moments(len(field.channels) or 1)}
+    for value in values:
+        try:
+            kept = _kept(_readings(field, value, None), field, most)[0]
+        except RecordError:
+            continue
+        present = ~np.isnan(kept)
+        moments = by_width.setdefault(kept.shape[1], Moments(kept.shape[1]))
+        moments.add(np.nonzero(present)[1], kept[present])
+    width = min(by_width, key=lambda w: (-by_width[w].counts.sum(), w))
+    return {"means": by_width[width].means.tolist(), "stds": by_width[width].stds.tolist()}
+
+
+def _windows(field: SeriesField) -> tuple[int, int, int]:
+    """Readings in a window, readings kept at most, and the windows that these fill. Raises DataError."""
+    window, most = (max(1, round(min(t * field.rate_hz, 1e15))) for t in (field.window_s, field.max_seconds))
+    windows = -(-most // window)
+    check_windows(field, windows)
+    return window, most, windows
+
+
+def _kept(readings: NDArray[np.float64], field: SeriesField, most: int) -> tuple[NDArray[np.float64], int]:
+    """The part of a series that is used, and the number of its first reading. Raises RecordError."""
+    if len(readings) / field.rate_hz > MAX_TIME_S:
+        raise RecordError(
+            f"expected a series of at most {MAX_TIME_S:g} s, but {len(readings)} readings at {field.rate_hz:g} Hz"
+            " are more"
+        )
+    spare = max(0, len(readings) - most)
+    start = {"first": 0, "middle": spare // 2, "last": spare}[field.keep]
+    return readings[start : start + most], start
+
+
+def _readings(field: SeriesField, value: tuple[Any, ...], width: int | None) -> NDArray[np.float64]:
+    """All readings, float64 `[n, C]`, NaN where absent; `width` is C where it is known. Raises RecordError."""
+    if field.column is not None:
+        return _rows(value[0], field.column, width)
+    lists = [(c, numbers(v, c)) for c, v in zip(field.channels, value, strict=True) if v is not None]
+    first, length = lists[0][0], len(lists[0][1])
+    readings = np.full((length, len(value)), np.nan) if len(lists) < len(value) else np.empty((length, len(value)))
+    places = (i for i, v in enumerate(value) if v is not None)
+    for place, (column, found) in zip(places, lists, strict=True):
+        if len(found) != length:
+            raise RecordError(
+                f"expected as many readings in each channel, but `{first}` has {length} and `{column}` {len(found)}"
+            )
+        readings[:, place] = found
+    return readings
+
+
+def _rows(value: Any, column: str, width: int | None) -> NDArray[np.float64]:
+    """Rows of readings as float64 `[n, C]`; a row that is None is absent."""
+    rows = [r if r is None else plain_list(r, "rows of numbers", column) for r in plain_list(value, "rows", column)]
+    widths = sorted({len(r) for r in rows if r is not None})
+    if len(widths) > 1:
+        raise RecordError(
+            f"expected rows of one length in column `{column}`, but they have {widths[0]} and {widths[1]}"
+        )
+    found = widths[0] if widths else width or 1
+    if found == 0 or found != (width or found):
+        raise RecordError(f"expected rows of {width or 'some'} readings in column `{column}`, but they have {found}")
+    absent = (None,) * found
+    return numbers(list(chain.from_iterable(absent if r is None else r for r in rows)), column).reshape(-1, found)
