@@ -49,7 +49,7 @@ def test_settings_that_contradict_each_other_say_which(recipe_file: Path) -> Non
     assert "expected either `epochs` or `steps`" in faults(recipe_file, "train.epochs=2")
     assert "4 % 3 is not 0" in faults(recipe_file, "train.workers=3")
     assert "32 % 24 is not 0" in faults(recipe_file, "model.head_dim=24")
-    assert "either `numbers` or `categories`" in faults(recipe_file, "fields.size.categories=[a]")
+    assert "expected one of `numbers`, `categories` and `dates`" in faults(recipe_file, "fields.size.categories=[a]")
 
 
 def test_overrides_address_what_flatten_names(recipe_file: Path) -> None:

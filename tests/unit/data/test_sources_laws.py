@@ -140,7 +140,7 @@ def test_csv_rows_are_those_of_pythons_reader(
 ) -> None:
     out = io.StringIO()
     if any("\r" in cell for row in rows for cell in row):
-        quoting = csv.QUOTE_ALL  # before 3.13 the writer leaves a carriage return bare, which ends a row for every reader
+        quoting = csv.QUOTE_ALL  # before 3.13 the writer leaves carriage returns bare, which end rows for every reader
     writer = csv.writer(out, delimiter=delimiter, lineterminator=ending, quoting=quoting)  # type: ignore[arg-type]
     writer.writerows([("first", "second one"), *rows])
     path = tmp_path_factory.mktemp("csv") / "t.csv"
