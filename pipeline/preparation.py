@@ -75,8 +75,6 @@ class PrepareRecipe(Node):
             for column in source.columns or ():
                 if column in seen:
                     raise ValueError(f"output column `{column}` comes from both {seen[column]} and `sources.{name}`")
-                if column.startswith("__"):
-                    raise ValueError(f"sources.{name}.columns: names with `__` are the job's, but one is `{column}`")
                 seen[column] = f"`sources.{name}`"
         return self
 
