@@ -65,6 +65,25 @@ def index(recipe: RecipeFile, overrides: Overrides = None, storage: Storage = No
 
 
 @app.command()
+def prepare(
+    recipe: Annotated[Path, typer.Argument(help="Settings of the preparation (YAML).", show_default=False)],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the shards.")] = None,
+    address: Address = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what the folder holds and begin anew.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be joined, then stop.")] = False,
+) -> None:
+    """Join several sources by key into shards for training; the same command goes on after a kill."""
+    with reported_errors():
+        from pipeline.preparation import load_preparation
+
+        settings = load_preparation(recipe, [*(overrides or []), *([f"out={out}"] if out else [])])
+        from jobs.prepare import Launch, run_prepare
+
+        run_prepare(settings, Launch(address=address, fresh=fresh, dry_run=dry_run))
+
+
+@app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or of one of its checkpoints.", show_default=False)],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",

@@ -36,7 +36,7 @@ class RecordError(InterlaceError):
 
 
 class BadShareError(InterlaceError):
-    """More records are bad than `data.max_bad_share` allows."""
+    """More records are bad than `max_bad_share` allows."""
 
 
 class PositionError(InterlaceError):
@@ -48,7 +48,7 @@ class CheckpointError(InterlaceError):
 
 
 class ResumeError(InterlaceError):
-    """A run that may not go on under this name: its data, plan or model settings differ from the recipe's."""
+    """A run or a prepared folder that may not go on under this name: its data or settings differ from the recipe's."""
 
 
 class NonFiniteLossError(InterlaceError):

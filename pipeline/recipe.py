@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -19,6 +19,8 @@ from pipeline.faults import describe
 from pipeline.fields import AnyField, ImageField, Node
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+Tree = TypeVar("Tree", bound=Node)
 
 
 ColumnType = Literal["string", "integer", "number", "boolean", "binary", "strings", "integers", "numbers"]
@@ -193,7 +195,7 @@ class Tracking(Node):
 class Recipe(Node):
     """Everything that decides a run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name that runs start with.")
+    name: str = Field(pattern=RUN_NAME, description="Name that runs start with.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, order, augmentation and dropout.")
     storage: str = Field("output", description="Folder of runs, caches and the MLflow store; seen by every node.")
     data: Data
@@ -236,7 +238,7 @@ PLACE_KEYS = (
 """Settings of where a run happens, which do not decide what it computes: they are no part of its digest."""
 
 
-def flatten(recipe: Recipe) -> dict[str, Any]:
+def flatten(recipe: Node) -> dict[str, Any]:
     """The recipe as dotted paths and plain values, in the recipe's order; lists stay lists."""
 
     def walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -270,13 +272,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: the file can't be read or has faults; all of them are named.
     """
-    try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise RecipeError((f"expected a readable YAML file, but {error.strerror}: {path}",), str(path)) from error
-    except yaml.YAMLError as error:
-        raise RecipeError((f"expected YAML, but {error}",), str(path)) from error
-    return parse_recipe(tree, overrides, str(path))
+    return load_tree(path, overrides, Recipe)
 
 
 def parse_recipe(tree: Any, overrides: Sequence[str] = (), source: str = "recipe") -> Recipe:
@@ -285,16 +281,32 @@ def parse_recipe(tree: Any, overrides: Sequence[str] = (), source: str = "recipe
     Raises:
         RecipeError: all faults of tree and overrides.
     """
+    return parse_tree(tree, overrides, source, Recipe)
+
+
+def load_tree(path: str | Path, overrides: Sequence[str], root: type[Tree]) -> Tree:
+    """Read settings of any class from a YAML file, as `load_recipe` reads a Recipe."""
+    try:
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise RecipeError((f"expected a readable YAML file, but {error.strerror}: {path}",), str(path)) from error
+    except yaml.YAMLError as error:
+        raise RecipeError((f"expected YAML, but {error}",), str(path)) from error
+    return parse_tree(tree, overrides, str(path), root)
+
+
+def parse_tree(tree: Any, overrides: Sequence[str], source: str, root: type[Tree]) -> Tree:
+    """Turn a plain tree and overrides into settings of any class, as `parse_recipe` does for a Recipe."""
     if not isinstance(tree, dict):
         raise RecipeError((f"expected a mapping of settings, but it is {type(tree).__name__}",), source)
     faults = [fault for override in overrides if (fault := _apply(tree, override))]
     try:
-        recipe = Recipe.model_validate(tree)
+        settings = root.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError((*faults, *(describe(e, Recipe) for e in error.errors())), source) from error
+        raise RecipeError((*faults, *(describe(e, root) for e in error.errors())), source) from error
     if faults:
         raise RecipeError(tuple(faults), source)
-    return recipe
+    return settings
 
 
 class _Loader(yaml.SafeLoader):

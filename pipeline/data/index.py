@@ -19,13 +19,13 @@ import pyarrow as pa
 import xxhash
 
 from pipeline import modalities
+from pipeline.data.fingerprint import fingerprint
 from pipeline.data.manifest import MISSING, Manifest, load_manifest, save_manifest
 from pipeline.data.mix import MixSettings
 from pipeline.data.plan import PlanSettings
 from pipeline.data.reader import Reader, Recordings, field_value, num_tokens, record_hash
 from pipeline.data.schema import check_schemas
 from pipeline.data.sources import SPARSE, RowGroup, ShardFormat, faults_of, find_shards, open_source, usable_rows
-from pipeline.data.sources.base import split_uri
 from pipeline.data.targets import fit_target, make_target
 from pipeline.errors import BadShareError, DataError, RecordError
 from pipeline.fields import AnyField
@@ -98,7 +98,7 @@ def build_index(recipe: Recipe, mapper: Mapper = map) -> Index:
     """
     splits = recipe.data.splits()
     shards = {n: [find_shards(s.paths, recipe.data.root) for s in sources] for n, sources in splits.items()}
-    prints = {n: [[_fingerprint(s) for s in found] for found in lists] for n, lists in shards.items()}
+    prints = {n: [[fingerprint(s) for s in found] for found in lists] for n, lists in shards.items()}
     cache = Path(recipe.storage).absolute() / "cache" / "index"
     fitted = _cached_fit(recipe, shards["train"], cache / _key(recipe, "train", prints["train"], "fit"))
     recordings = make_recordings(recipe, fitted)
@@ -261,21 +261,6 @@ def fit(recipe: Recipe, shards: Sequence[Sequence[str]]) -> Fitted:
         "fields": {n: modalities.fit(f, values(f.columns)) for n, f in recipe.fields.items()},
         "targets": {n: fit_target(t, (v for (v,) in values((t.column,)))) for n, t in recipe.tasks.items()},
     }
-
-
-def _fingerprint(shard: str) -> str:
-    """Size, modification time and hash of a shard's first and last 64 KiB: changes when the file does.
-
-    Files that a table names are not looked at: reading verifies each record's hash, so a changed one costs its record.
-    """
-    system, path = split_uri(shard)
-    info = system.get_file_info(path)
-    hasher = xxhash.xxh3_64(f"{shard}:{info.size}:{info.mtime_ns}".encode())
-    with system.open_input_file(path) as file:
-        hasher.update(file.read(1 << 16))
-        file.seek(max(info.size - (1 << 16), 0))
-        hasher.update(file.read(1 << 16))
-    return hasher.hexdigest()
 
 
 def _key(recipe: Recipe, split: str, fingerprints: Sequence[Sequence[str]], of: Any) -> str:

@@ -5,10 +5,10 @@ block. Order rests on `preserve_order` (set by `data_config`) and on `streaming_
 out in turn: position p arrives at rank p mod W. The consumer checks that on every pack.
 """
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -17,7 +17,6 @@ from ray.data import DataContext, ExecutionOptions
 
 from pipeline.data.plan import Plan, Schedule
 from pipeline.data.reader import Reader
-from pipeline.data.sources import RowGroup
 from pipeline.sample import pack_to_table
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 GROUPS_PER_TASK = 4
 """Row groups that one indexing task measures: enough to pay for the 20 ms that a task costs."""
+
+Unit = TypeVar("Unit")
 
 
 def data_config() -> "DataConfig":
@@ -72,22 +73,34 @@ def _load(shared: "ray.ObjectRef[Reader]") -> tuple[Reader, Plan]:
     return reader, reader.plan()
 
 
-def map_units(measure: Callable[[RowGroup], pa.Table], groups: Sequence[RowGroup]) -> Iterable[pa.Table]:
-    """Measure row groups as a Ray Data job; tables in the order of the groups."""
-
-    def run(rows: pa.Table) -> Iterator[pa.Table]:
-        for unit in rows.to_pylist():
-            number = unit.pop("unit")
-            table = measure(RowGroup(**unit))
-            yield table.append_column("unit", pa.array([number] * table.num_rows, pa.int64()))
-
-    units = pa.Table.from_pylist([{**asdict(g), "unit": i} for i, g in enumerate(groups)])
-    blocks = max(1, len(groups) // GROUPS_PER_TASK)
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    with DataContext.current(context):
-        ds = ray.data.from_arrow(units).repartition(blocks).map_batches(run, batch_format="pyarrow", batch_size=None)
-        table: Any = pa.concat_tables(t for t in ds.iter_batches(batch_size=None, batch_format="pyarrow") if t.num_rows)
+def map_units(work: Callable[[Unit], pa.Table], units: Sequence[Unit]) -> Iterable[pa.Table]:
+    """Do units of work (row groups to measure) as a Ray Data job; tables in the order of the units."""
+    table: Any = pa.concat_tables(stream_units(work, units, GROUPS_PER_TASK))
     # Blocks may arrive in any order; rows inside a unit keep theirs.
     order = table["unit"].to_numpy().argsort(kind="stable")
     return [table.take(pa.array(order)).drop_columns("unit")]
+
+
+def stream_units(
+    work: Callable[[Unit], pa.Table], units: Sequence[Unit], units_per_task: int = 1
+) -> Iterator[pa.Table]:
+    """Do units of work as a Ray Data job; tables as they get done, in any order, with a column `unit` added.
+
+    Args:
+        work: what to do with a unit.
+        units: anything that can be pickled.
+        units_per_task: how many one task does; a task costs about 20 ms.
+    """
+
+    def run(rows: pa.Table) -> Iterator[pa.Table]:
+        for row in rows.to_pylist():
+            table = work(pickle.loads(row["pickled"]))
+            yield table.append_column("unit", pa.array([row["unit"]] * table.num_rows, pa.int64()))
+
+    pickled = pa.table({"unit": range(len(units)), "pickled": pa.array(map(pickle.dumps, units), pa.binary())})
+    blocks = max(1, len(units) // units_per_task)
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    with DataContext.current(context):
+        ds = ray.data.from_arrow(pickled).repartition(blocks).map_batches(run, batch_format="pyarrow", batch_size=None)
+        yield from (t for t in ds.iter_batches(batch_size=None, batch_format="pyarrow") if t.num_rows)

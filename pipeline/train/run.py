@@ -25,9 +25,9 @@ from pipeline.data.index import Index, Mapper, build_index
 from pipeline.data.plan import Plan, Schedule
 from pipeline.data.stream import data_config, dataset
 from pipeline.errors import InterlaceError, ResumeError
+from pipeline.lock import DRIVER, held, worker_lock
 from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, to_yaml
 from pipeline.train.checkpoint import newest_checkpoint
-from pipeline.train.lock import DRIVER, held, worker_lock
 from pipeline.train.worker import FAILURE, Job, train_worker
 
 COLLECTIVE_TIMEOUT_S = 600

@@ -20,6 +20,7 @@ from pipeline.batch import to_batch
 from pipeline.data.reader import Reader
 from pipeline.errors import BadShareError, InterlaceError, NonFiniteLossError
 from pipeline.journal import Journal, journal_path
+from pipeline.lock import held, worker_lock
 from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack, table_to_pack
 from pipeline.train.build import network_for
@@ -33,7 +34,6 @@ from pipeline.train.checkpoint import (
     save_checkpoint,
 )
 from pipeline.train.feed import read_ahead
-from pipeline.train.lock import held, worker_lock
 from pipeline.train.loop import Loop, StepReport, evaluate, sum_over_ranks
 from pipeline.train.optim import make_optimizer
 

@@ -9,9 +9,9 @@ import pytest
 import safetensors.torch
 import yaml
 
+from pipeline.lock import held, worker_lock
 from pipeline.recipe import load_recipe
 from pipeline.train.checkpoint import MODEL, checkpoint_folder, newest_checkpoint
-from pipeline.train.lock import held, worker_lock
 from tests.data import EmojiLike, make_rows
 from tests.e2e.conftest import Command
 from tests.ray.reference import read_traces, run_here

@@ -12,6 +12,8 @@ LAYERS = (
         "pipeline.errors",
         "pipeline.faults",
         "pipeline.fields",
+        "pipeline.lock",
+        "pipeline.preparation",
         "pipeline.recipe",
         "pipeline.sample",
         "pipeline.batch",

@@ -13,7 +13,8 @@ import typer.main
 import yaml
 
 from jobs.cli import app
-from pipeline.recipe import load_recipe, parse_recipe
+from pipeline.preparation import PrepareRecipe
+from pipeline.recipe import load_recipe, parse_recipe, parse_tree
 from tests.laws.code import PACKAGES, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -156,7 +157,10 @@ def test_a_wrong_command_is_found(words: list[str]) -> None:
 def test_settings_and_recipes_are_valid() -> None:
     recipes = [yaml.safe_load(text) for text in fences("yaml")]
     for tree in recipes:
-        parse_recipe(tree)
+        if "sources" in tree:
+            parse_tree(tree, (), "README", PrepareRecipe)
+        else:
+            parse_recipe(tree)
     settings = [s.rstrip(".,") for s in re.findall(r"--set ([\w.]+=[^\s`]+)", README)]
     load_recipe(ROOT / "jobs" / "recipes" / "emoji.yaml", settings)
     assert recipes

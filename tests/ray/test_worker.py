@@ -14,10 +14,10 @@ from PIL import Image
 
 from pipeline.data.index import build_index
 from pipeline.errors import BadShareError, ResumeError
+from pipeline.lock import DRIVER, held
 from pipeline.recipe import Recipe
 from pipeline.sample import Pack
 from pipeline.train.checkpoint import newest_checkpoint
-from pipeline.train.lock import DRIVER, held
 from pipeline.train.run import Prepared, _job, open_run, prepare
 from pipeline.train.worker import Worker
 from tests.data import EmojiLike, make_rows, write_shards, write_table

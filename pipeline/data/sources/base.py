@@ -78,12 +78,13 @@ def split_uri(path: str) -> tuple[fs.FileSystem, str]:
     return fs.LocalFileSystem(), path
 
 
-def find_shards(paths: Sequence[str], root: str) -> list[str]:
+def find_shards(paths: Sequence[str], root: str, setting: str = "data.root") -> list[str]:
     """Every file that the paths and globs name, sorted within each, without doubles.
 
     Args:
         paths: local paths, URIs, or globs of either.
         root: folder (or URI) that relative ones start from.
+        setting: what decides the root, for the message.
 
     Raises:
         DataError: a path matches no file.
@@ -93,7 +94,7 @@ def find_shards(paths: Sequence[str], root: str) -> list[str]:
         full = path if "://" in path or path.startswith("/") else f"{root.rstrip('/')}/{path}"
         matches = _glob_remote(full) if "://" in full else sorted(glob.glob(str(Path(full).absolute()), recursive=True))
         if not matches:
-            raise DataError(f"expected at least one shard at {full}, but found none (`data.root` is {root!r})")
+            raise DataError(f"expected at least one shard at {full}, but found none (`{setting}` is {root!r})")
         found.update(dict.fromkeys(matches))
     return list(found)
 

@@ -1,4 +1,4 @@
-"""Locks of a run folder, so that no two processes ever write one run. The system frees them however a process ends."""
+"""Locks of a folder, so that no two processes ever write one run or data set. The system frees them with a process."""
 
 import fcntl
 import os
@@ -43,7 +43,7 @@ def held(path: Path, *, wait_s: float = 0.0, say: Callable[[str], None] | None =
                 file.seek(0)
                 holder = file.read().strip()
                 if time.monotonic() >= deadline:
-                    raise ResumeError(f"{path.parent.name}: the run is held by another process ({holder})") from error
+                    raise ResumeError(f"{path.parent.name}: held by another process ({holder})") from error
                 if say is not None and not told:
                     say(f"waiting for {holder}, which still holds {path.name}")
                     told = True

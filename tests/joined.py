@@ -1,0 +1,83 @@
+"""Four generated sources of one set of records (pictures, captions, sensors, a table), each with some missing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.preparation import PrepareRecipe
+from pipeline.recipe import parse_tree
+
+WORDS = np.array(["red", "green", "blue", "grey", "disc", "square", "very", "small", "large", "a", "the", "of"])
+SCHEMAS = {
+    "pictures": pa.schema([("id", pa.int64()), ("jpeg", pa.binary())]),
+    "captions": pa.schema([("name", pa.int64()), ("caption", pa.string())]),
+    "sensors": pa.schema([("id", pa.int32()), ("readings", pa.list_(pa.float32())), ("unit", pa.string())]),
+    "products": pa.schema(
+        [("product", pa.int64()), ("shop", pa.string()), ("price", pa.float64()), ("sold", pa.bool_())]
+    ),
+}
+KEYS = {name: schema.names[0] for name, schema in SCHEMAS.items()}
+CHUNK = 4096
+
+
+def _values(name: str, rng: np.random.Generator, count: int) -> list[Any]:
+    """The columns beside the key."""
+    if name == "pictures":
+        return [[rng.bytes(int(n)) for n in rng.integers(40, 200, count)]]
+    if name == "captions":
+        return [[" ".join(rng.choice(WORDS, int(n))) for n in rng.integers(1, 8, count)]]
+    if name == "sensors":
+        return [
+            [rng.normal(size=int(n)) for n in rng.integers(0, 12, count)],
+            [None if i % 5 else "mV" for i in range(count)],
+        ]
+    shops = [None if rng.random() < 0.1 else f"shop {int(s)}" for s in rng.integers(0, 40, count)]
+    return [shops, rng.normal(size=count), rng.random(count) < 0.5]
+
+
+def chunks(name: str, rows: int, seed: int = 0) -> Iterator[pa.Table]:
+    """A source's rows in an order of its own, a chunk at a time; a tenth of the keys `0 .. rows - 1` are absent."""
+    rng = np.random.default_rng([seed, list(SCHEMAS).index(name)])
+    keys = rng.permutation(rows)[: rows - rows // 10]
+    for at in range(0, len(keys), CHUNK):
+        part = keys[at : at + CHUNK]
+        yield pa.table([part, *_values(name, rng, len(part))], schema=SCHEMAS[name])
+
+
+def write_parquet(folder: Path, rows: int, group_rows: int, num_shards: int = 2) -> None:
+    """Write the four sources, each as so many shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, schema in SCHEMAS.items():
+        writers = [pq.ParquetWriter(folder / f"{name}-{i}.parquet", schema) for i in range(num_shards)]
+        for number, table in enumerate(chunks(name, rows)):
+            half = -(-table.num_rows // num_shards)
+            for i, writer in enumerate(writers if number == 0 else [writers[number % num_shards]]):
+                writer.write_table(table.slice(i * half, half) if number == 0 else table, row_group_size=group_rows)
+        for writer in writers:
+            writer.close()
+
+
+def tree(folder: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    """A preparation of these sources; settings replace its own."""
+    return {
+        "name": "records",
+        "root": str(folder),
+        "out": str(out),
+        "sources": {
+            name: {"paths": [f"{name}-*.parquet"], "key": key} for name, key in KEYS.items()
+        },
+        "split": {"by": "shop", "seed": 3},
+        "bucket_mb": 0.02,
+        "shard_mb": 0.05,
+        "group_rows": 16,
+        **settings,
+    }  # fmt: skip
+
+
+def preparation(folder: Path, out: Path, **settings: Any) -> PrepareRecipe:
+    """The settings of `tree`."""
+    return parse_tree(tree(folder, out, **settings), (), "preparation", PrepareRecipe)
