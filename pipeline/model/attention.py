@@ -142,6 +142,15 @@ class Segments:
         sums_ND = x_TD.new_zeros(len(self._host) + 1, x_TD.shape[1]).index_add(0, self.owner_T, x_TD)[:-1]
         return sums_ND / self.lengths_N.clamp(min=1).unsqueeze(1)
 
+    def max(self, x_TD: Tensor) -> Tensor:
+        """The largest of each number in each segment in float32, `[N, D]`; zeros for empty ones."""
+        x_TD = x_TD.float()
+        lowest = torch.finfo(x_TD.dtype).min
+        most_ND = x_TD.new_full((len(self._host) + 1, x_TD.shape[1]), lowest)
+        owner_TD = self.owner_T.unsqueeze(1).expand_as(x_TD)
+        most_ND = most_ND.scatter_reduce(0, owner_TD, x_TD, "amax")[:-1]
+        return most_ND.masked_fill((self.lengths_N == 0).unsqueeze(1), 0.0)
+
 
 def attend(qkv_T3HK: Tensor, segments: Segments) -> Tensor:
     """Softmax attention of every token to the tokens of its segment.

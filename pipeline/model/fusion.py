@@ -51,17 +51,18 @@ class Fusion(nn.Module, ABC):
 
 
 class Early(Fusion):
-    """Every layer attends within the sample (Kim et al. 2021, ViLT). A field's state is the mean of its embedding."""
+    """Every layer attends within the sample (Kim et al. 2021, ViLT). A field's state is pooled from its embedding."""
 
     def __init__(self, model: Model, names: Sequence[str]) -> None:
         super().__init__()
         self.joint = Encoder(model, model.joint_layers)
+        self.pool = Pool(model)
 
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """See `Fusion`."""
-        fields = {name: pool(item.x_TD, item.segments) for name, item in tokens.items()}
+        fields = {name: self.pool(item.x_TD, item.segments) for name, item in tokens.items()}
         x_TD, segments = interlace(tokens, keep_SF)
-        return Fused(sample_SD=pool(self.joint(x_TD, segments), segments), fields=fields)
+        return Fused(sample_SD=self.pool(self.joint(x_TD, segments), segments), fields=fields)
 
 
 class Mid(Fusion):
@@ -71,13 +72,14 @@ class Mid(Fusion):
         super().__init__()
         self.encoders = nn.ModuleDict({key(name): Encoder(model, model.field_layers) for name in names})
         self.joint = Encoder(model, model.joint_layers)
+        self.pool = Pool(model)
 
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """See `Fusion`."""
         encoded = encode(self.encoders, tokens)
-        fields = {name: pool(item.x_TD, item.segments) for name, item in encoded.items()}
+        fields = {name: self.pool(item.x_TD, item.segments) for name, item in encoded.items()}
         x_TD, segments = interlace(encoded, keep_SF)
-        return Fused(sample_SD=pool(self.joint(x_TD, segments), segments), fields=fields)
+        return Fused(sample_SD=self.pool(self.joint(x_TD, segments), segments), fields=fields)
 
 
 class WeightedSum(Fusion):
@@ -90,12 +92,13 @@ class WeightedSum(Fusion):
     def __init__(self, model: Model, names: Sequence[str]) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict({key(name): Encoder(model, model.field_layers) for name in names})
+        self.pool = Pool(model)
         self.logits = nn.ParameterDict({key(name): nn.Parameter(torch.zeros(())) for name in names})
 
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """See `Fusion`; a sample without fields has zeros for state and weights."""
         encoded = encode(self.encoders, tokens)
-        fields = {name: pool(item.x_TD, item.segments) for name, item in encoded.items()}
+        fields = {name: self.pool(item.x_TD, item.segments) for name, item in encoded.items()}
         logits_F = torch.stack([self.logits[key(name)] for name in tokens])
         present_SF = torch.stack([item.segments.lengths_N > 0 for item in tokens.values()], dim=1) & keep_SF
         votes_SF = (logits_F - logits_F.detach().max()).exp() * present_SF
@@ -119,12 +122,21 @@ def encode(encoders: nn.ModuleDict, tokens: Mapping[str, FieldTokens]) -> dict[s
     }
 
 
-def pool(x_TD: Tensor, segments: Segments) -> Tensor:
-    """The mean of the normalised tokens of each segment, float32; zeros for empty ones.
+class Pool(nn.Module):
+    """The mean or the maximum of the normalised tokens of each segment, float32; zeros for empty ones.
 
+    The maximum over tokens (Collobert et al. 2011) lets one telling token decide where a mean dilutes it.
     Without gains of its own: what reads the state begins with a matrix, and no parameter is left without a gradient.
     """
-    return segments.mean(nn.functional.layer_norm(x_TD, x_TD.shape[1:]))
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.kind = model.pool
+
+    def forward(self, x_TD: Tensor, segments: Segments) -> Tensor:
+        """`[T, D]` -> `[N, D]`."""
+        normal_TD = nn.functional.layer_norm(x_TD, x_TD.shape[1:])
+        return segments.max(normal_TD) if self.kind == "max" else segments.mean(normal_TD)
 
 
 def interlace(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> tuple[Tensor, Segments]:

@@ -139,6 +139,22 @@ def test_means_are_those_of_each_segment():
     assert segments.cu_seqlens.tolist() == [0, 2, 2, 5]
 
 
+def test_maxima_are_those_of_each_segment_and_slack_counts_for_nothing():
+    segments = Segments(torch.tensor([2, 0, 3]))
+    x = torch.randn(segments.num_rows, 4)
+    x[5:] = 100.0
+    x.requires_grad_()
+    maxima = segments.max(x)
+    torch.testing.assert_close(maxima[0], x[:2].amax(0))
+    torch.testing.assert_close(maxima[2], x[2:5].amax(0))
+    assert not maxima[1].any()
+    maxima.sum().backward()
+    assert x.grad is not None
+    assert x.grad[:5].sum() == 8
+    assert segments.num_rows > 5
+    assert not x.grad[5:].any()
+
+
 def test_attention_repeats_to_the_bit():
     qkv, segments = draw([9, 30, 4, 4, 61])
     runs = []

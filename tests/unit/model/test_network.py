@@ -30,9 +30,10 @@ def states(outputs: Outputs) -> list[Tensor]:
     return [outputs.sample_SD, *(f.pooled_SD for f in outputs.fields.values())]
 
 
+@pytest.mark.parametrize("pool", ["mean", "max"])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_tokens_of_a_sample_change_no_other_sample(fusion: str):
-    network, batch, sample = build(fusion), draw_batch(), 3
+def test_tokens_of_a_sample_change_no_other_sample(fusion: str, pool: str):
+    network, batch, sample = build(fusion, pool=pool), draw_batch(), 3
     before, after = states(network(batch)), states(network(other_tokens(batch, sample)))
     others = [s for s in range(batch.num_samples) if s != sample]
     for a, b in zip(before, after, strict=True):
@@ -65,9 +66,10 @@ def test_gradients_of_a_sample_reach_no_other_samples_tokens(fusion: str):
     assert len(embedded) == len(SPECS)
 
 
+@pytest.mark.parametrize("pool", ["mean", "max"])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_pack_equals_its_samples_one_at_a_time(fusion: str):
-    network, batch = build(fusion), draw_batch(samples=9)
+def test_a_pack_equals_its_samples_one_at_a_time(fusion: str, pool: str):
+    network, batch = build(fusion, pool=pool), draw_batch(samples=9)
     packed = states(network(batch))
     for sample in range(batch.num_samples):
         for a, b in zip(packed, states(network(one_sample(batch, sample))), strict=True):
@@ -105,9 +107,10 @@ def test_order_of_fields_changes_nothing(fusion: str):
     assert list(b.fields) == list(reversed(a.fields))
 
 
+@pytest.mark.parametrize("pool", ["mean", "max"])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_missing_field_changes_nothing_else(fusion: str):
-    network, batch, sample = build(fusion), draw_batch(missing=0.0), 2
+def test_missing_field_changes_nothing_else(fusion: str, pool: str):
+    network, batch, sample = build(fusion, pool=pool), draw_batch(missing=0.0), 2
     before, after = network(batch), network(without(batch, "photo", sample))
     others = [s for s in range(batch.num_samples) if s != sample]
     torch.testing.assert_close(before.sample_SD[others], after.sample_SD[others], **TOLERANCE)
