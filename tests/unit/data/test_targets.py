@@ -22,7 +22,7 @@ def fitted(task: ClassificationTask, values: list) -> Target:
 @given(st.lists(st.text(max_size=3), min_size=2) | st.lists(st.integers(-5, 5) | st.booleans(), min_size=2))
 def test_every_training_label_is_the_index_of_its_class(values):
     if len(set(values)) < 2:
-        values = [*values, values[0] * 2 + type(values[0])(1)]
+        values = [*values, values[0] + ("x" if isinstance(values[0], str) else 1)]
     state = fit_target(ONE, iter(values))
     target = make_target(ONE, state)
     assert isinstance(target, ClassTarget)
