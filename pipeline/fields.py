@@ -53,9 +53,12 @@ class TextField(_Field):
 
     modality: Literal["text"]
     column: str = Field(description="Column that holds the string.")
-    tokenizer: Literal["bytes", "bpe", "characters"] = Field(
-        "bytes", description="UTF-8 bytes, a byte-pair vocabulary fitted on the training text, or its characters."
+    tokenizer: Literal["bytes", "bpe", "characters", "ngrams"] = Field(
+        "bytes",
+        description="UTF-8 bytes, a byte-pair vocabulary fitted on the training text, its characters, or overlapping"
+        " pieces of its words (good on few short texts, where they tell more than whole words).",
     )
+    ngram: int = Field(4, ge=2, le=8, description="`ngrams`: characters in a piece.")
     vocab_size: int = Field(1000, ge=260, le=200_000, description="Ids of a fitted vocabulary.")
     tokenizer_file: str | None = Field(None, description="A `tokenizers` JSON file to use instead of fitting one.")
     max_tokens: int = Field(256, ge=1, description="Longer texts are cut to this many tokens.")

@@ -12,6 +12,7 @@ moved up by `NUM_SPECIALS`:
 
 import unicodedata
 from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -84,6 +85,35 @@ class _Characters:
 
 
 @final
+class _Grams:
+    """Overlapping pieces of the words, spaces at their ends (Bojanowski et al. 2017), of a fitted list.
+
+    Case is folded. Worked example: `n = 4` makes `Red fox` into ` red`, `red `, ` fox`, `fox `, and `ox` into ` ox `.
+    """
+
+    def __init__(self, fitted: Fitted) -> None:
+        self._length: int = fitted["length"]
+        self._grams: list[str] = fitted["grams"]
+        self._index = {gram: i + NUM_SPECIALS for i, gram in enumerate(self._grams)}
+        self.vocab_size = len(self._index) + NUM_SPECIALS
+
+    def count(self, text: str) -> int:
+        return len(_grams(text, self._length))
+
+    def ids(self, text: str, limit: int) -> NDArray[np.int32]:
+        known = self._index
+        return np.array([known.get(gram, UNKNOWN) for gram in _grams(text, self._length)[:limit]], np.int32)
+
+    def word(self, token: int) -> str | None:
+        return self._grams[token - NUM_SPECIALS]
+
+
+def _grams(text: str, length: int) -> list[str]:
+    words = [f" {word} " for word in unicodedata.normalize("NFC", text).casefold().split()]
+    return [word[i : i + length] for word in words for i in range(max(1, len(word) - length + 1))]
+
+
+@final
 class _BytePairs:
     """A tokenizer of the `tokenizers` library, without the special tokens that its file may add."""
 
@@ -106,9 +136,10 @@ class _BytePairs:
         return str(self._tokenizer.decode([token - NUM_SPECIALS], skip_special_tokens=False))
 
 
-_TOKENIZERS: dict[str, type[_Bytes] | type[_Characters] | type[_BytePairs]] = {
+_TOKENIZERS: dict[str, type[_Bytes] | type[_Characters] | type[_Grams] | type[_BytePairs]] = {
     "bytes": _Bytes,
     "characters": _Characters,
+    "ngrams": _Grams,
     "bpe": _BytePairs,
 }
 
@@ -172,7 +203,8 @@ def fit_text(field: TextField, values: Values) -> Fitted:
     """The state of the field's tokenizer.
 
     Returns:
-        `{}` for bytes; `{"characters": str}`, most frequent first; `{"tokenizer": str}`, a `tokenizers` JSON.
+        `{}` for bytes; `{"characters": str}` or `{"grams": [str], "length": n}`, most frequent first;
+        `{"tokenizer": str}`, a `tokenizers` JSON.
 
     Raises:
         DataError: `tokenizer_file` can't be read, or is given beside another tokenizer than `bpe`.
@@ -182,7 +214,10 @@ def fit_text(field: TextField, values: Values) -> Fitted:
     if field.tokenizer == "bpe":
         return {"tokenizer": _train(field, values)}
     if field.tokenizer == "characters":
-        return {"characters": _frequent(field, values)}
+        return {"characters": "".join(_frequent(field, values, lambda text: unicodedata.normalize("NFC", text)))}
+    if field.tokenizer == "ngrams":
+        grams = _frequent(field, values, lambda text: _grams(text, field.ngram))
+        return {"grams": grams, "length": field.ngram}
     return {}
 
 
@@ -218,13 +253,14 @@ def _train(field: TextField, values: Values) -> str:
     return str(tokenizer.to_str())
 
 
-def _frequent(field: TextField, values: Values) -> str:
+def _frequent(field: TextField, values: Values, pieces: Callable[[str], Iterable[str]]) -> list[str]:
+    """The most frequent pieces of the texts; of equally frequent ones the first in order."""
     counts: Counter[str] = Counter()
     for value in values:
         if _is_text(value[0]):
-            counts.update(unicodedata.normalize("NFC", value[0]))
-    ranked = sorted(counts, key=lambda c: (-counts[c], c))
-    return "".join(ranked[: field.vocab_size - NUM_SPECIALS])
+            counts.update(pieces(value[0]))
+    ranked = sorted(counts, key=lambda piece: (-counts[piece], piece))
+    return ranked[: field.vocab_size - NUM_SPECIALS]
 
 
 def _is_text(value: Any) -> bool:

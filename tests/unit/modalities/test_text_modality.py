@@ -4,11 +4,13 @@ import itertools
 import json
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.feature_extraction.text import CountVectorizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from pipeline.errors import DataError, RecordError
@@ -29,7 +31,7 @@ def fitted(field: TextField, texts=CORPUS) -> TextModality:
 
 MODALITIES = [
     fitted(settings(tokenizer, max_tokens=n, vocab_size=300, word_dropout=0.3))
-    for tokenizer, n in itertools.product(("bytes", "bpe", "characters"), (1, 7, 256))
+    for tokenizer, n in itertools.product(("bytes", "bpe", "characters", "ngrams"), (1, 7, 256))
 ]
 
 
@@ -83,6 +85,15 @@ def test_bytes_are_utf8_above_the_specials():
         assert bytes((m.decode((text,)) - NUM_SPECIALS).astype(np.uint8)) == text.encode()
 
 
+@given(st.text(st.sampled_from("aB éß狗\n-"), max_size=30), st.integers(2, 5))
+def test_ngrams_are_those_of_a_well_known_analyzer(text, length):
+    reference = CountVectorizer(analyzer="char_wb", ngram_range=(length, length), lowercase=False).build_analyzer()
+    m = fitted(settings("ngrams", ngram=length), [text, "other words"])
+    wanted = reference(unicodedata.normalize("NFC", text).casefold())
+    assert list(m.words(m.decode((text,)))) == (wanted or ["<end>"])
+    assert m.measure((text,)) == (max(1, len(wanted)), 0)
+
+
 def test_characters_are_the_most_frequent_in_nfc_and_others_unknown():
     field = settings("characters", vocab_size=260)
     texts = ["b" * 3 + "a" * 3 + "é" * 2 + "e\u0301" * 2, "".join(chr(0x4E00 + i) for i in range(400))]
@@ -127,7 +138,7 @@ def test_the_same_texts_give_the_same_byte_pairs_in_every_process():
     assert len(json.loads(here.pop())["model"]["merges"]) > 20
 
 
-@pytest.mark.parametrize("tokenizer", ["bytes", "bpe", "characters"])
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe", "characters", "ngrams"])
 def test_fitting_passes_over_what_is_no_text(tokenizer):
     field = settings(tokenizer, vocab_size=300)
     junk = [(3,), (b"bytes",), ("half \ud800",), (None,)]
