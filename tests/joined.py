@@ -1,6 +1,11 @@
 """Four generated sources of one set of records (pictures, captions, sensors, a table), each with some missing."""
 
+import csv
+import io
+import json
+import tarfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +64,54 @@ def write_parquet(folder: Path, rows: int, group_rows: int, num_shards: int = 2)
                 writer.write_table(table.slice(i * half, half) if number == 0 else table, row_group_size=group_rows)
         for writer in writers:
             writer.close()
+
+
+FOUR_FORMATS: dict[str, dict[str, Any]] = {
+    "pictures": {"format": "webdataset", "paths": ["pictures-*.tar"], "key": "__key__", "columns": ["jpeg"]},
+    "captions": {"format": "csv", "paths": ["captions-*.csv"], "key": "name"},
+    "sensors": {"format": "jsonl", "paths": ["sensors-*.jsonl"], "key": "id", "types": {"readings": "numbers"}},
+    "products": {"paths": ["products-*.parquet"], "key": "product"},
+}
+"""The section `sources` over what `write_four_formats` writes; rows in a row group are for the caller to set."""
+
+
+def write_four_formats(folder: Path, rows: int, group_rows: int, num_shards: int = 2) -> None:
+    """Write each source in a format of its own, chunks dealt out to so many shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        tars = [stack.enter_context(tarfile.open(folder / f"pictures-{i}.tar", "w")) for i in range(num_shards)]
+        for number, table in enumerate(chunks("pictures", rows)):
+            for row in table.to_pylist():
+                info = tarfile.TarInfo(f"{row['id']}.jpeg")
+                info.size = len(row["jpeg"])
+                tars[number % num_shards].addfile(info, io.BytesIO(row["jpeg"]))
+        for name, ending in (("captions", "csv"), ("sensors", "jsonl")):
+            files = [
+                stack.enter_context((folder / f"{name}-{i}.{ending}").open("w", encoding="utf-8", newline=""))
+                for i in range(num_shards)
+            ]
+            for file in files if ending == "csv" else []:
+                csv.writer(file).writerow(SCHEMAS[name].names)
+            for number, table in enumerate(chunks(name, rows)):
+                file = files[number % num_shards]
+                if ending == "csv":
+                    csv.writer(file).writerows(row.values() for row in table.to_pylist())
+                else:
+                    file.writelines(json.dumps(row) + "\n" for row in table.to_pylist())
+        schema = SCHEMAS["products"]
+        tables = [
+            stack.enter_context(pq.ParquetWriter(folder / f"products-{i}.parquet", schema)) for i in range(num_shards)
+        ]
+        for number, table in enumerate(chunks("products", rows)):
+            tables[number % num_shards].write_table(table, row_group_size=group_rows)
+
+
+def four_formats(group_rows: int) -> dict[str, Any]:
+    """`FOUR_FORMATS` with rows in a row group."""
+    return {
+        name: section if name == "products" else section | {"group_rows": group_rows}
+        for name, section in FOUR_FORMATS.items()
+    }
 
 
 def tree(folder: Path, out: Path, **settings: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Peak memory of `prepare` for 20,000 and 200,000 records of four sources: it should not grow with the data.
 
-Run `python -m tests.benchmarks.prepare_memory [--ray] [--format parquet] [ROWS ...]`.
+Run `python -m tests.benchmarks.prepare_memory [--ray] [--format four|parquet] [ROWS ...]`.
 
 Each size runs in a process of its own, whose whole tree is watched: resident memory in process, and with `--ray` the
 sum of proportional shares over the driver, Ray's own processes and its workers.
@@ -16,19 +16,20 @@ from pathlib import Path
 import psutil
 
 from pipeline.data.prepare import make_plan, prepare
-from tests.joined import preparation, write_parquet
+from tests.joined import four_formats, preparation, write_four_formats, write_parquet
 
 POLL_S, RAY_POLL_S = 0.02, 0.5  # proportional shares cost the kernel much
 SOURCE_GROUP_ROWS = 500
 SETTINGS = {"bucket_mb": 1, "shard_mb": 2, "group_rows": 64}
-WRITERS: dict[str, Callable[[Path, int, int], None]] = {"parquet": write_parquet}
-"""Format -> writes the four sources: folder, rows, rows in a row group."""
+WRITERS: dict[str, Callable[[Path, int, int], None]] = {"four": write_four_formats, "parquet": write_parquet}
+"""Format -> writes the four sources: folder, rows, rows in a row group. `four`: tar, CSV, JSON Lines, Parquet."""
 
 
 def child(sources: Path, out: Path, on_ray: bool) -> None:
     """One job."""
     before = psutil.Process().memory_info().rss / 2**20
-    plan = make_plan(preparation(sources, out, **SETTINGS))
+    mixed = {"sources": four_formats(SOURCE_GROUP_ROWS)} if any(sources.glob("*.tar")) else {}
+    plan = make_plan(preparation(sources, out, **SETTINGS, **mixed))
     if not on_ray:
         prepared = prepare(plan)
     else:
@@ -69,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("rows", nargs="*", type=int, default=[20_000, 200_000])
     parser.add_argument("--ray", action="store_true")
-    parser.add_argument("--format", choices=WRITERS, default="parquet")
+    parser.add_argument("--format", choices=WRITERS, default="four")
     parser.add_argument("--child", nargs=2, type=Path)
     arguments = parser.parse_args()
     if arguments.child:
