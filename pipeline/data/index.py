@@ -32,7 +32,7 @@ from pipeline.fields import AnyField
 from pipeline.recipe import Recipe, Source
 from pipeline.sample import BadRecord
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 """Raised when the meaning of a cached index changes, so that older ones are made anew."""
 
 Measure = Callable[[RowGroup], pa.Table]

@@ -38,7 +38,7 @@ KINDS: dict[str, pa.DataType] = {
 }
 """Type by the last part of an extension."""
 PARSERS: dict[pa.DataType, Callable[[memoryview], Any]] = {
-    pa.binary(): lambda view: view,  # copied once, into Arrow's buffer
+    pa.binary(): bytes,  # pyarrow 25 never lets go of a memoryview that it made an array of
     pa.string(): lambda view: str(view, "utf-8"),
     pa.int64(): lambda view: _int64(bytes(view)),
     pa.float64(): lambda view: float(bytes(view)),

@@ -110,3 +110,8 @@ def test_columns_have_types_that_series_and_dates_can_use(field, fine, wrong, ex
         with pytest.raises(DataError, match=f"expected `c` to be {expected}.*, but it is ") as error:
             check_schema(recipe(field), pa.schema({**others, "c": kind}), "s")
         assert str(error.value).endswith(str(kind))
+
+
+def test_values_that_look_alike_hash_apart() -> None:
+    alike = [None, "None", b"None", 1, "1", b"1", True, "True", 1.5, "1.5", [1], "[1]", "", b""]
+    assert len({record_hash({"a": value}, ["a"]) for value in alike}) == len(alike)
