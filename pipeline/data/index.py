@@ -19,6 +19,7 @@ import pyarrow as pa
 import xxhash
 
 from pipeline import modalities
+from pipeline.data.cache import CACHE_VERSION, LIBRARIES, Cache
 from pipeline.data.manifest import MISSING, Manifest, load_manifest, save_manifest
 from pipeline.data.plan import PlanSettings
 from pipeline.data.reader import Reader, Recordings, field_value, num_tokens, record_hash
@@ -58,7 +59,26 @@ class Index:
             plan_settings=plan_settings(recipe, training=training),
             recordings=make_recordings(recipe, self.fitted),
             training=training,
+            cache=decoded_cache(recipe, self.fitted),
         )
+
+
+def decoded_cache(recipe: Recipe, fitted: Fitted) -> Cache | None:
+    """The cache of decoded values of a recipe, None where it is turned off."""
+    if not recipe.data.cache_gb:
+        return None
+    reads = {
+        "code": CACHE_VERSION,
+        "libraries": LIBRARIES,
+        "fields": [(n, _reading(f)) for n, f in recipe.fields.items()],
+        "targets": _targets(recipe),
+        "fitted": fitted,
+    }
+    return Cache(
+        folder=recipe.data.cache_folder or str(Path(recipe.storage).absolute() / "cache" / "decoded"),
+        limit_bytes=int(recipe.data.cache_gb * 1e9),
+        reads=hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest(),
+    )
 
 
 def plan_settings(recipe: Recipe, *, training: bool) -> PlanSettings:
@@ -268,12 +288,17 @@ def _key(recipe: Recipe, split: str, fingerprints: Sequence[str], of: Any) -> st
     reads = {
         "code": CODE_VERSION,
         "fields": {n: _reading(f) for n, f in recipe.fields.items()},
-        "targets": {n: (t.task, t.column, t.multi_label) for n, t in recipe.tasks.items()},
+        "targets": _targets(recipe),
         "source": splits(recipe)[split].model_dump(mode="json", exclude={"paths"}),
         "fingerprints": list(fingerprints),
         "of": of,
     }
     return hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _targets(recipe: Recipe) -> dict[str, Any]:
+    """What of the tasks' settings decides their targets."""
+    return {n: (t.task, t.column, t.multi_label) for n, t in recipe.tasks.items()}
 
 
 def _reading(field: AnyField) -> dict[str, Any]:
