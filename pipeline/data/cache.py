@@ -41,6 +41,7 @@ LIBRARIES = {name: metadata.version(name) for name in ("numpy", "pillow", "sound
 MAGIC = b"decoded1"
 _LENGTH = _HASH = struct.Struct("<Q")
 ALIGN = 16
+_GAPS = tuple(bytes(n) for n in range(ALIGN))
 FLUSH_BYTES = 1 << 20
 TOUCH_S = 3600.0
 
@@ -86,7 +87,7 @@ class Cache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            _say(f"the cache of decoded values can't be read: {error}")
+            _say(f"cached values in {self.folder} can't be read, they are decoded again: {error.strerror}")
             return None
         footer = _footer(memory)
         if footer is None or footer["name"] != path.stem:
@@ -186,8 +187,9 @@ class GroupWriter:
                 self._write(self._drain())
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
-                _closed.add(self._cache.folder)
-                _say(f"the cache of decoded values can't be written, this process goes on without: {error}")
+                folder = self._cache.folder
+                _closed.add(folder)
+                _say(f"the cache in {folder} can't be written, this process adds nothing to it: {error.strerror}")
             self.discard()
 
     def discard(self) -> None:
@@ -199,16 +201,17 @@ class GroupWriter:
                 forget(self._partial)
 
     def _take(self, place: int, kind: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        columns = self._columns[kind]
         for name, array in arrays.items():
-            column = self._columns[kind].get(name)
+            column = columns.get(name)
             if column is None:
-                column = self._columns[kind][name] = _Open(array.dtype, array.ndim)
-            if (array.dtype, array.ndim) != (column.dtype, column.ndim):
+                column = columns[name] = _Open(array.dtype, array.ndim)
+            elif array.dtype != column.dtype or array.ndim != column.ndim:
                 _say(f"`{name}` decodes to arrays of several types: its values are not cached")
                 self.discard()
                 return
-            column.offsets += [NONE] * (place - len(column.offsets))
-            column.shapes += [(0,) * array.ndim] * (place - len(column.shapes))
+            if place > len(column.offsets):
+                column.fill_up(place)
             column.offsets.append(self._append(array))
             column.shapes.append(array.shape)
 
@@ -216,7 +219,7 @@ class GroupWriter:
         """Put the bytes of an array at the end; returns where they begin."""
         gap = -self._at % ALIGN
         if gap:
-            self._chunks.append(bytes(gap))
+            self._chunks.append(_GAPS[gap])
         offset = self._at + gap
         self._chunks.append(array)
         self._at = offset + array.nbytes
@@ -253,14 +256,12 @@ class GroupWriter:
 
     def _close(self, column: "_Open") -> dict[str, Any]:
         """Write the index of a column; returns what the footer says of it."""
-        rest = len(self._rows) - len(column.offsets)
-        offsets = [*column.offsets, *[NONE] * rest]
-        shapes = [*column.shapes, *[(0,) * column.ndim] * rest]
+        column.fill_up(len(self._rows))
         return {
             "dtype": column.dtype.str,
             "ndim": column.ndim,
-            "offsets": self._append(np.array(offsets, np.int64)),
-            "shapes": self._append(np.array(shapes, np.int64)),
+            "offsets": self._append(np.array(column.offsets, np.int64)),
+            "shapes": self._append(np.array(column.shapes, np.int64)),
         }
 
 
@@ -272,6 +273,12 @@ class _Open:
     ndim: int
     offsets: list[int] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
+
+    def fill_up(self, count: int) -> None:
+        """Rows up to this one lack the value."""
+        lacking = count - len(self.offsets)
+        self.offsets += [NONE] * lacking
+        self.shapes += [(0,) * self.ndim] * lacking
 
 
 def _footer(memory: mmap.mmap | bytes) -> Any:
