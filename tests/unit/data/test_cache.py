@@ -3,7 +3,6 @@
 import io
 import logging
 import multiprocessing
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,10 +16,8 @@ import pytest
 import soundfile
 
 from pipeline.data import cache_room, index
-from pipeline.data.cache import Cache, Decoded
 from pipeline.data.index import build_index
 from pipeline.data.reader import Reader
-from pipeline.errors import RecordError
 from pipeline.recipe import Recipe, digest, parse_recipe
 from pipeline.sample import Pack, pack_to_table
 from tests.data import SCHEMA, make_rows
@@ -317,57 +314,6 @@ def test_the_cache_is_no_part_of_the_digest_and_can_be_placed_or_turned_off(fold
         recipe_of(folder, tmp_path, data={"cache_gb": 0, "cache_folder": "x"})
 
 
-def values(seed: int, size: int = 1000) -> Decoded:
-    rng = np.random.default_rng(seed)
-    return Decoded(values={"a": rng.integers(0, 255, size, np.uint8)}, targets={"t": np.array([seed])})
-
-
-def write(cache: Cache, name: bytes, rows: int = 4, size: int = 1000) -> None:
-    writer = cache.writer(name, np.arange(rows))
-    assert writer is not None
-    for row in range(rows):
-        writer.add(row, values(row, size))
-
-
-def test_the_bound_holds_and_the_least_recently_used_go_first(tmp_path: Path) -> None:
-    write(Cache(folder=str(tmp_path / "probe"), limit_bytes=10**9, reads=""), b"probe")
-    (probe,) = (tmp_path / "probe").iterdir()
-    size = probe.stat().st_size
-    cache = Cache(folder=str(tmp_path / "kept"), limit_bytes=5 * size + size // 2, reads="")
-    alien = tmp_path / "kept" / "alien.decoded"
-    names = [b"%d" % i for i in range(9)]
-    for i, name in enumerate(names):
-        write(cache, name)
-        if i == 0:
-            alien.write_bytes(bytes(10 * size))
-        ours = [f for f in (tmp_path / "kept").iterdir() if f != alien]
-        assert sum(f.stat().st_size for f in ours) <= cache.limit_bytes
-        os.utime(cache._path(name), (1000 + i, 1000 + i))
-        if i == 3:
-            used = cache.open(names[0])
-            assert used is not None
-            assert cache._path(names[0]).stat().st_mtime > 10**6, "a hit counts as use"
-    there = [name for name in names if cache.open(name)]
-    assert names[0] in there
-    assert names[1] not in there
-    assert there[-1] == names[-1]
-    assert len(there) == 5
-    assert alien.exists()
-    kept = used.row(0)
-    np.testing.assert_array_equal(kept.values["a"], values(0).values["a"])
-
-
-def test_what_is_larger_than_the_bound_is_not_kept(tmp_path: Path) -> None:
-    cache = Cache(folder=str(tmp_path / "kept"), limit_bytes=3000, reads="")
-    write(cache, b"small", rows=1)
-    write(cache, b"large", rows=5)
-    write(cache, b"huge", rows=5, size=1 << 20)
-    assert cache.open(b"small") is not None
-    assert cache.open(b"large") is None
-    assert cache.open(b"huge") is None
-    assert len(list((tmp_path / "kept").iterdir())) == 1
-
-
 def test_a_folder_that_can_t_be_written_is_said_once_and_stops_nothing(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -407,32 +353,3 @@ def test_threads_and_processes_that_write_the_same_files_agree(folder: Path, tmp
     assert found == [expected] * 3
     assert len(files(reader)) == NUM_GROUPS
     assert tables(read(reader)) == expected
-
-
-def test_reasons_empty_arrays_and_shapes_come_back(tmp_path: Path) -> None:
-    cache = Cache(folder=str(tmp_path), limit_bytes=10**6, reads="r")
-    writer = cache.writer(b"rows", np.array([7, 2, 3]))
-    assert writer is not None
-    picture = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
-    writer.add(3, Decoded(values={}, targets={"t": np.zeros(0, np.int64)}))
-    writer.add(3, values(0))
-    writer.add(9, values(0))
-    writer.add(7, RecordError("field `a`: żółw"))
-    assert cache.open(b"rows") is None
-    writer.add(2, Decoded(values={"a": picture}, targets={}))
-    stored = cache.open(b"rows")
-    assert stored is not None
-    assert stored.covers(np.array([2, 3, 7, 7]))
-    assert not stored.covers(np.array([2, 9]))
-    assert stored.row(3).values == {}
-    assert stored.row(3).targets["t"].shape == (0,)
-    np.testing.assert_array_equal(stored.row(2).values["a"], picture)
-    assert stored.row(2).values["a"].dtype == np.float16
-    assert stored.row(2).targets == {}
-    with pytest.raises(RecordError, match="field `a`: żółw"):
-        stored.row(7)
-    mixed = cache.writer(b"mixed", np.array([0, 1]))
-    assert mixed is not None
-    mixed.add(0, values(0))
-    mixed.add(1, Decoded(values={"a": picture}, targets={}))
-    assert cache.open(b"mixed") is None
