@@ -78,6 +78,16 @@ class Data(Node):
     test: Source | None = Field(None, description="Samples to report on, never to choose by.")
     window_groups: int = Field(8, ge=1, description="Row groups read and shuffled together: the unit of reading.")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="Share of bad records above which a run stops.")
+    cache_gb: float = Field(0.0, ge=0, description="Most gigabytes of decoded values kept on disk; 0 keeps none.")
+    cache_folder: str | None = Field(
+        None, description="Folder of decoded values, shared or local to a node; `<storage>/cache/decoded` by default."
+    )
+
+    @model_validator(mode="after")
+    def _folder_of_a_cache(self) -> "Data":
+        if self.cache_folder is not None and not self.cache_gb:
+            raise ValueError("`cache_folder` has no effect with `cache_gb: 0`")
+        return self
 
     @model_validator(mode="after")
     def _train_or_mix(self) -> "Data":
@@ -232,9 +242,9 @@ class Recipe(Node):
 
 
 PLACE_KEYS = (
-    "storage", "tracking", "data.root", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker",
-    "train.threads", "train.max_failures", "train.keep_checkpoints", "train.checkpoint_every",
-    "train.checkpoint_every_s", "train.trace",
+    "storage", "tracking", "data.root", "data.cache_gb", "data.cache_folder", "train.workers", "train.cpus_per_worker",
+    "train.gpus_per_worker", "train.threads", "train.max_failures", "train.keep_checkpoints",
+    "train.checkpoint_every", "train.checkpoint_every_s", "train.trace",
 )  # fmt: skip
 """Settings of where a run happens, which do not decide what it computes: they are no part of its digest."""
 

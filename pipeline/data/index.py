@@ -19,6 +19,7 @@ import pyarrow as pa
 import xxhash
 
 from pipeline import modalities
+from pipeline.data.cache import CACHE_VERSION, LIBRARIES, Cache
 from pipeline.data.fingerprint import fingerprint
 from pipeline.data.manifest import MISSING, Manifest, load_manifest, save_manifest
 from pipeline.data.mix import MixSettings
@@ -60,7 +61,26 @@ class Index:
             recordings=make_recordings(recipe, self.fitted),
             training=training,
             mix=mix_settings(recipe) if split == "train" and training else None,
+            cache=decoded_cache(recipe, self.fitted),
         )
+
+
+def decoded_cache(recipe: Recipe, fitted: Fitted) -> Cache | None:
+    """The cache of decoded values of a recipe, None where it is turned off."""
+    if not recipe.data.cache_gb:
+        return None
+    reads = {
+        "code": CACHE_VERSION,
+        "libraries": LIBRARIES,
+        "fields": [(n, _reading(f)) for n, f in recipe.fields.items()],
+        "targets": _targets(recipe),
+        "fitted": fitted,
+    }
+    return Cache(
+        folder=recipe.data.cache_folder or str(Path(recipe.storage).absolute() / "cache" / "decoded"),
+        limit_bytes=int(recipe.data.cache_gb * 1e9),
+        reads=hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest(),
+    )
 
 
 def mix_settings(recipe: Recipe) -> MixSettings | None:
@@ -268,12 +288,17 @@ def _key(recipe: Recipe, split: str, fingerprints: Sequence[Sequence[str]], of: 
     reads = {
         "code": CODE_VERSION,
         "fields": {n: _reading(f) for n, f in recipe.fields.items()},
-        "targets": {n: (t.task, t.column, t.multi_label) for n, t in recipe.tasks.items()},
+        "targets": _targets(recipe),
         "sources": [s.model_dump(mode="json", exclude={"paths", "weight"}) for s in recipe.data.splits()[split]],
         "fingerprints": fingerprints,
         "of": of,
     }
     return hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _targets(recipe: Recipe) -> dict[str, Any]:
+    """What of the tasks' settings decides their targets."""
+    return {n: (t.task, t.column, t.multi_label) for n, t in recipe.tasks.items()}
 
 
 def _reading(field: AnyField) -> dict[str, Any]:

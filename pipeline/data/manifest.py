@@ -65,6 +65,11 @@ class Manifest:
         """The readers of the sources, in the order of `RowGroup.source`."""
         return tuple(open_source(source) for source in self.sources)
 
+    def content(self, first: int, stop: int) -> bytes:
+        """Hashes and extents of rows `first <= row < stop`: what tells their values from others, wherever they lie."""
+        extents = [e[first:stop].tobytes() for e in self.extents.values()]
+        return b"".join([self.hashes[first:stop].tobytes(), *extents])
+
     def group_starts(self) -> NDArray[np.int64]:
         """Int64 `[groups + 1]`: first row of each row group, then the number of rows."""
         return np.cumsum([0, *(g.num_rows for g in self.groups)], dtype=np.int64)

@@ -1,13 +1,16 @@
 """The reader: turns a window of the plan into packs, in plan order. Pure, without Ray and torch.
 
     read row groups -> verify record hash -> decode -> augment -> encode -> join into packs
+    open cached row groups -----------------------/
 
 Ray tasks and in-process callers run this same code, so they give the same bytes. A record that turns out bad leaves an
 empty slot at its place and an entry in `Pack.bad`; it never shifts the stream.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -16,6 +19,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
+from pipeline.data.cache import Cache, Decoded, GroupWriter
 from pipeline.data.manifest import Manifest
 from pipeline.data.mix import Mix, MixSettings
 from pipeline.data.plan import Plan, PlanSettings, Rows, Window
@@ -26,6 +30,9 @@ from pipeline.modalities.base import Modality
 from pipeline.sample import BadRecord, FieldPack, Pack, TargetPack, Tokens
 
 Record = Mapping[str, Any]
+
+Entry = Callable[[], Decoded]
+"""A record that waits for its pack: gives its decoded values, or raises RecordError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,24 +125,41 @@ def field_value(record: Record, columns: tuple[str, ...]) -> tuple[Any, ...] | N
 
 def read_slot(record: Record, recordings: Recordings, rng: np.random.Generator | None) -> Slot:
     """Decode, augment (if `rng` is given) and encode one record. Raises RecordError."""
-    tokens: dict[str, Tokens] = {}
+    return encode_slot(decode_record(record, recordings), recordings, rng)
+
+
+def decode_record(record: Record, recordings: Recordings) -> Decoded:
+    """Values and targets of one record: arrays in C order, read-only as those from the cache. Raises RecordError."""
+    values: dict[str, NDArray[Any]] = {}
     for name, (modality, columns) in recordings.fields.items():
         value = field_value(record, columns)
         if value is None:
             continue
         try:
-            decoded = modality.decode(value)
-            if rng is not None:
-                decoded = modality.augment(decoded, rng)
-            tokens[name] = modality.encode(decoded)
+            values[name] = np.ascontiguousarray(modality.decode(value))
         except RecordError as error:
             raise RecordError(f"field `{name}`: {error}") from error
+        values[name].setflags(write=False)
     targets = {
         name: target.encode(record[column])
         for name, (target, column) in recordings.targets.items()
         if record.get(column) is not None
     }
-    return Slot(tokens=tokens, targets=targets)
+    return Decoded(values=values, targets=targets)
+
+
+def encode_slot(decoded: Decoded, recordings: Recordings, rng: np.random.Generator | None) -> Slot:
+    """Augment (if `rng` is given) and encode one record. Raises RecordError."""
+    tokens: dict[str, Tokens] = {}
+    for name, (modality, _) in recordings.fields.items():
+        value = decoded.values.get(name)
+        if value is None:
+            continue
+        try:
+            tokens[name] = modality.encode(value if rng is None else modality.augment(value, rng))
+        except RecordError as error:
+            raise RecordError(f"field `{name}`: {error}") from error
+    return Slot(tokens=tokens, targets=decoded.targets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +172,7 @@ class Reader:
         recordings: how records become tokens.
         training: whether to augment.
         mix: weights of the manifest's sources, where they are mixed.
+        cache: keeps decoded values on disk; the packs are the same with and without.
     """
 
     manifest: Manifest
@@ -155,6 +180,7 @@ class Reader:
     recordings: Recordings
     training: bool
     mix: MixSettings | None = None
+    cache: Cache | None = None
 
     def plan(self) -> Plan:
         """The plan of this split."""
@@ -188,60 +214,93 @@ class Reader:
         wanted = range(max(first - window.start, 0), min(stop - window.start, len(packs)))
         draws = np.concatenate([packs[i] for i in wanted]) if wanted else np.zeros(0, np.int64)
         rows, counts = np.unique(plan.rows_of(draws), return_counts=True)
-        records = self._records(plan, rows)
         left = dict(zip(rows.tolist(), counts.tolist(), strict=True))
-        for i in wanted:
-            rows = plan.rows_of(packs[i])
-            epochs = window.epoch + packs[i] // len(plan.num_tokens)
-            yield self._pack(Place(window.start + i, window.epoch), rows, epochs, records)
-            for row in rows.tolist():  # a record lives until its last draw in the window
-                left[row] -= 1
-                if not left[row]:
-                    del records[row]
+        with ExitStack() as unfinished:
+            records = self._records(plan, rows, unfinished)
+            for i in wanted:
+                rows = plan.rows_of(packs[i])
+                epochs = window.epoch + packs[i] // len(plan.num_tokens)
+                yield self._pack(Place(window.start + i, window.epoch), rows, epochs, records)
+                for row in rows.tolist():  # a record lives until its last draw in the window
+                    left[row] -= 1
+                    if not left[row]:
+                        del records[row]
 
-    def _records(self, plan: Plan, rows: Rows) -> dict[int, Record | BadRecord]:
-        """The records of these rows, read row group by row group."""
+    def _records(self, plan: Plan, rows: Rows, unfinished: ExitStack) -> dict[int, Entry]:
+        """The records of these rows, from the cache or read row group by row group.
+
+        Args:
+            plan: the plan of the split.
+            rows: of the manifest.
+            unfinished: takes what gives up cache files that did not become whole.
+        """
         starts = plan.group_starts
-        readers = self.manifest.readers()
-        records: dict[int, Record | BadRecord] = {}
+        records: dict[int, Entry] = {}
         group_of = np.searchsorted(starts, rows, side="right") - 1
         for number in np.unique(group_of).tolist():
-            group = self.manifest.groups[number]
-            inside = rows[group_of == number] - starts[number]
-            try:
-                table = readers[group.source].read(group, self.recordings.columns)
-                if table.num_rows != group.num_rows:
-                    raise DataError(f"{group.shard}: row group {group.index} now has {table.num_rows} rows")
-            except DataError as error:
-                for i in inside.tolist():
-                    bad = BadRecord(shard=group.shard, row=group.first_row + i, reason=str(error))
-                    records[int(starts[number]) + i] = bad
+            start, stop = int(starts[number]), int(starts[number + 1])
+            inside = rows[group_of == number] - start
+            content = self.manifest.content(start, stop) if self.cache else b""
+            stored = self.cache.open(content) if self.cache else None
+            if stored is not None and stored.covers(inside):
+                records |= {start + i: partial(stored.row, i) for i in inside.tolist()}
                 continue
-            for i, record in zip(inside.tolist(), table.take(pa.array(inside)).to_pylist(), strict=True):
-                reason = record.pop(FAULT, None)
-                bad = BadRecord(shard=group.shard, row=group.first_row + i, reason=reason or "")
-                records[int(starts[number]) + i] = bad if reason else record
+            writer = None
+            usable = np.flatnonzero(plan.num_tokens[start:stop])
+            if self.cache and np.isin(usable, inside).all():
+                writer = self.cache.writer(content, usable)
+            if writer is not None:
+                unfinished.callback(writer.discard)
+            records |= self._read_group(number, start, inside, writer)
         return records
 
-    def _pack(self, place: Place, rows: Rows, epochs: Rows, records: Mapping[int, Record | BadRecord]) -> Pack:
+    def _read_group(self, number: int, start: int, inside: Rows, writer: GroupWriter | None) -> dict[int, Entry]:
+        """The records of some rows of a row group, read from its shard."""
+        group = self.manifest.groups[number]
+        try:
+            table = self.manifest.readers()[group.source].read(group, self.recordings.columns)
+            if table.num_rows != group.num_rows:
+                raise DataError(f"{group.shard}: row group {group.index} now has {table.num_rows} rows")
+        except DataError as error:
+            return {start + i: partial(_refuse, str(error)) for i in inside.tolist()}
+        records: dict[int, Entry] = {}
+        for i, record in zip(inside.tolist(), table.take(pa.array(inside)).to_pylist(), strict=True):
+            reason = record.pop(FAULT, None)
+            decode = partial(self._decode, start + i, record, writer, i)
+            records[start + i] = partial(_refuse, reason) if reason else decode
+        return records
+
+    def _decode(self, row: int, record: Record, writer: GroupWriter | None, place: int) -> Decoded:
+        """Verify and decode a record; the cache gets what its bytes give, also that they can't be decoded."""
+        if record_hash(record, self.recordings.columns) != int(self.manifest.hashes[row]):
+            raise RecordError("record hash differs from the manifest: the shard changed after it was indexed")
+        try:
+            decoded = decode_record(record, self.recordings)
+        except RecordError as error:
+            if writer is not None:
+                writer.add(place, error)
+            raise
+        if writer is not None:
+            writer.add(place, decoded)
+        return decoded
+
+    def _pack(self, place: Place, rows: Rows, epochs: Rows, records: Mapping[int, Entry]) -> Pack:
         slots: list[Slot] = []
         bad: list[BadRecord] = []
         for row, epoch in zip(rows.tolist(), epochs.tolist(), strict=True):
+            rng = np.random.default_rng((self.plan_settings.seed, epoch, row)) if self.training else None
             try:
-                slots.append(self._slot(row, epoch, records[row]))
+                slots.append(encode_slot(records[row](), self.recordings, rng))
             except RecordError as error:
                 shard, number = self.manifest.locate(row)
                 bad.append(BadRecord(shard=shard, row=number, reason=str(error)))
                 slots.append(EMPTY)
         return join(place.position, place.epoch, rows, slots, self.recordings, tuple(bad))
 
-    def _slot(self, row: int, epoch: int, record: Record | BadRecord) -> Slot:
-        if isinstance(record, BadRecord):
-            raise RecordError(record.reason)
-        if record_hash(record, self.recordings.columns) != int(self.manifest.hashes[row]):
-            raise RecordError("record hash differs from the manifest: the shard changed after it was indexed")
-        rng = np.random.default_rng((self.plan_settings.seed, epoch, row)) if self.training else None
-        return read_slot(record, self.recordings, rng)
+
+def _refuse(reason: str) -> Decoded:
+    """The entry of a record that was not read."""
+    raise RecordError(reason)
 
 
 def num_tokens(manifest: Manifest, recordings: Recordings) -> NDArray[np.int32]:
