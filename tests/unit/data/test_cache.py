@@ -121,7 +121,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch, reader: Reader) -> None:
     for modality, _ in reader.recordings.fields.values():
         monkeypatch.setattr(type(modality), "decode", fail)
     monkeypatch.setattr("pipeline.data.reader.record_hash", fail)
-    monkeypatch.setattr("pipeline.data.reader.open_source", fail)
+    monkeypatch.setattr("pipeline.data.manifest.open_source", fail)
 
 
 @pytest.mark.parametrize("training", [True, False])

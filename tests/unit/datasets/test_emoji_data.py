@@ -15,7 +15,7 @@ from jobs.datasets import emoji as emoji_set
 from jobs.datasets.emoji import MARGIN, MAX_HELD_OUT, SIZE, SPLITS, base_key, build
 from pipeline.errors import DataError
 
-FIELDS = ("image", "name_en", "name_zh", "name_ja")
+FIELDS = ("image", "name_en", "name_zh", "name_ja", "name_de")
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def test_shards_have_several_row_groups(report):
     assert sum(groups.values()) == 24
     assert {pq.ParquetFile(f).metadata.row_group(0).column(1).compression for f in report.files} == {"ZSTD"}
     schema = pq.read_schema(report.files[0])
-    assert schema.names == ["code", "image", "name_en", "name_zh", "name_ja", "group"]
+    assert schema.names == ["code", "image", "name_en", "name_zh", "name_ja", "name_de", "group"]
 
 
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch, tmp_path):
