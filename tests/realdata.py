@@ -105,7 +105,11 @@ def tuxpaint_stamps(data: Path, out: Path) -> None:
                 "key": "stamp",
                 "columns": {"category": "category", "image": "image", "caption": "caption_en"},
             },
-            "voices": {"paths": ["speech_fr.parquet"], "key": "stamp", "columns": {"speech": "audio", "spoken": "text"}},
+            "voices": {
+                "paths": ["speech_fr.parquet"],
+                "key": "stamp",
+                "columns": {"speech": "audio", "spoken": "text"},
+            },
         },
         "split": {"by": "caption", "shares": {"train": 0.8, "validation": 0.2}, "seed": 0},
         "keep_key": "stamp",
