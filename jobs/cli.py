@@ -31,6 +31,20 @@ def demo(
 
 
 @app.command()
+def dataset(
+    name: Annotated[str, typer.Argument(help="emoji, watch or stamps.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder for the shards.", show_default=False)],
+    source: Annotated[Path | None, typer.Option("--from", help="File or folder that the set is made from.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides splits and order.")] = 0,
+) -> None:
+    """Build an example data set as Parquet shards for a shipped recipe of the same name."""
+    with reported_errors():
+        from jobs.dataset import run_dataset
+
+        run_dataset(name, out, seed, source)
+
+
+@app.command()
 def train(  # noqa: PLR0913 - one parameter a flag
     recipe: RecipeFile,
     overrides: Overrides = None,

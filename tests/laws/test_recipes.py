@@ -7,11 +7,13 @@ import pytest
 
 from pipeline.recipe import Recipe, digest, flatten, load_recipe, to_yaml
 from tests.laws.code import ROOT
+from tests.realdata import SETS
 
 RECIPES = sorted((ROOT / "jobs" / "recipes").glob("*"))
+TEST_RECIPES = sorted((ROOT / "tests" / "recipes").glob("*"))
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", RECIPES + TEST_RECIPES, ids=lambda p: f"{p.parts[-3]}-{p.name}")
 def test_a_shipped_recipe_is_the_fixed_point_of_writing_and_reading(path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(path)
     text = to_yaml(recipe)
@@ -29,3 +31,7 @@ def test_recipes_are_named_as_their_files_and_ship() -> None:
     shipped = {f.name for f in resources.files("jobs").joinpath("recipes").iterdir()}
     assert {p.name for p in RECIPES} <= shipped
     assert "emoji.yaml" in shipped
+
+
+def test_each_real_data_set_has_its_recipe() -> None:
+    assert [load_recipe(p).name for p in TEST_RECIPES] == [p.stem for p in TEST_RECIPES] == sorted(SETS)

@@ -1,0 +1,163 @@
+"""The sets of the real-data folder as shards that `tests/recipes/NAME.yaml` reads: joined, paired, and split by group.
+
+Every draw has a fixed seed, so a set is the same each time. Each builder takes the folder of real data and a folder to
+write `train-0.parquet` and `validation-0.parquet` in.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.data.prepare import make_plan, prepare
+from pipeline.preparation import PrepareRecipe
+from pipeline.recipe import parse_tree
+
+GROUP_ROWS = 64
+SPEAKERS_HELD_OUT = ("theo",)
+DRAWERS_HELD_OUT = range(17, 21)
+SUBJECTS_HELD_OUT = (9, 10)
+FOLD_HELD_OUT = 4
+
+
+def held_out(key: object, share: float = 0.2) -> bool:
+    """Whether a key is in validation: by its hash."""
+    return hashlib.sha256(str(key).encode()).digest()[0] < 256 * share
+
+
+def write(out: Path, table: pa.Table, validation: Sequence[bool]) -> None:
+    """Write the rows of the two sides in their order."""
+    out.mkdir(parents=True, exist_ok=True)
+    side = pa.array(validation, pa.bool_())
+    for name, mask in (("train", pc.invert(side)), ("validation", side)):
+        pq.write_table(table.filter(mask), out / f"{name}-0.parquet", row_group_size=GROUP_ROWS)
+
+
+def split_by(out: Path, table: pa.Table, column: str, test: Callable[[Any], bool]) -> None:
+    """Write a table, its validation chosen by the values of a column."""
+    write(out, table, [test(value) for value in table[column].to_pylist()])
+
+
+def digits(data: Path, out: Path) -> None:
+    """Each voice of `fsdd` with a picture and a pen of its digit; no picture or pen twice.
+
+    Voices are split by speaker, pictures and pens by their number before they are drawn.
+    """
+    speech = pq.read_table(data / "fsdd" / "speech.parquet")
+    pictures = pq.read_table(data / "mnist10k" / "train.parquet")
+    pens = pq.read_table(data / "pendigits" / "train.parquet")
+    side = [speaker in SPEAKERS_HELD_OUT for speaker in speech["speaker"].to_pylist()]
+    labels = list(zip(speech["label"].to_pylist(), side, strict=True))
+    rows: dict[str, list[int]] = {}
+    for seed, (name, table) in enumerate((("picture", pictures), ("pen", pens))):
+        stock: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
+        for row in np.random.default_rng(seed).permutation(table.num_rows).tolist():
+            stock[table["label"][row].as_py(), held_out(f"{name}/{row}", 0.3)].append(row)
+        rows[name] = [stock[key].pop() for key in labels]
+    columns = {n: pens[n].take(rows["pen"]) for n in ("x", "y")}
+    columns |= {"image": pictures["image"].take(rows["picture"]), "audio": speech["audio"], "label": speech["label"]}
+    columns |= {"speaker": speech["speaker"], "take": speech["index"]}
+    columns |= {n: pa.array(rows[n], pa.int32()) for n in ("picture", "pen")}
+    write(out, pa.table(columns), side)
+
+
+def icu2012(data: Path, out: Path) -> None:
+    """Stays by record; gender as the whole number that it is; nothing that tells the outcome but the label."""
+    table = pq.read_table(data / "icu2012" / "set_a.parquet")
+    table = table.drop_columns(["saps_i", "sofa", "length_of_stay_days", "survival_days"])
+    gender = table.schema.get_field_index("gender")
+    table = table.set_column(gender, "gender", table["gender"].cast(pa.int8()))
+    split_by(out, table, "record_id", held_out)
+
+
+def esc10(data: Path, out: Path) -> None:
+    """Clips by fold: those of one recording are in one fold."""
+    split_by(out, pq.read_table(data / "esc10" / "folds_1_4.parquet"), "fold", lambda fold: fold == FOLD_HELD_OUT)
+
+
+def omniglot(data: Path, out: Path) -> None:
+    """Characters by drawer."""
+    split_by(out, pq.read_table(data / "omniglot" / "five_alphabets.parquet"), "drawer", DRAWERS_HELD_OUT.__contains__)
+
+
+def watch_exercises(data: Path, out: Path) -> None:
+    """Recordings by subject."""
+    table = pq.read_table(data / "watch_exercises" / "sensors.parquet")
+    split_by(out, table, "subject", SUBJECTS_HELD_OUT.__contains__)
+
+
+def tuxpaint_stamps(data: Path, out: Path) -> None:
+    """Stamps joined with the French voice as `interlace prepare` joins them, split by the English caption."""
+    tree = {
+        "name": "stamps",
+        "root": str(data / "tuxpaint_stamps"),
+        "out": str(out),
+        "sources": {
+            "stamps": {
+                "paths": ["stamps.parquet"],
+                "key": "stamp",
+                "columns": {"category": "category", "image": "image", "caption": "caption_en"},
+            },
+            "voices": {
+                "paths": ["speech_fr.parquet"],
+                "key": "stamp",
+                "columns": {"speech": "audio", "spoken": "text"},
+            },
+        },
+        "split": {"by": "caption", "shares": {"train": 0.8, "validation": 0.2}, "seed": 0},
+        "keep_key": "stamp",
+    }
+    prepare(make_plan(parse_tree(tree, (), "stamps", PrepareRecipe)), map)
+
+
+def emoji(data: Path, out: Path) -> None:
+    """Pictures joined with the names in English and Chinese, by code."""
+    pictures = pq.read_table(data / "emoji" / "images_google.parquet", columns=["code", "image", "group"])
+    names = pq.read_table(data / "emoji" / "annotations.parquet", columns=["code", "language", "name"]).to_pylist()
+    for language in ("en", "zh"):
+        by_code = {row["code"]: row["name"] for row in names if row["language"] == language}
+        column = pa.array([by_code.get(code) for code in pictures["code"].to_pylist()], pa.string())
+        pictures = pictures.append_column(f"name_{language}", column)
+    split_by(out, pictures, "code", held_out)
+
+
+def asterisk_prompts(data: Path, out: Path) -> None:
+    """Prompts of both languages, each prompt on one side."""
+    files = [data / "asterisk_prompts" / f"speech_{language}.parquet" for language in ("en", "fr")]
+    table = pa.concat_tables([pq.read_table(file) for file in files])
+    order = sorted(range(table.num_rows), key=lambda i: hashlib.sha256(str(i).encode()).digest())
+    split_by(out, table.take(order), "prompt", held_out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealSet:
+    """How a set is built, and the columns whose values may not be on both sides of the split."""
+
+    build: Callable[[Path, Path], None]
+    groups: tuple[str, ...]
+
+
+SETS = {
+    "digits": RealSet(build=digits, groups=("speaker", "picture", "pen", "image", "audio")),
+    "icu2012": RealSet(build=icu2012, groups=("record_id",)),
+    "esc10": RealSet(build=esc10, groups=("fold", "freesound_id", "audio")),
+    "omniglot": RealSet(build=omniglot, groups=("drawer",)),
+    "watch_exercises": RealSet(build=watch_exercises, groups=("subject",)),
+    "tuxpaint_stamps": RealSet(build=tuxpaint_stamps, groups=("stamp", "caption")),
+    "emoji": RealSet(build=emoji, groups=("code",)),
+    "asterisk_prompts": RealSet(build=asterisk_prompts, groups=("prompt",)),
+}
+"""Name of a set, as of its recipe -> how it is built."""
+
+
+def columns_of(folder: Path, split: str, *names: str) -> Iterator[dict[str, Any]]:
+    """Rows of a built split, these columns only."""
+    for file in sorted(folder.glob(f"{split}-*.parquet")):
+        yield from pq.read_table(file, columns=list(names)).to_pylist()
