@@ -120,7 +120,11 @@ def _legend(plot: Plot) -> str:
         f'<span class="key"><i class="s{number}"></i>{html.text(line.name)}</span>'
         for number, line in enumerate(plot.lines if plot.joined else ())
     )
-    more = f'<span class="soft">{html.plural(plot.left_out, "channel")} more</span>' if plot.left_out else ""
+    more = (
+        f'<span class="soft">… {html.plural(plot.left_out, "channel")} more, with fewer readings</span>'
+        if plot.left_out
+        else ""
+    )
     return f'<div class="legend">{names}{more}</div>' if names or more else ""
 
 

@@ -58,9 +58,11 @@ audio { display: block; width: 100%; max-width: 420px; height: 36px; margin: 6px
 .cells th, .cells td { padding: 2px 16px 2px 0; font-size: 13px; font-weight: 400; } .cells th { color: var(--soft); }
 .cells td.wrap { min-width: 0; } .absent { color: var(--soft); opacity: .65; } .cells .unknown { color: var(--bad);
   background: var(--warn-soft); border-radius: 3px; padding: 0 4px; font-size: 11px; }
-th.down > bdi { writing-mode: vertical-rl; max-height: 140px; overflow: hidden; text-overflow: ellipsis; }
-th.down { vertical-align: bottom; padding-right: 12px; } .heat { min-width: 64px; padding: 4px 8px; text-align: right;
-  font-variant-numeric: tabular-nums; } .matrices { display: flex; flex-wrap: wrap; gap: 20px 44px; }
+thead th { vertical-align: bottom; } th.down { padding-right: 12px; } th.down > bdi { writing-mode: vertical-rl;
+  transform: rotate(180deg); max-height: 140px; overflow: hidden; text-overflow: ellipsis; }
+.heat { min-width: 46px; padding: 4px 8px; text-align: right;
+  font-variant-numeric: tabular-nums; } .matrices { display: flex; flex-wrap: wrap; gap: 20px 44px;
+  align-items: flex-start; } .matrices > table { margin: 0; } .matrices + table { margin-top: 22px; }
 .words { margin-top: 4px; line-height: 1.9; overflow-wrap: anywhere; }
 .words > small { font-size: 11px; }
 .words > bdi { background: var(--bar-soft); border-radius: 3px; padding: 1px 3px; margin-right: 3px;

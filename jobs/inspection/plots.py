@@ -18,7 +18,7 @@ NUM_BINS = 30
 PLOT_WIDTH, PLOT_HEIGHT, MAX_BAR = 300, 70, 24
 WIDTH = 256
 """Width of a drawing on a card; two stand beside each other."""
-LEFT, RIGHT, TOP, BOTTOM = 40, 8, 6, 32
+LEFT, RIGHT, TOP, BOTTOM = 46, 8, 6, 32
 SPECTRUM_HEIGHT, LINES_HEIGHT = 110, 120
 ROW_HEIGHT, ROW_LEFT = 22, 74
 MOST_CELLS = 400
@@ -70,8 +70,7 @@ def _tick(value: int, step: float, from_right: bool = False) -> str:
 
 def draw_spectra(spectra: Sequence[Spectrum]) -> list[str]:
     """Bands of a sound and of its variants, time to the right, high tones on top, all on one scale of brightness."""
-    everything = np.concatenate([s.bands.ravel() for s in spectra]).astype(np.float64)
-    low, high = np.percentile(everything, (1, 99)).tolist()
+    low, high = np.percentile(spectra[0].bands.astype(np.float64), (1, 99)).tolist()  # silence of variants is far below
     return [_spectrum(s, low, max(high, low + 1e-3)) for s in spectra]
 
 
@@ -142,7 +141,7 @@ def _joined(plot: Plot, span: Span, values: Span) -> str:
 
 
 def _rows(plot: Plot, span: Span, ranges: Sequence[Span]) -> str:
-    """A row a channel, its readings as dots between its lowest and its highest, which stand beside its name."""
+    """A row a channel, its readings as dots, on the scale of `ranges`; lowest and highest stand below its name."""
     bottom = TOP + ROW_HEIGHT * len(plot.lines)
     parts = [_edges(plot, span, ROW_LEFT, bottom)]
     for number, (line, (low, high)) in enumerate(zip(plot.lines, ranges, strict=True)):
@@ -152,7 +151,9 @@ def _rows(plot: Plot, span: Span, ranges: Sequence[Span]) -> str:
         x, y = _across(line.times, span, ROW_LEFT)[::step], (top + ROW_HEIGHT - 4 - rise * (ROW_HEIGHT - 8))[::step]
         dots = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(x.tolist(), y.tolist(), strict=True))
         name = line.name if len(line.name) <= NAME_LENGTH else line.name[: NAME_LENGTH - 1] + "…"
-        limits = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+        least, most = _range([line.values])
+        limits = f"{least:.4g}" if least == most else f"{least:.4g} to {most:.4g}"
+        limits = limits if len(line.values) else "none"
         parts.append(
             f'<line x1="{ROW_LEFT}" x2="{WIDTH - RIGHT}" y1="{top + ROW_HEIGHT}" y2="{top + ROW_HEIGHT}"/>'
             f'<text class="name" x="{ROW_LEFT - 5}" y="{top + 10}" text-anchor="end">{plain(name)}</text>'
@@ -237,7 +238,7 @@ def nice_ticks(low: float, high: float, most: int) -> list[float]:
         first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
         if last - first < most:
             break
-    return [float(f"{i * step:.10g}") for i in np.arange(first, last + 1)] or [low]
+    return [float(f"{i * step:.10g}") + 0.0 for i in np.arange(first, last + 1)] or [low]
 
 
 def _svg(height: int, content: str) -> str:
