@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.table import Table
 
 from jobs.console import console, say
-from jobs.inspect_facts import Facts, gather
-from jobs.inspect_page import render
+from jobs.inspection.facts import Facts, gather
+from jobs.inspection.page import render
 from pipeline.data.index import build_index
 from pipeline.recipe import Recipe
 

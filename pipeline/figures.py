@@ -49,3 +49,10 @@ def picture_png(pixels: NDArray[np.uint8]) -> bytes:
     out = io.BytesIO()
     mpl.image.imsave(out, np.ascontiguousarray(pixels), format="png")
     return out.getvalue()
+
+
+def heat_png(values: NDArray[Any], low: float, high: float) -> bytes:
+    """Numbers `[height, width]`, row 0 on top, as the bytes of a PNG file: black at `low`, bright at `high`."""
+    out = io.BytesIO()
+    mpl.image.imsave(out, values, vmin=low, vmax=high, cmap="magma", format="png")
+    return out.getvalue()

@@ -14,6 +14,7 @@ import math
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -55,7 +56,29 @@ STREAM_BYTES = 0x7FFF_0000
 NOISE_SPAN_DB = 20.0
 """The noise of `noise_db` is drawn from that far below the sound to this much further below."""
 
-Header = tuple[int, int]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a file says of its sound: seconds, samples a second, channels; libsndfile's names of format and encoding."""
+
+    seconds: float
+    rate_hz: int
+    channels: int
+    format: str
+    encoding: str
+
+
+def read_header(value: tuple[Any, ...]) -> Header:
+    """The header of an encoded sound; nothing is decoded. Raises RecordError."""
+    with _libsndfile(), _open(value) as file:
+        num_samples, rate = _extent(file)
+        return Header(
+            seconds=num_samples / rate,
+            rate_hz=rate,
+            channels=file.channels,
+            format=file.format,
+            encoding=file.subtype,
+        )
 
 
 def fit_audio(field: AudioField, values: Values) -> Fitted:
@@ -96,6 +119,28 @@ class AudioModality(Modality):
         """Clocked patches of float16."""
         return self._spec
 
+    @property
+    def bands_hz(self) -> NDArray[np.float64]:
+        """Frequency at which each band peaks, float64 `[num_mels]`."""
+        return make_filters(self._mel).edges_hz[1:-1]
+
+    @property
+    def rate_hz(self) -> int:
+        """Samples a second after resampling."""
+        return self._mel.rate_hz
+
+    @property
+    def max_seconds(self) -> float:
+        """Longest part of a sound that is used."""
+        return self._field.max_seconds
+
+    def clip(self, value: tuple[Any, ...]) -> bytes:
+        """The part that is used, mono at `rate_hz`, as a FLAC file of 16 bits. Raises RecordError."""
+        out = io.BytesIO()
+        with _libsndfile():
+            soundfile.write(out, self._samples(value)[0], self._mel.rate_hz, format="FLAC", subtype="PCM_16")
+        return out.getvalue()
+
     def measure(self, value: tuple[Any, ...]) -> Extent:
         """Samples and rate from the header; nothing is decoded. Raises RecordError."""
         with _libsndfile(), _open(value) as file:
@@ -107,22 +152,11 @@ class AudioModality(Modality):
 
     def decode(self, value: tuple[Any, ...]) -> Floats:
         """Time and log-mel bands of each frame, float32 `[frames, 1 + num_mels]`. Raises RecordError."""
-        with _libsndfile(), np.errstate(all="ignore"):
-            with _open(value) as file:
-                extent = num_samples, rate = _extent(file)
-                kept = self._kept(extent)
-                first = (num_samples - kept) // 2
-                samples = _read_mono(file, first, kept)
-            energy = float(samples @ samples)
-            if not energy < MAX_ENERGY:
-                raise RecordError(f"expected finite samples about -1..1, but the sum of their squares is {energy:.3g}")
-            if rate != self._mel.rate_hz:
-                samples = soxr.resample(samples, rate, self._mel.rate_hz, quality="HQ")
-            samples = _exactly(samples, self._resampled(extent))
+        samples, start_s = self._samples(value)
         bands = log_mel(samples, self._mel)
         frames = np.empty((len(bands), 1 + self._mel.num_mels), np.float32)
         middles = np.arange(len(bands)) * self._mel.hop + self._mel.window / 2
-        frames[:, 0] = first / rate + middles / self._mel.rate_hz
+        frames[:, 0] = start_s + middles / self._mel.rate_hz
         frames[:, 1:] = bands
         return frames
 
@@ -180,6 +214,21 @@ class AudioModality(Modality):
     def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
         """None at all: patches of a spectrum are no words."""
         return ()
+
+    def _samples(self, value: tuple[Any, ...]) -> tuple[Floats, float]:
+        """The part that is used, mono at `rate_hz`, and where in the sound it begins in seconds. Raises RecordError."""
+        with _libsndfile(), np.errstate(all="ignore"):
+            with _open(value) as file:
+                extent = num_samples, rate = _extent(file)
+                kept = self._kept(extent)
+                first = (num_samples - kept) // 2
+                samples = _read_mono(file, first, kept)
+            energy = float(samples @ samples)
+            if not energy < MAX_ENERGY:
+                raise RecordError(f"expected finite samples about -1..1, but the sum of their squares is {energy:.3g}")
+            if rate != self._mel.rate_hz:
+                samples = soxr.resample(samples, rate, self._mel.rate_hz, quality="HQ")
+            return _exactly(samples, self._resampled(extent)), first / rate
 
     def _patches(self, num_frames: int) -> int:
         return -(-num_frames // self._field.patch_frames)

@@ -81,6 +81,16 @@ class IrregularSeries(Modality):
         """Clocked patches of 2 C numbers."""
         return self._spec
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels kept, in order."""
+        return tuple(map(str, self._ids))
+
+    @property
+    def window_s(self) -> float:
+        """Seconds in a window."""
+        return self._field.window_s
+
     def measure(self, value: tuple[Any, ...]) -> Extent:
         """How many windows hold a reading, and how many readings there are. Raises RecordError."""
         rows = self.decode(value)

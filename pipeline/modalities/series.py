@@ -71,6 +71,26 @@ class RegularSeries(Modality):
         """Clocked patches of 2 W C numbers."""
         return self._spec
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels, in order."""
+        return self._field.channels or tuple(f"{self._field.column}[{i}]" for i in range(self._width))
+
+    @property
+    def window_s(self) -> float:
+        """Seconds in a window."""
+        return self._window / self._field.rate_hz
+
+    def readings(self, decoded: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Decoded windows as a line: times in seconds `[m]` at the constant rate, readings `[m, C]`, NaN if absent."""
+        if not len(decoded):
+            return np.zeros(0), np.zeros((0, self._width))
+        places = self._places(decoded)
+        line = np.full((places[-1] + 1, self._window * self._width), np.nan)
+        line[places] = decoded[:, 1:]
+        readings = line.reshape(-1, self._width)
+        return decoded[0, 0] + (np.arange(len(readings)) - self._window / 2) / self._field.rate_hz, readings
+
     def measure(self, value: tuple[Any, ...]) -> Extent:
         """How many windows hold a reading, and how many readings there are. Raises RecordError."""
         present = ~np.isnan(_kept(_readings(self._field, value, self._width), self._field, self._most)[0])

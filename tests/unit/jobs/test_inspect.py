@@ -1,56 +1,26 @@
 """What `interlace inspect` finds and shows: counts against the rows written, damage listed, nothing loaded."""
 
-import io
 import re
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from jobs.inspect import run_inspect
-from jobs.inspect_facts import SHEET_SAMPLES, Facts, gather, view_sample
-from jobs.inspect_page import histogram, render
+from jobs.inspection.facts import Facts, gather
+from jobs.inspection.page import render
+from jobs.inspection.plots import histogram
+from jobs.inspection.views import SHEET_SAMPLES, view_sample
 from pipeline.data.index import build_index, make_recordings
 from pipeline.data.reader import read_slot
 from pipeline.errors import BadShareError
 from pipeline.recipe import Recipe
 from tests.data import EmojiLike, make_rows, write_table
+from tests.page import Page
 
 HOSTILE = '</td><script>alert("1")</script>&<img src=http://x.y/z>'
-VOID = {"meta", "img"}
-
-
-class Page(HTMLParser):
-    """Collects tags, attributes and text, and checks that every tag is closed in order."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: Counter[str] = Counter()
-        self.attributes: list[tuple[str, str]] = []
-        self.text = ""
-        self.open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.attributes += [(k, v or "") for k, v in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def facts_of(recipe: Recipe) -> Facts:
@@ -164,8 +134,7 @@ def test_the_sheet_shows_what_training_reads(shapes: EmojiLike, tmp_path: Path) 
         assert seen.random() == read.random()
         image, caption, _ = view.fields
         if row["image"] is not None:
-            pixels = np.asarray(Image.open(io.BytesIO(image.pictures[-1])).convert("RGB"))
-            assert np.array_equal(modality.encode(pixels).values, slot.tokens["image"].values)
+            assert np.array_equal(modality.encode(image.pictures[-1]).values, slot.tokens["image"].values)
             compared += 1
         if row["caption"] is not None:
             assert "".join(w or "" for w in caption.words) == row["caption"] == caption.text

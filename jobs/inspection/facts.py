@@ -1,64 +1,32 @@
-"""What `interlace inspect` finds out: facts of each split, and a sheet of decoded training samples. No Ray, no torch.
-
-Decoding, augmenting and encoding are those of the modalities, with the random numbers that the reader would give them.
-"""
+"""What `interlace inspect` finds out: facts of each split, and decoded training samples. No Ray, no torch."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.inspection.html import plural
+from jobs.inspection.values import COMPARED, LEAKING, SharedValues, hash_values, shared_values
+from jobs.inspection.views import SampleView, sample_sheet
 from pipeline.data.index import Index, make_recordings
 from pipeline.data.manifest import Manifest
-from pipeline.data.reader import Record, Recordings, field_tokens, field_value
+from pipeline.data.reader import Recordings, field_tokens
 from pipeline.data.targets import ClassTarget
-from pipeline.errors import RecordError
-from pipeline.figures import picture_png
-from pipeline.modalities.base import Modality
 from pipeline.recipe import Recipe
 
-SHEET_SAMPLES = 24
-SHEET_GROUPS = 8
-"""Row groups that the sheet's samples are drawn from: bounds what is read."""
-PICTURE_SIDE = 256
-"""Pictures with a longer side are thinned out for the page."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FieldView:
-    """One field of a sample as the model gets it; all empty where it is missing.
+class SourceFacts:
+    """One of several training sources: format, records, bad ones, and the share of the samples drawn from it."""
 
-    Args:
-        name: the field.
-        size: how many tokens, in words.
-        text: the raw string, for fields of one.
-        pictures: PNG files, the decoded picture and then an augmented variant if there is one.
-        words: each token as a person reads it, None where unknown.
-        variant_words: the same after augmentation, where that changed anything.
-        fault: why it could not be decoded.
-    """
-
-    name: str
-    size: str = ""
-    text: str | None = None
-    pictures: tuple[bytes, ...] = ()
-    words: tuple[str | None, ...] = ()
-    variant_words: tuple[str | None, ...] | None = None
-    fault: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleView:
-    """One sample of the sheet: where it is, its labels by task (None: no label), its fields."""
-
-    place: str
-    labels: Mapping[str, str | None]
-    fields: tuple[FieldView, ...]
+    format: str
+    num_rows: int
+    num_bad: int
+    share: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +73,10 @@ class SplitFacts:
         """Records of this split that are also in another."""
         return int(np.isin(self.hashes, other.hashes).sum())
 
+    def together(self, one: str, other: str) -> int:
+        """Usable records that have both fields."""
+        return int(np.count_nonzero(self.present[one] & self.present[other]))
+
     def combinations(self) -> dict[tuple[bool, ...], int]:
         """How many records have which fields, in the order of the fields."""
         seen, counts = np.unique(np.stack(list(self.present.values()), axis=1), axis=0, return_counts=True)
@@ -122,6 +94,8 @@ class Facts:
     fields: Mapping[str, str]
     tasks: Mapping[str, str]
     splits: Mapping[str, SplitFacts]
+    sources: Mapping[str, SourceFacts]
+    shared: Sequence[SharedValues]
     sheet: Sequence[SampleView]
 
     def warnings(self) -> list[str]:
@@ -142,17 +116,19 @@ class Facts:
         for (a, first), (b, second) in combinations(self.splits.items(), 2):
             if shared := second.shared_with(first):
                 found.append(f"{plural(shared, 'record')} of {b} also in {a}")
+        for again in self.shared:
+            if again.count and again.of != again.within and self.fields[again.field] in LEAKING:
+                found.append(
+                    f"{plural(again.count, 'other record')} of {again.of} with a `{again.field}` that is also in"
+                    f" {again.within}"
+                )
         return found
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 token`, `2 tokens`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def gather(recipe: Recipe, index: Index) -> Facts:
     """Everything that the page shows."""
     recordings = make_recordings(recipe, index.fitted)
+    compared = {n: f.columns for n, f in recipe.fields.items() if f.modality in COMPARED}
     return Facts(
         name=recipe.name,
         root=recipe.data.root,
@@ -161,6 +137,8 @@ def gather(recipe: Recipe, index: Index) -> Facts:
         fields={n: f.modality for n, f in recipe.fields.items()},
         tasks={n: t.column for n, t in recipe.tasks.items()},
         splits={n: split_facts(m, recordings) for n, m in index.manifests.items()},
+        sources=source_facts(recipe, index.manifests["train"]),
+        shared=shared_values({n: hash_values(m, compared) for n, m in index.manifests.items()}),
         sheet=sample_sheet(index.manifests["train"], recordings, recipe.seed),
     )
 
@@ -176,6 +154,22 @@ def split_facts(manifest: Manifest, recordings: Recordings) -> SplitFacts:
         labels=count_labels(manifest, recordings),
         hashes=manifest.hashes[usable],
     )
+
+
+def source_facts(recipe: Recipe, manifest: Manifest) -> dict[str, SourceFacts]:
+    """The training sources by name, where there are several."""
+    total = sum(s.weight for s in recipe.data.mix.values())
+    starts = manifest.group_starts()
+    facts = {}
+    for number, (name, source) in enumerate(recipe.data.mix.items()):
+        own = [i for i, g in enumerate(manifest.groups) if g.source == number]
+        facts[name] = SourceFacts(
+            format=source.format,
+            num_rows=sum(manifest.groups[i].num_rows for i in own),
+            num_bad=sum(int(manifest.unusable[starts[i] : starts[i + 1]].sum()) for i in own),
+            share=source.weight / total,
+        )
+    return facts
 
 
 def count_labels(manifest: Manifest, recordings: Recordings) -> Mapping[str, Mapping[str | None, int]]:
@@ -196,66 +190,3 @@ def count_labels(manifest: Manifest, recordings: Recordings) -> Mapping[str, Map
                 labels = [None] if value is None else [str(target.classes[i]) for i in target.encode(value)]
                 counts[name].update(labels)
     return counts
-
-
-def sample_sheet(manifest: Manifest, recordings: Recordings, seed: int) -> list[SampleView]:
-    """Usable records drawn at random from a few row groups, decoded, each with its variant of epoch 0."""
-    rng = np.random.default_rng(seed)
-    starts = manifest.group_starts()
-    groups = rng.permutation(len(manifest.groups))[:SHEET_GROUPS]
-    rows = np.concatenate([np.arange(starts[g], starts[g + 1]) for g in groups])
-    rows = rows[~manifest.unusable[rows]]
-    chosen = np.sort(rng.choice(rows, min(SHEET_SAMPLES, len(rows)), replace=False))
-    views = []
-    for number in sorted(groups.tolist()):
-        inside = chosen[(chosen >= starts[number]) & (chosen < starts[number + 1])]
-        if not len(inside):
-            continue
-        group = manifest.groups[number]
-        table = manifest.readers()[group.source].read(group, recordings.columns)
-        records = table.take(inside - starts[number]).to_pylist()
-        for row, record in zip(inside.tolist(), records, strict=True):
-            shard, at = manifest.locate(row)
-            views.append(view_sample(record, recordings, np.random.default_rng((seed, 0, row)), f"{shard} row {at}"))
-    return views
-
-
-def view_sample(record: Record, recordings: Recordings, rng: np.random.Generator, place: str) -> SampleView:
-    """One record as the model gets it; `rng` is used as the reader uses it, so variants are those of training."""
-    views: list[FieldView] = []
-    for name, (modality, columns) in recordings.fields.items():
-        value = field_value(record, columns)
-        try:
-            views.append(FieldView(name=name) if value is None else _view_field(name, modality, value, rng))
-        except RecordError as error:
-            views.append(FieldView(name=name, fault=str(error)))
-    return SampleView(
-        place=place,
-        labels={name: _label_text(record[column]) for name, (_, column) in recordings.targets.items()},
-        fields=tuple(views),
-    )
-
-
-def _view_field(name: str, modality: Modality, value: tuple[Any, ...], rng: np.random.Generator) -> FieldView:
-    decoded = modality.decode(value)
-    variant = modality.augment(decoded, rng)
-    grid = modality.encode(decoded).grid
-    changed = not np.array_equal(variant, decoded, equal_nan=decoded.dtype.kind == "f")
-    pictures = [_picture(a) for a in ([decoded, variant] if changed else [decoded]) if modality.spec.channels]
-    return FieldView(
-        name=name,
-        size=f"{grid[0]} x {grid[1]} patches" if modality.spec.channels else plural(grid[0] * grid[1], "token"),
-        text=value[0] if isinstance(value[0], str) and len(value) == 1 else None,
-        pictures=tuple(pictures),
-        words=modality.words(decoded),
-        variant_words=modality.words(variant) if changed else None,
-    )
-
-
-def _picture(pixels: NDArray[Any]) -> bytes:
-    step = -(-max(pixels.shape[:2]) // PICTURE_SIDE)
-    return picture_png(pixels[::step, ::step])
-
-
-def _label_text(value: Any) -> str | None:
-    return ", ".join(map(str, value)) if isinstance(value, list) else None if value is None else str(value)
