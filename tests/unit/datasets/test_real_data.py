@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.inspect_facts import gather
-from jobs.inspect_page import render
+from jobs.inspection.facts import gather
+from jobs.inspection.page import render
 from pipeline.data.index import Index, build_index
 from pipeline.recipe import Recipe, load_recipe
 from tests.ray.reference import run_here
