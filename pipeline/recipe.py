@@ -110,6 +110,7 @@ class ClassificationTask(Node):
     multi_label: bool = Field(False, description="The column holds a list of labels, each predicted by itself.")
     class_weights: Literal["none", "balanced"] = Field("none", description="Weigh classes by inverse frequency.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
+    mixup: float = Field(0.0, ge=0, description="Training: fused states mixed in pairs, shares from Beta(this, this).")
     weight: float = Field(1.0, gt=0, description="Weight of this task's loss.")
     field_loss: float = Field(0.5, ge=0, description="Weight of the light loss on each field's own pooled state.")
     field_vote: float = Field(0.0, ge=0, description="Weight of the present fields' own heads in the prediction.")

@@ -5,7 +5,7 @@
 3. `make(name, field, fitted)` gives the `Modality`, cheap enough to make in every data task.
 4. Per value: `measure -> grid` when indexing (headers only), `decode -> augment -> encode` when reading.
 
-To add a modality: its settings in `pipeline/recipe.py`, one file here with a `fit` function and a class that follows
+To add a modality: its settings in `pipeline/fields.py`, one file here with a `fit` function and a class that follows
 `base.Modality`, and one row of `MODALITIES`.
 """
 

@@ -57,7 +57,7 @@ class ClassificationTask(Task):
     def losses(self, outputs: Outputs, target: TargetBatch) -> LossSum:
         """Loss of the fused head plus `field_loss` times the mean loss of the present fields' heads, per sample."""
         wanted = self._wanted(target)
-        total = self._loss(apply_head(self.head, outputs.sample_SD), wanted, self.settings.label_smoothing).sum()
+        total = self._fused_loss(outputs.sample_SD, wanted, target.present).sum()
         if self.field_heads:
             states = [outputs.fields[name.removeprefix(key(""))] for name in self.field_heads]
             heads = zip(self.field_heads.values(), states, strict=True)
@@ -68,6 +68,26 @@ class ClassificationTask(Task):
             mean_S = (loss_FS * present_FS).sum(0) / present_FS.sum(0).clamp(min=1)
             total = total + self.settings.field_loss * mean_S.sum()
         return LossSum(total=total, count=target.present.sum())
+
+    def _fused_loss(self, state_SD: Tensor, wanted: Tensor, present_S: Tensor) -> Tensor:
+        """Loss of each sample's fused state, `[S]`; in training with `mixup` of states mixed with another sample's.
+
+        Mixup (Zhang et al. 2018) of states, not of values (Verma et al. 2019, "Manifold mixup"): samples of a pack have
+        tokens of any number, so their values have no sum. The larger share is the sample's own.
+        """
+        smoothing = self.settings.label_smoothing
+        if not (self.training and self.settings.mixup):
+            return self._loss(apply_head(self.head, state_SD), wanted, smoothing)
+        with_target = present_S.nonzero().flatten()
+        partner_S = torch.arange(len(present_S), device=present_S.device)
+        partner_S[with_target] = with_target[torch.randperm(len(with_target), device=present_S.device)]
+        alpha = torch.full((len(present_S),), self.settings.mixup, device=state_SD.device)
+        share_S = torch.distributions.Beta(alpha, alpha).sample()
+        share_S = torch.maximum(share_S, 1 - share_S)
+        mixed_SD = share_S.unsqueeze(1) * state_SD + (1 - share_S.unsqueeze(1)) * state_SD[partner_S]
+        logits_SC = apply_head(self.head, mixed_SD)
+        own_S, other_S = (self._loss(logits_SC, w, smoothing) for w in (wanted, wanted[partner_S]))
+        return share_S * own_S + (1 - share_S) * other_S
 
     def predict(self, outputs: Outputs) -> Tensor:
         """Logits, float32 `[S, C]`: the fused head's, plus `field_vote` times those of each present field's own head.

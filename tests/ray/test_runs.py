@@ -18,7 +18,7 @@ import safetensors.torch
 from PIL import Image
 
 from pipeline.data.stream import map_units
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, parse_recipe
 from pipeline.train.checkpoint import MODEL, newest_checkpoint
 from pipeline.train.run import fit, open_run, prepare
 from tests.data import COLORS, SCHEMA, EmojiLike, make_rows, write_shards
@@ -101,11 +101,20 @@ def test_two_workers_equal_one(shapes: EmojiLike, tmp_path: Path) -> None:
     assert len(list(folder.glob("trace-*.jsonl"))) == 2
 
 
+def mixed(recipe: Recipe) -> Recipe:
+    """The recipe with its shards as three sources of different weights."""
+    tree = recipe.model_dump(mode="json")
+    weights = zip("abc", (0.5, 0.3, 0.2), strict=True)
+    mix = {n: {"paths": [f"train-{i}.parquet"], "weight": w} for i, (n, w) in enumerate(weights)}
+    tree["data"] |= {"train": None, "mix": mix, "mix_rows": 40}
+    return parse_recipe(tree)
+
+
 def test_killed_data_worker_and_killed_training_worker_change_nothing(slow: EmojiLike, tmp_path: Path) -> None:
-    """One run, killed twice in the middle of an epoch: a data task's process first, then the training worker."""
+    """One run of a mix, killed twice in an epoch: a data task's process first, then the training worker."""
     steps = 14
-    recipe = recipe_for(slow, tmp_path / "run", steps=steps, checkpoint_every=3)
-    reference = run_here(recipe_for(slow, tmp_path / "reference", steps=steps))
+    recipe = mixed(recipe_for(slow, tmp_path / "run", steps=steps, checkpoint_every=3))
+    reference = run_here(mixed(recipe_for(slow, tmp_path / "reference", steps=steps)))
     runs = Path(recipe.storage) / "runs"
 
     def packs_done(count: int) -> Callable[[], bool]:

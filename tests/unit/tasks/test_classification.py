@@ -116,6 +116,36 @@ def test_smoothing_is_for_training_only():
     assert not torch.isclose(plain, smooth)
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_mixup_is_the_loss_of_soft_targets_between_samples_that_have_one(multi_label: bool):
+    task, out = make(mixup=0.4, multi_label=multi_label), outputs(4)
+    target = multi([[0], [1, 2], None, [3]]) if multi_label else single([0, 1, None, 3])
+    task.train()
+    torch.manual_seed(1)
+    order = torch.randperm(3)
+    partner = torch.arange(4)
+    partner[torch.tensor([0, 1, 3])] = torch.tensor([0, 1, 3])[order]
+    share = torch.distributions.Beta(torch.full((4,), 0.4), torch.full((4,), 0.4)).sample()
+    share = torch.maximum(share, 1 - share).unsqueeze(1)
+    logits = task.head(share * out.sample_SD + (1 - share) * out.sample_SD[partner])
+    hot = torch.zeros(4, len(CLASSES))
+    for sample, labels in enumerate([[0], [1, 2] if multi_label else [1], [], [3]]):
+        hot[sample, labels] = 1.0
+    soft = share * hot + (1 - share) * hot[partner]
+    if multi_label:
+        want = functional.binary_cross_entropy_with_logits(logits, soft, reduction="none").mean(1)
+    else:
+        want = functional.cross_entropy(logits, soft, reduction="none")
+    torch.manual_seed(1)
+    got = task.losses(out, target)
+    torch.testing.assert_close(got.total, want[[0, 1, 3]].sum())
+    assert partner.tolist() != [0, 1, 2, 3], "nothing was mixed"
+    assert int(got.count) == 3
+    plain = make(multi_label=multi_label).train().losses(out, target).total
+    torch.testing.assert_close(task.eval().losses(out, target).total, plain)
+    assert not torch.isclose(got.total, plain)
+
+
 def test_balanced_weights_have_mean_one_over_the_training_data():
     counts = (6, 3, 1)
     weights = class_weights(counts, "balanced")
