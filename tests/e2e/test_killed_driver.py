@@ -18,7 +18,7 @@ from tests.ray.reference import read_traces, run_here
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280), pytest.mark.filterwarnings("default")]
 
-STEPS = 80
+STEPS = 50
 
 
 def wait_for_packs(run: Path, count: int) -> None:
@@ -46,7 +46,7 @@ def test_killed_driver_goes_on_by_the_same_command(shapes: EmojiLike, tmp_path: 
     run = tmp_path / "out" / "runs" / "killed"
 
     first = interlace(*command)
-    wait_for_packs(run, 4 * 30)
+    wait_for_packs(run, 4 * 20)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     with held(run / worker_lock(0), wait_s=60):  # the worker notices a moment later
