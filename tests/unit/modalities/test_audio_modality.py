@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import warnings
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.fields import AudioField
 from pipeline.modalities.audio import AudioModality
 from pipeline.modalities.mel import LOG_FLOOR, MelSettings, hz_to_mel, log_mel, make_filters, mel_to_hz
 
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # compiling takes half a minute where numba's cache is cold
 with warnings.catch_warnings(action="ignore"):  # of its own dependencies
     import librosa
     from librosa import feature
