@@ -15,7 +15,7 @@ from pipeline.preparation import load_preparation
 from tests.e2e.conftest import Command
 from tests.joined import tree, write_parquet
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120), pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.filterwarnings("default")]
 
 
 def wait_for(there: Callable[[], bool]) -> None:

@@ -81,7 +81,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> EmojiLike:
     return data
 
 
-def png_of(color: tuple[int, int, int], side: int = 2200) -> bytes:
+def png_of(color: tuple[int, int, int], side: int = 1400) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (side, side), color).save(out, "PNG", compress_level=1)
     return out.getvalue()
