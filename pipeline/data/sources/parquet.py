@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.data.sources.base import RowGroup, ShardFormat, split_uri
+from pipeline.data.sources.spans import stat
 from pipeline.errors import DataError
 
 
@@ -47,12 +48,8 @@ class Parquet(ShardFormat):
 
 
 def _open(shard: str) -> pq.ParquetFile:
+    stat(shard, "Parquet")
     system, path = split_uri(shard)
-    info = system.get_file_info(path)
-    if not info.is_file:
-        raise DataError(f"{shard}: expected a Parquet file, but there is none")
-    if info.size == 0:
-        raise DataError(f"{shard}: expected a Parquet file, but it is empty (0 bytes)")
     try:
         return pq.ParquetFile(path, filesystem=system)
     except pa.ArrowInvalid as error:
