@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from torch import device
+from torch import Tensor, device
 
 from jobs.console import console
 from pipeline.data.reader import Reader
@@ -61,9 +61,9 @@ class Evaluation:
         }
         (folder / "evaluation.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
         for task, state in self.results[0].states.items():
-            if "confusion" in state:
+            if isinstance(matrix := state.get("confusion"), Tensor):
                 path = folder / f"confusion-{task}.png"
-                confusion_figure(state["confusion"].numpy(), self.labels[task], f"{task} ({self.split})", path)
+                confusion_figure(matrix.numpy(), self.labels[task], f"{task} ({self.split})", path)
 
 
 def evaluate_model(folder: Path, reader: Reader, split: str) -> Evaluation:

@@ -87,7 +87,7 @@ class Predictor:
             pack = join(0, 0, np.array(numbers), [read[i][0] for i in numbers], self.recordings)
             with torch.no_grad(), autocast(self.recipe, self.device):
                 outputs = self.network(to_batch(pack, self.device))
-                decoded = [task.decode(task.predict(outputs)) for task in tasks.values()]
+                decoded = [task.predict(outputs) for task in tasks.values()]
             found += [_join_tasks(tuple(tasks), parts) for parts in zip(*decoded, strict=True)]
         return [
             {**(item if error is None else dict.fromkeys(item)), "error": error}
@@ -120,17 +120,6 @@ class Predictor:
 
 
 def _join_tasks(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Predictions of all tasks for one row, as plain columns.
-
-    `task` is the label and `task_probability` its probability; with several labels `task` is a JSON list and
-    `task_probability` the JSON object of all classes.
-    """
-    joined: dict[str, Any] = {}
-    for name, part in zip(names, parts, strict=True):
-        if "label" in part:
-            joined[name] = part["label"]
-            joined[f"{name}_probability"] = part["probabilities"][part["label"]]
-        else:
-            joined[name] = json.dumps(part["labels"], ensure_ascii=False)
-            joined[f"{name}_probability"] = json.dumps(part["probabilities"], ensure_ascii=False)
-    return joined
+    """Predictions of all tasks for one row: column `task` is the prediction, `task_key` what goes with it."""
+    pairs = [(name, key, value) for name, part in zip(names, parts, strict=True) for key, value in part.items()]
+    return {f"{name}_{key}" if key else name: value for name, key, value in pairs}

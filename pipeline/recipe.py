@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -105,6 +105,8 @@ class Data(Node):
 class ClassificationTask(Node):
     """Predict one class of a label column, or any number of them."""
 
+    target_keys: ClassVar[tuple[str, ...]] = ("task", "column", "multi_label")
+
     task: Literal["classification"]
     column: str = Field(description="Column of the label (string or integer), or of a list of labels.")
     multi_label: bool = Field(False, description="The column holds a list of labels, each predicted by itself.")
@@ -114,6 +116,11 @@ class ClassificationTask(Node):
     weight: float = Field(1.0, gt=0, description="Weight of this task's loss.")
     field_loss: float = Field(0.5, ge=0, description="Weight of the light loss on each field's own pooled state.")
     field_vote: float = Field(0.0, ge=0, description="Weight of the present fields' own heads in the prediction.")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the target, read together."""
+        return (self.column,)
 
     @model_validator(mode="after")
     def _heads_to_vote(self) -> "ClassificationTask":
@@ -238,8 +245,7 @@ class Recipe(Node):
 
     def columns(self) -> tuple[str, ...]:
         """Every column that fields and tasks read, each once, in order."""
-        names = [c for f in self.fields.values() for c in f.columns] + [t.column for t in self.tasks.values()]
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(c for part in (*self.fields.values(), *self.tasks.values()) for c in part.columns))
 
 
 PLACE_KEYS = (

@@ -10,7 +10,7 @@ from pipeline import recipe
 from pipeline.batch import Batch, FieldBatch, to_batch
 from pipeline.model.network import Network
 from pipeline.sample import FieldPack, FieldSpec, Pack, TargetPack
-from pipeline.tasks import ClassificationTask
+from pipeline.tasks import ClassificationTask, Context
 
 FUSIONS = ("early", "mid", "weighted_sum")
 CLASSES = ("cat", "dog", "owl")
@@ -39,17 +39,24 @@ def build(fusion: str = "mid", *, names: Sequence[str] = tuple(SPECS), seed: int
     )
     torch.manual_seed(seed)
     task = ClassificationTask(
-        recipe.ClassificationTask(task="classification", column="label"),
-        classes=CLASSES,
-        counts=(5, 3, 2),
-        dim=settings.dim,
-        fields=names,
+        recipe.ClassificationTask(task="classification", column="label"), context("label", settings, names)
     )
     network = Network({n: SPECS[n] for n in names}, {n: FIELDS[n] for n in names}, settings, {"label": task})
     with torch.no_grad():  # larger than at the start of training, so that small differences show
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return network.eval()
+
+
+def context(task: str, model: recipe.Model, names: Sequence[str] = tuple(SPECS), **fitted: object) -> Context:
+    """What a task over some of these fields is made from; its target has three classes unless `fitted` says so."""
+    return Context(
+        name=task,
+        model=model,
+        fields={n: FIELDS[n] for n in names},
+        specs={n: SPECS[n] for n in names},
+        fitted=fitted or {"classes": CLASSES, "counts": (5, 3, 2)},
+    )
 
 
 def draw_pack(seed: int = 0, samples: int = 7, missing: float = 0.3) -> Pack:

@@ -183,10 +183,10 @@ def count_labels(manifest: Manifest, recordings: Recordings) -> Mapping[str, Map
         usable = ~manifest.unusable[starts[number] : starts[number + 1]]
         if not usable.any():
             continue  # a damaged row group can't be read again
-        columns = [c for _, c in targets.values()]
+        columns = [c for _, own in targets.values() for c in own]
         table = manifest.readers()[group.source].read(group, list(dict.fromkeys(columns)))
-        for name, (target, column) in targets.items():
+        for name, (target, (column,)) in targets.items():
             for value in table[column].filter(usable).to_pylist():
-                labels = [None] if value is None else [str(target.classes[i]) for i in target.encode(value)]
+                labels = [None] if value is None else [str(target.classes[i]) for i in target.encode((value,))]
                 counts[name].update(labels)
     return counts

@@ -184,7 +184,7 @@ def view_sample(record: Record, recordings: Recordings, rng: np.random.Generator
         views.append(found)
     return SampleView(
         place=place,
-        labels={name: _label_text(record[column]) for name, (_, column) in recordings.targets.items()},
+        labels={name: _label_text(field_value(record, columns)) for name, (_, columns) in recordings.targets.items()},
         fields=tuple(views),
     )
 

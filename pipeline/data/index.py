@@ -105,7 +105,7 @@ def make_recordings(recipe: Recipe, fitted: Fitted) -> Recordings:
     """The modalities and targets of a recipe, with what was fitted."""
     return Recordings(
         fields={n: (modalities.make(n, f, fitted["fields"][n]), f.columns) for n, f in recipe.fields.items()},
-        targets={n: (make_target(t, fitted["targets"][n]), t.column) for n, t in recipe.tasks.items()},
+        targets={n: (make_target(t, fitted["targets"][n]), t.columns) for n, t in recipe.tasks.items() if t.columns},
     )
 
 
@@ -204,9 +204,9 @@ class MeasureGroup:
             except RecordError as error:
                 reason = reason or f"field `{name}`: {error}"
         try:
-            for target, column in self.recordings.targets.values():
-                if record.get(column) is not None:
-                    target.encode(record[column])
+            for target, columns in self.recordings.targets.values():
+                if (value := field_value(record, columns)) is not None:
+                    target.encode(value)
         except RecordError as error:
             reason = reason or str(error)
         if reason is None and not self._has_token(extents):
@@ -279,7 +279,7 @@ def fit(recipe: Recipe, shards: Sequence[Sequence[str]]) -> Fitted:
 
     return {
         "fields": {n: modalities.fit(f, values(f.columns)) for n, f in recipe.fields.items()},
-        "targets": {n: fit_target(t, (v for (v,) in values((t.column,)))) for n, t in recipe.tasks.items()},
+        "targets": {n: fit_target(t, values(t.columns)) for n, t in recipe.tasks.items() if t.columns},
     }
 
 
@@ -298,7 +298,7 @@ def _key(recipe: Recipe, split: str, fingerprints: Sequence[Sequence[str]], of: 
 
 def _targets(recipe: Recipe) -> dict[str, Any]:
     """What of the tasks' settings decides their targets."""
-    return {n: (t.task, t.column, t.multi_label) for n, t in recipe.tasks.items()}
+    return {n: t.model_dump(mode="json", include=set(t.target_keys)) for n, t in recipe.tasks.items() if t.columns}
 
 
 def _reading(field: AnyField) -> dict[str, Any]:

@@ -40,12 +40,12 @@ class Recordings:
     """How a record's columns become tokens and targets: one entry a field or target, with the columns it reads."""
 
     fields: Mapping[str, tuple[Modality, tuple[str, ...]]]
-    targets: Mapping[str, tuple[Target, str]]
+    targets: Mapping[str, tuple[Target, tuple[str, ...]]]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column read, each once."""
-        names = [c for _, columns in self.fields.values() for c in columns] + [c for _, c in self.targets.values()]
+        names = [c for _, columns in (*self.fields.values(), *self.targets.values()) for c in columns]
         return tuple(dict.fromkeys(names))
 
 
@@ -118,7 +118,7 @@ def _numbers(value: Sequence[Any], kinds: set[type]) -> bytes | None:
 
 
 def field_value(record: Record, columns: tuple[str, ...]) -> tuple[Any, ...] | None:
-    """The field's columns of a record, or None if all of them are null."""
+    """A field's or target's columns of a record, or None if all of them are null."""
     value = tuple(record.get(c) for c in columns)
     return None if all(v is None for v in value) else value
 
@@ -141,9 +141,9 @@ def decode_record(record: Record, recordings: Recordings) -> Decoded:
             raise RecordError(f"field `{name}`: {error}") from error
         values[name].setflags(write=False)
     targets = {
-        name: target.encode(record[column])
-        for name, (target, column) in recordings.targets.items()
-        if record.get(column) is not None
+        name: target.encode(value)
+        for name, (target, columns) in recordings.targets.items()
+        if (value := field_value(record, columns)) is not None
     }
     return Decoded(values=values, targets=targets)
 

@@ -6,21 +6,21 @@ classes there are comes from the training rows (`fit_target`) and travels with t
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError, RecordError
-from pipeline.modalities.base import Fitted
+from pipeline.modalities.base import Fitted, Values
 from pipeline.recipe import AnyTask, ClassificationTask
 
 _SHOWN = 8
 
 
 class Target(ABC):
-    """How one task's raw value becomes numbers. None (no target) is the caller's: it never reaches `encode`."""
+    """How one task's raw value becomes numbers. `value` is the tuple of the target's columns, never all null."""
 
     @property
     @abstractmethod
@@ -28,7 +28,7 @@ class Target(ABC):
         """Type of the encoded numbers, also of an empty array."""
 
     @abstractmethod
-    def encode(self, value: Any) -> NDArray[Any]:
+    def encode(self, value: tuple[Any, ...]) -> NDArray[Any]:
         """The value as a flat array. Raises RecordError."""
 
 
@@ -46,14 +46,14 @@ class ClassTarget(Target):
         """Class indices are int64."""
         return np.dtype(np.int64)
 
-    def encode(self, value: Any) -> NDArray[np.int64]:
+    def encode(self, value: tuple[Any, ...]) -> NDArray[np.int64]:
         """Class indices, int64 `[1]`; with `multi_label` `[n]`, sorted, each once, n = 0 for an empty list.
 
         Raises:
             RecordError: a label that training did not see, or a value of another type.
         """
         try:
-            labels = _labels(self._task, value)
+            labels = _labels(self._task, value[0])
         except DataError as error:
             raise RecordError(str(error)) from error
         unseen = [label for label in labels if label not in self._index]
@@ -65,12 +65,12 @@ class ClassTarget(Target):
         return np.array(sorted({self._index[label] for label in labels}), np.int64)
 
 
-def fit_class_target(task: ClassificationTask, values: Iterable[Any]) -> Fitted:
+def fit_class_target(task: ClassificationTask, values: Values) -> Fitted:
     """The classes of a label column.
 
     Args:
         task: settings of the task.
-        values: raw values of the training rows; None is passed over.
+        values: raw values of the training rows that have the target.
 
     Returns:
         `{"classes": [...], "counts": [...]}`, classes sorted, counts of the samples that hold each.
@@ -79,11 +79,10 @@ def fit_class_target(task: ClassificationTask, values: Iterable[Any]) -> Fitted:
         DataError: labels that are neither strings nor integers nor booleans, or of two types, or fewer than 2 classes.
     """
     counts: Counter[str | int] = Counter()
-    for value in values:
+    for (value,) in values:
         if isinstance(value, list):  # `encode` refuses a list with nulls: one bad record, not a bad column
             value = [item for item in value if item is not None]
-        if value is not None:
-            counts.update(set(_labels(task, value)))
+        counts.update(set(_labels(task, value)))
     kinds = sorted({type(label).__name__ for label in counts})
     if len(kinds) > 1:
         raise DataError(f"expected labels of one type in column `{task.column}`, but found {' and '.join(kinds)}")
@@ -100,7 +99,7 @@ TARGETS = {"classification": (fit_class_target, ClassTarget)}
 """`task` of a task's settings -> how to fit its target, how to make it."""
 
 
-def fit_target(task: AnyTask, values: Iterable[Any]) -> Fitted:
+def fit_target(task: AnyTask, values: Values) -> Fitted:
     """What a target must learn from the training rows, as plain JSON. Raises DataError."""
     return TARGETS[task.task][0](task, values)
 

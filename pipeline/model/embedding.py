@@ -54,9 +54,10 @@ class FieldEmbedding(nn.Module):
         spec: the shape of the field's tokens.
         settings: the field's settings; only `stem` is read.
         dim: width of the vectors.
+        hides: whether a task hides tokens; a learned vector then stands for their content (Devlin et al. 2019, BERT).
     """
 
-    def __init__(self, spec: FieldSpec, settings: AnyField, dim: int) -> None:
+    def __init__(self, spec: FieldSpec, settings: AnyField, dim: int, *, hides: bool = False) -> None:
         super().__init__()
         convolve = settings.stem == "cnn"
         self.content: IdTable | PatchProjection | PixelStem
@@ -69,16 +70,37 @@ class FieldEmbedding(nn.Module):
         self.stem = SequenceStem(dim) if convolve and not spec.channels else None
         self.position = GridPosition(spec.max_grid, dim)
         self.field_D = nn.Parameter(torch.zeros(dim))
+        self.mask_D = nn.Parameter(torch.zeros(dim)) if hides else None
 
-    def forward(self, tokens: FieldBatch, segments: Segments, clock: "Clock | None" = None) -> Tensor:
-        """Vectors of the tokens, float32 `[T, D]`; `segments` are the samples, all clocked fields share `clock`."""
+    def forward(
+        self, tokens: FieldBatch, segments: Segments, clock: "Clock | None" = None, hidden: Tensor | None = None
+    ) -> Tensor:
+        """Vectors of the tokens, float32 `[T, D]`.
+
+        Args:
+            tokens: of one field.
+            segments: the samples.
+            clock: shared by all clocked fields.
+            hidden: bool `[n]`, tokens of which only place and time are seen.
+        """
         cells = find_cells(tokens.grids, segments)
-        x_TD = self.content(tokens.values, cells).float() + self.position(cells) + self.field_D
+        values = tokens.values if hidden is None else _blank(tokens.values, hidden)
+        content_TD = self.content(values, cells).float()
+        if self.mask_D is not None and hidden is not None:
+            hidden_T1 = pad(hidden, (0, len(content_TD) - len(hidden))).unsqueeze(1)
+            content_TD = torch.where(hidden_T1, self.mask_D, content_TD)
+        x_TD = content_TD + self.position(cells) + self.field_D
         if tokens.times is not None:
             assert clock is not None
             x_TD = x_TD + clock(tokens.times, segments.num_rows)
         out_TD: Tensor = x_TD if self.stem is None else self.stem(x_TD, segments)
         return out_TD
+
+
+def _blank(values: Tensor, hidden_N: Tensor) -> Tensor:
+    """Values without what is hidden, so that no convolution sees it: middle grey, the unknown id, zeros."""
+    nothing = 128 if values.dtype == torch.uint8 else 0
+    return values.masked_fill(hidden_N.view(-1, *[1] * (values.ndim - 1)), nothing)
 
 
 class GridPosition(nn.Module):

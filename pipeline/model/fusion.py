@@ -10,7 +10,7 @@ own loss still teaches its encoder.
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,43 @@ class FieldTokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Joint:
+    """Tokens of the samples, ordered by sample and inside a sample by field: see `interlace`.
+
+    Args:
+        x_TD, segments: as in `FieldTokens`, over all kept fields.
+        order_T: row of each token in the fields' vectors laid end to end, in the order of the fields.
+    """
+
+    x_TD: Tensor
+    segments: Segments
+    order_T: Tensor
+
+    def of_fields(self, tokens: Mapping[str, FieldTokens]) -> dict[str, Tensor]:
+        """The vectors `[T, D]` of each field's own tokens, in its own order; zeros for tokens that were not kept."""
+        rows = [item.segments.num_rows for item in tokens.values()]
+        taken = self.segments.num_tokens
+        all_TD = self.x_TD.new_zeros(sum(rows), self.x_TD.shape[1])
+        all_TD = all_TD.index_copy(0, self.order_T[:taken], self.x_TD[:taken])
+        return dict(zip(tokens, torch.split(all_TD, rows), strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fused:
-    """States in float32: `sample_SD`, `fields[name]` `[S, D]` (zeros where missing), and weights of fields if any."""
+    """What a fusion gives, in float32.
+
+    Args:
+        sample_SD: state of each sample; zeros where it has no kept field.
+        fields: state of each field by itself, `[S, D]`; zeros where missing.
+        tokens: each field's tokens after the layers within it, those of fields that are not kept too.
+        joint: the samples' tokens after the layers that they share; None where the fusion has no such layers.
+        weights_SF: what the fusion weighs each field with, detached; None where it has no such weights.
+    """
 
     sample_SD: Tensor
     fields: Mapping[str, Tensor]
+    tokens: Mapping[str, FieldTokens]
+    joint: Joint | None = None
     weights_SF: Tensor | None = None
 
 
@@ -43,11 +75,18 @@ def key(name: str) -> str:
 
 
 class Fusion(nn.Module, ABC):
-    """What every fusion is: made from the model's settings and the fields' names, called with their tokens."""
+    """What every fusion is: made from the model's settings and the fields' names, called with their tokens.
+
+    First each field by itself (`encode`), once; then what meets (`forward`), for all fields and for groups of them.
+    """
+
+    def encode(self, tokens: Mapping[str, FieldTokens]) -> Mapping[str, FieldTokens]:
+        """The fields' tokens after the layers within each; as they are where the fusion has none."""
+        return tokens
 
     @abstractmethod
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
-        """Fuse; columns of `keep_SF` (bool) are in the order of `tokens`."""
+        """Fuse what `encode` gave; columns of `keep_SF` (bool) are in the order of `tokens`."""
 
 
 class Early(Fusion):
@@ -61,8 +100,7 @@ class Early(Fusion):
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """See `Fusion`."""
         fields = {name: self.pool(item.x_TD, item.segments) for name, item in tokens.items()}
-        x_TD, segments = interlace(tokens, keep_SF)
-        return Fused(sample_SD=self.pool(self.joint(x_TD, segments), segments), fields=fields)
+        return join_layers(self.joint, self.pool, tokens, fields, keep_SF)
 
 
 class Mid(Fusion):
@@ -74,12 +112,14 @@ class Mid(Fusion):
         self.joint = Encoder(model, model.joint_layers)
         self.pool = Pool(model)
 
+    def encode(self, tokens: Mapping[str, FieldTokens]) -> Mapping[str, FieldTokens]:
+        """See `Fusion`."""
+        return encode(self.encoders, tokens)
+
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """See `Fusion`."""
-        encoded = encode(self.encoders, tokens)
-        fields = {name: self.pool(item.x_TD, item.segments) for name, item in encoded.items()}
-        x_TD, segments = interlace(encoded, keep_SF)
-        return Fused(sample_SD=self.pool(self.joint(x_TD, segments), segments), fields=fields)
+        fields = {name: self.pool(item.x_TD, item.segments) for name, item in tokens.items()}
+        return join_layers(self.joint, self.pool, tokens, fields, keep_SF)
 
 
 class WeightedSum(Fusion):
@@ -95,16 +135,19 @@ class WeightedSum(Fusion):
         self.pool = Pool(model)
         self.logits = nn.ParameterDict({key(name): nn.Parameter(torch.zeros(())) for name in names})
 
+    def encode(self, tokens: Mapping[str, FieldTokens]) -> Mapping[str, FieldTokens]:
+        """See `Fusion`."""
+        return encode(self.encoders, tokens)
+
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """See `Fusion`; a sample without fields has zeros for state and weights."""
-        encoded = encode(self.encoders, tokens)
-        fields = {name: self.pool(item.x_TD, item.segments) for name, item in encoded.items()}
+        fields = {name: self.pool(item.x_TD, item.segments) for name, item in tokens.items()}
         logits_F = torch.stack([self.logits[key(name)] for name in tokens])
         present_SF = torch.stack([item.segments.lengths_N > 0 for item in tokens.values()], dim=1) & keep_SF
         votes_SF = (logits_F - logits_F.detach().max()).exp() * present_SF
         weights_SF = votes_SF / votes_SF.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         sample_SD = (weights_SF.unsqueeze(2) * torch.stack(list(fields.values()), dim=1)).sum(1)
-        return Fused(sample_SD=sample_SD, fields=fields, weights_SF=weights_SF.detach())
+        return Fused(sample_SD=sample_SD, fields=fields, tokens=tokens, weights_SF=weights_SF.detach())
 
 
 FUSIONS: dict[str, type[Early] | type[Mid] | type[WeightedSum]] = {
@@ -139,7 +182,16 @@ class Pool(nn.Module):
         return segments.max(normal_TD) if self.kind == "max" else segments.mean(normal_TD)
 
 
-def interlace(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> tuple[Tensor, Segments]:
+def join_layers(
+    layers: Encoder, pool: Pool, tokens: Mapping[str, FieldTokens], fields: Mapping[str, Tensor], keep_SF: Tensor
+) -> Fused:
+    """Layers over all kept tokens of a sample, whose pooled tokens are its state."""
+    joint = interlace(tokens, keep_SF)
+    joint = replace(joint, x_TD=layers(joint.x_TD, joint.segments))
+    return Fused(sample_SD=pool(joint.x_TD, joint.segments), fields=fields, tokens=tokens, joint=joint)
+
+
+def interlace(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Joint:
     """Tokens of the kept fields, ordered by sample and inside a sample by field, and one segment a sample.
 
     Fields a = [a0 a0 a1], b = [b0 b1] (numbers are samples) become [a0 a0 b0 a1 b1] with lengths [3, 2].
@@ -152,4 +204,5 @@ def interlace(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> tuple[Tenso
     shifts_T = (starts_SF.flatten() - kept.cumsum(0) + kept).repeat_interleave(kept, output_size=segments.num_tokens)
     order_T = shifts_T + torch.arange(segments.num_tokens, device=kept.device)
     order_T = nn.functional.pad(order_T, (0, segments.num_rows - segments.num_tokens))  # slack copies row 0, unread
-    return torch.cat([item.x_TD for item in tokens.values()]).index_select(0, order_T), segments
+    x_TD = torch.cat([item.x_TD for item in tokens.values()]).index_select(0, order_T)
+    return Joint(x_TD=x_TD, segments=segments, order_T=order_T)

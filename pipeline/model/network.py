@@ -14,7 +14,7 @@ from pipeline.batch import Batch
 from pipeline.fields import AnyField
 from pipeline.model.attention import Segments
 from pipeline.model.embedding import Clock, FieldEmbedding
-from pipeline.model.fusion import FUSIONS, FieldTokens, Fusion, key
+from pipeline.model.fusion import FUSIONS, FieldTokens, Fusion, Joint, interlace, key
 from pipeline.model.transformer import Layer
 from pipeline.recipe import Model
 from pipeline.sample import FieldSpec
@@ -35,17 +35,26 @@ class FieldState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """What the network says of the samples of a pack.
+    """What the network says of the samples of a pack; `sample_SD` and `joint` only where a task reads all fields.
 
     Args:
         sample_SD: float32 `[S, D]`, the fused state; finite even for a sample without any token.
         fields: by name, in the recipe's order.
+        tokens: each field's tokens after the layers within it.
+        joint: the samples' tokens after all layers; after those within the fields, where the fusion has no others.
+        groups: fused state of each group of fields that a task asks for, made from those fields alone, and whether any
+            of them is there.
+        hidden: tokens that tasks hid from the network, bool `[n]` by field.
         weights_SF: what the fusion weighs each field with, detached, columns in the order of `fields`; None where the
             fusion has no such weights.
     """
 
     sample_SD: Tensor
     fields: Mapping[str, FieldState]
+    tokens: Mapping[str, FieldTokens]
+    joint: Joint
+    groups: Mapping[tuple[str, ...], FieldState]
+    hidden: Mapping[str, Tensor]
     weights_SF: Tensor | None = None
 
 
@@ -64,17 +73,23 @@ class Network(nn.Module):
         specs: Mapping[str, FieldSpec],
         fields: Mapping[str, AnyField],
         model: Model,
-        tasks: Mapping[str, nn.Module],
+        tasks: Mapping[str, Any],
     ) -> None:
         super().__init__()
         self.names = tuple(specs)
-        self.modality_dropout = model.modality_dropout
+        self.model = model
+        hides = {name for task in tasks.values() for name in task.hides}
         self.clock = Clock(model.dim) if any(spec.clocked for spec in specs.values()) else None
         self.embeddings = nn.ModuleDict(
-            {key(name): FieldEmbedding(spec, fields[name], model.dim) for name, spec in specs.items()}
+            {
+                key(name): FieldEmbedding(spec, fields[name], model.dim, hides=name in hides)
+                for name, spec in specs.items()
+            }
         )
         self.fusion: Fusion = FUSIONS[model.fusion](model, self.names)
         self.heads = nn.ModuleDict({key(name): task for name, task in tasks.items()})
+        self._groups = tuple(dict.fromkeys(group for task in tasks.values() for group in task.groups))
+        self._reads_sample = any(task.reads_sample for task in tasks.values())
         initialise(self, num_layers=model.field_layers + model.joint_layers)
 
     @property
@@ -84,20 +99,45 @@ class Network(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         """States of the samples; in training, fields are hidden at random (`modality_dropout`)."""
+        hidden = self._hidden(batch)
         tokens = {}
         for name in self.names:
             item = batch.fields[name]
             segments = Segments(item.lengths)
-            x_TD = self.embeddings[key(name)](item, segments, self.clock)
+            x_TD = self.embeddings[key(name)](item, segments, self.clock, hidden.get(name))
             tokens[name] = FieldTokens(x_TD=x_TD, segments=segments)
         present_SF = torch.stack([batch.fields[name].lengths > 0 for name in self.names], dim=1)
-        hidden = self.modality_dropout if self.training else 0.0
-        fused = self.fusion(tokens, draw_kept(present_SF, hidden) if hidden else present_SF)
+        rate = self.model.modality_dropout if self.training else 0.0
+        encoded = self.fusion.encode(tokens)
+        kept_SF = draw_kept(present_SF, rate) if rate else present_SF
+        fused = self.fusion(encoded, kept_SF & self._reads_sample)
         fields = {
             name: FieldState(pooled_SD=fused.fields[name], present_S=present_SF[:, i])
             for i, name in enumerate(self.names)
         }
-        return Outputs(sample_SD=fused.sample_SD, fields=fields, weights_SF=fused.weights_SF)
+        return Outputs(
+            sample_SD=fused.sample_SD,
+            fields=fields,
+            tokens=fused.tokens,
+            joint=fused.joint or interlace(fused.tokens, kept_SF & self._reads_sample),
+            groups={group: self._group(group, encoded, present_SF) for group in self._groups},
+            hidden=hidden,
+            weights_SF=fused.weights_SF,
+        )
+
+    def _group(self, group: tuple[str, ...], tokens: Mapping[str, FieldTokens], present_SF: Tensor) -> FieldState:
+        """The fused state of some fields alone; the others take part with no token."""
+        inside_F = torch.tensor([name in group for name in self.names], device=present_SF.device)
+        keep_SF = present_SF & inside_F
+        return FieldState(pooled_SD=self.fusion(tokens, keep_SF).sample_SD, present_S=keep_SF.any(1))
+
+    def _hidden(self, batch: Batch) -> dict[str, Tensor]:
+        """Tokens that the tasks hide; what one task hides is hidden from all."""
+        found: dict[str, Tensor] = {}
+        for task in self.tasks.values():
+            for name, hidden in task.hidden(batch).items():
+                found[name] = found[name] | hidden if name in found else hidden
+        return found
 
 
 def draw_kept(present_SF: Tensor, rate: float) -> Tensor:

@@ -3,9 +3,9 @@
 `TASKS` names the class that serves each kind of task in a recipe.
 """
 
-from pipeline.tasks.base import LossSum, Task
+from pipeline.tasks.base import Context, State, Task
 from pipeline.tasks.classification import ClassificationTask
 
 TASKS = {"classification": ClassificationTask}
 
-__all__ = ["TASKS", "ClassificationTask", "LossSum", "Task"]
+__all__ = ["TASKS", "ClassificationTask", "Context", "State", "Task"]

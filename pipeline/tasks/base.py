@@ -1,55 +1,81 @@
 """What every task is: a head on the network's states, its loss, and metrics as states that add.
 
+A task reads `Outputs` and `Batch`, and says beforehand what it needs of them (`groups`, `hides`, `reads_sample`).
 `state` of a batch adds over batches and workers, `compute` turns the sum into numbers: averages are never averaged.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from pipeline.batch import TargetBatch
+from pipeline.batch import Batch
+from pipeline.fields import AnyField
 from pipeline.model.network import Outputs
+from pipeline.recipe import Model
+from pipeline.sample import FieldSpec
+
+State: TypeAlias = dict[str, Tensor | list[Any]]
+"""Metrics of a batch: tensors on the CPU and lists of plain values; two states of a task add by `+`, key by key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LossSum:
-    """A loss as a sum, so that a step can divide by the number of targets of all its packs and workers.
+class Context:
+    """What a task is made from besides its own settings.
 
     Args:
-        total: scalar float32, the sum over the targets; has a gradient even without targets.
-        count: scalar int64, the number of targets.
+        name: the task's name in the recipe; its target in a batch has the same.
+        model: the model's settings.
+        fields, specs: settings and token shapes of the fields by name, in the recipe's order.
+        fitted: what the task's target learned from the training rows; empty for a task without target.
     """
 
-    total: Tensor
-    count: Tensor
+    name: str
+    model: Model
+    fields: Mapping[str, AnyField]
+    specs: Mapping[str, FieldSpec]
+    fitted: Mapping[str, Any]
 
 
 class Task(nn.Module, ABC):
     """A head and everything that is said of its predictions. Inputs lie on the model's device."""
 
+    name: str
     main_metric: str
     """The number, among those of `compute`, that the best checkpoint is chosen by."""
     higher_is_better: bool
+    reads_sample: bool = True
+    """Whether it reads the fused state or tokens of all fields."""
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Groups of fields whose fused state, made from them alone, it reads as `outputs.groups[group]`."""
+    hides: tuple[str, ...] = ()
+    """Fields of which it hides tokens from the network; see `hidden`."""
+
+    def hidden(self, batch: Batch) -> dict[str, Tensor]:
+        """Which tokens the network must not see: bool `[n]` for each field in `hides`."""
+        return {}
 
     @abstractmethod
-    def losses(self, outputs: Outputs, target: TargetBatch) -> LossSum:
-        """The training loss; samples without this target contribute nothing."""
+    def count(self, batch: Batch) -> int:
+        """How many targets the batch has: what the sum of the losses of a step is divided by."""
 
     @abstractmethod
-    def predict(self, outputs: Outputs) -> Tensor:
-        """Logits, float32 `[S, C]`."""
+    def loss(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """Sum of the training loss over the targets, scalar float32; samples without target contribute nothing.
+
+        It has a gradient (zero) for every parameter of the task, also where the batch has no target at all.
+        """
 
     @abstractmethod
-    def state(self, outputs: Outputs, target: TargetBatch) -> dict[str, Tensor]:
-        """Metrics of a batch as float64 or int64 tensors on the CPU that add over batches and workers."""
+    def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
+        """Plain columns for each sample: key `""` is the prediction itself, others are named after the task's name."""
 
     @abstractmethod
-    def compute(self, state: Mapping[str, Tensor]) -> dict[str, float]:
+    def state(self, outputs: Outputs, batch: Batch) -> State:
+        """Metrics of a batch, as values that add over batches and workers."""
+
+    @abstractmethod
+    def compute(self, state: Mapping[str, Any]) -> dict[str, float]:
         """The numbers of a summed state; every metric is nan where no target was seen."""
-
-    @abstractmethod
-    def decode(self, logits: Tensor) -> list[dict[str, Any]]:
-        """What `predict` says of each sample, in the labels' own words."""

@@ -5,6 +5,7 @@ Single label: one class a sample, cross entropy. Multi label: any number of clas
 
 # S samples, F fields, C classes, D width
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline import recipe
-from pipeline.batch import TargetBatch
+from pipeline.batch import Batch, TargetBatch
 from pipeline.model.fusion import key
 from pipeline.model.network import Outputs
-from pipeline.tasks.base import LossSum, Task
+from pipeline.tasks.base import Context, State, Task
 
 ABSENT = -100
 """Class of a sample without target; what torch's cross entropy leaves out."""
@@ -28,34 +29,33 @@ class ClassificationTask(Task):
 
     Args:
         settings: the task's part of the recipe.
-        classes: the labels in the order of their indices.
-        counts: how often each occurs in the training data, for `class_weights: balanced`.
-        dim: width of the states.
-        fields: names of the fields, for the losses on their own states.
+        context: `fitted` holds the classes in the order of their indices, and how often each occurs in training.
     """
 
     weights_C: Tensor
     higher_is_better = True
 
-    def __init__(
-        self,
-        settings: recipe.ClassificationTask,
-        classes: Sequence[str | int],
-        counts: Sequence[int],
-        dim: int,
-        fields: Sequence[str],
-    ) -> None:
+    def __init__(self, settings: recipe.ClassificationTask, context: Context) -> None:
         super().__init__()
+        self.name = context.name
         self.settings = settings
-        self.classes = tuple(classes)
+        self.classes: tuple[str | int, ...] = tuple(context.fitted["classes"])
+        dim, classes = context.model.dim, self.classes
         self.main_metric = "macro_f1" if settings.multi_label else "accuracy"
         self.head = nn.Linear(dim, len(classes))
-        lit = fields if settings.field_loss else ()
+        lit = context.specs if settings.field_loss else ()
         self.field_heads = nn.ModuleDict({key(name): nn.Linear(dim, len(classes)) for name in lit})
-        self.register_buffer("weights_C", class_weights(counts, settings.class_weights), persistent=False)
+        self.register_buffer(
+            "weights_C", class_weights(context.fitted["counts"], settings.class_weights), persistent=False
+        )
 
-    def losses(self, outputs: Outputs, target: TargetBatch) -> LossSum:
+    def count(self, batch: Batch) -> int:
+        """Samples that have a label."""
+        return int(batch.targets[self.name].present.sum())
+
+    def loss(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Loss of the fused head plus `field_loss` times the mean loss of the present fields' heads, per sample."""
+        target = batch.targets[self.name]
         wanted = self._wanted(target)
         total = self._fused_loss(outputs.sample_SD, wanted, target.present).sum()
         if self.field_heads:
@@ -67,7 +67,7 @@ class ClassificationTask(Task):
             present_FS = torch.stack([s.present_S for s in states]).float()
             mean_S = (loss_FS * present_FS).sum(0) / present_FS.sum(0).clamp(min=1)
             total = total + self.settings.field_loss * mean_S.sum()
-        return LossSum(total=total, count=target.present.sum())
+        return total
 
     def _fused_loss(self, state_SD: Tensor, wanted: Tensor, present_S: Tensor) -> Tensor:
         """Loss of each sample's fused state, `[S]`; in training with `mixup` of states mixed with another sample's.
@@ -89,8 +89,8 @@ class ClassificationTask(Task):
         own_S, other_S = (self._loss(logits_SC, w, smoothing) for w in (wanted, wanted[partner_S]))
         return share_S * own_S + (1 - share_S) * other_S
 
-    def predict(self, outputs: Outputs) -> Tensor:
-        """Logits, float32 `[S, C]`: the fused head's, plus `field_vote` times those of each present field's own head.
+    def logits(self, outputs: Outputs) -> Tensor:
+        """Float32 `[S, C]`: the fused head's, plus `field_vote` times those of each present field's own head.
 
         Both are made log-probabilities first (single label), so the prediction is a product of experts (Hinton 2002).
         """
@@ -105,11 +105,12 @@ class ClassificationTask(Task):
     def _log_odds(self, logits_SC: Tensor) -> Tensor:
         return logits_SC if self.settings.multi_label else logits_SC.log_softmax(1)
 
-    def state(self, outputs: Outputs, target: TargetBatch) -> dict[str, Tensor]:
+    def state(self, outputs: Outputs, batch: Batch) -> State:
         """`loss` and `count`, and `confusion` `[C, C]` (rows are true) or `tp`, `fp`, `fn` `[C]`."""
-        logits_SC, wanted = self.predict(outputs).detach(), self._wanted(target)
+        target = batch.targets[self.name]
+        logits_SC, wanted = self.logits(outputs).detach(), self._wanted(target)
         loss = self._loss(logits_SC, wanted, 0.0).double().sum().cpu()
-        state = {"loss": loss, "count": target.present.sum().cpu()}
+        state: State = {"loss": loss, "count": target.present.sum().cpu()}
         present_S = target.present
         if self.settings.multi_label:
             said_SC, true_SC = (logits_SC > 0)[present_S], wanted[present_S] > 0
@@ -119,7 +120,7 @@ class ClassificationTask(Task):
         pair_S = wanted[present_S] * size + logits_SC.argmax(1)[present_S]
         return state | {"confusion": torch.bincount(pair_S, minlength=size * size).view(size, size).cpu()}
 
-    def compute(self, state: Mapping[str, Tensor]) -> dict[str, float]:
+    def compute(self, state: Mapping[str, Any]) -> dict[str, float]:
         """`loss` (per target, without smoothing), `accuracy` and `macro_f1` (over classes that occur or are predicted).
 
         Multi-label `accuracy` is the share of right decisions over all samples and classes.
@@ -139,13 +140,16 @@ class ClassificationTask(Task):
         macro_f1 = float(f1_C.sum() / seen_C.sum().clamp(min=1))
         return {"loss": float(state["loss"]) / count, "accuracy": accuracy, "macro_f1": macro_f1}
 
-    def decode(self, logits: Tensor) -> list[dict[str, Any]]:
-        """`label` (multi label: `labels`, those above one half) and `probabilities` by class, for each sample."""
+    def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
+        """The label and its `probability`; multi label: a JSON list of those above one half, a JSON object of all."""
+        logits_SC = self.logits(outputs)
+        chances_SC = logits_SC.sigmoid() if self.settings.multi_label else logits_SC.softmax(1)
+        rows = [dict(zip(self.classes, row, strict=True)) for row in chances_SC.tolist()]
         if self.settings.multi_label:
-            rows = [dict(zip(self.classes, row, strict=True)) for row in logits.float().sigmoid().tolist()]
-            return [{"labels": [c for c, p in row.items() if p > 0.5], "probabilities": row} for row in rows]
-        rows = [dict(zip(self.classes, row, strict=True)) for row in logits.float().softmax(1).tolist()]
-        return [{"label": max(row, key=lambda c: row[c]), "probabilities": row} for row in rows]
+            likely = [[c for c, p in row.items() if p > 0.5] for row in rows]
+            return [{"": _json(labels), "probability": _json(row)} for labels, row in zip(likely, rows, strict=True)]
+        best = [max(row, key=lambda c: row[c]) for row in rows]
+        return [{"": label, "probability": row[label]} for label, row in zip(best, rows, strict=True)]
 
     def _wanted(self, target: TargetBatch) -> Tensor:
         """Class of each sample, int64 `[S]`; multi label: 1 or 0 of each class, float32 `[S, C]`; `ABSENT` if none."""
@@ -170,6 +174,10 @@ class ClassificationTask(Task):
             logits_SC, smooth_SC, reduction="none", pos_weight=self.weights_C
         )
         return (loss_SC * present_S1).mean(1)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def apply_head(head: nn.Module, state_SD: Tensor) -> Tensor:

@@ -1,27 +1,28 @@
 """Assembles a network from a recipe: the one place where fields, fusion and tasks come together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline import modalities
 from pipeline.model.network import Network
 from pipeline.recipe import Recipe
 from pipeline.sample import FieldSpec
-from pipeline.tasks import TASKS
-
-Labels = Mapping[str, tuple[Sequence[str | int], Sequence[int]]]
+from pipeline.tasks import TASKS, Context
 
 
-def build_network(recipe: Recipe, specs: Mapping[str, FieldSpec], labels: Labels) -> Network:
+def build_network(recipe: Recipe, specs: Mapping[str, FieldSpec], targets: Mapping[str, Mapping[str, Any]]) -> Network:
     """The network of a recipe, weights drawn from torch's global generator.
 
     Args:
         recipe: fields, model and tasks.
         specs: shape of each field's tokens.
-        labels: classes and their counts, for each task.
+        targets: fitted state of each task that has a target.
     """
     tasks = {
-        name: TASKS[task.task](task, *labels[name], recipe.model.dim, list(recipe.fields))
+        name: TASKS[task.task](
+            task,
+            Context(name=name, model=recipe.model, fields=recipe.fields, specs=specs, fitted=targets.get(name, {})),
+        )
         for name, task in recipe.tasks.items()
     }
     return Network(specs, recipe.fields, recipe.model, tasks)
@@ -30,5 +31,4 @@ def build_network(recipe: Recipe, specs: Mapping[str, FieldSpec], labels: Labels
 def network_for(recipe: Recipe, fitted: Mapping[str, Any]) -> Network:
     """The network of a recipe whose modalities and targets are fitted; see `pipeline.data.index.Index`."""
     specs = {n: modalities.make(n, field, fitted["fields"][n]).spec for n, field in recipe.fields.items()}
-    labels = {n: (fitted["targets"][n]["classes"], fitted["targets"][n]["counts"]) for n in recipe.tasks}
-    return build_network(recipe, specs, labels)
+    return build_network(recipe, specs, fitted["targets"])

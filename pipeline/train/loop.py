@@ -21,6 +21,7 @@ from pipeline.errors import NonFiniteLossError, PositionError
 from pipeline.model.network import Network
 from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack
+from pipeline.tasks import State
 from pipeline.train.optim import learning_rate, set_rate
 
 
@@ -34,7 +35,7 @@ class Losses(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sum of each task's loss over the pack's targets, before the task's weight."""
         outputs = self.network(batch)
-        return {n: t.losses(outputs, batch.targets[n]).total for n, t in self.network.tasks.items()}
+        return {n: t.loss(outputs, batch) for n, t in self.network.tasks.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +164,7 @@ class Loop:
     def _count_targets(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Targets of each task in the whole step, at least 1."""
         names = list(self.network.tasks)
-        own = [sum(int(b.targets[n].present.sum()) for b in batches) for n in names]
+        own = [sum(task.count(b) for b in batches) for task in self.network.tasks.values()]
         return {n: max(c, 1.0) for n, c in zip(names, self._sum(own), strict=True)}
 
     def _backward(self, batch: Batch, counts: Mapping[str, float], *, sync: bool) -> float:
@@ -214,7 +215,7 @@ def evaluate(network: Network, batches: Iterable[Batch], recipe: Recipe, device:
     }
 
 
-States = dict[str, dict[str, Tensor]]
+States = dict[str, State]
 """Additive metric states by task and name."""
 
 
@@ -231,14 +232,14 @@ def batch_states(network: Network, batch: Batch, recipe: Recipe, device: torch.d
     network.eval()
     with torch.no_grad(), autocast(recipe, device):
         outputs = network(batch)
-        return {n: t.state(outputs, batch.targets[n]) for n, t in network.tasks.items()}
+        return {n: t.state(outputs, batch) for n, t in network.tasks.items()}
 
 
 def add_states(total: States, more: States) -> None:
     """Add `more` to `total` in place."""
     for name, state in more.items():
         for key, value in state.items():
-            total[name][key] = total[name][key] + value if key in total[name] else value
+            total[name][key] = total[name][key] + value if key in total[name] else value  # type: ignore[operator]
 
 
 def _sum_states(own: States) -> States:
@@ -247,10 +248,9 @@ def _sum_states(own: States) -> States:
         return own
     gathered: list[States] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(gathered, own)
-    keys = {(n, k): None for states in gathered for n, s in states.items() for k in s}
     total: States = {n: {} for n in own}
-    for n, k in keys:
-        total[n][k] = torch.stack([s[n][k] for s in gathered if k in s[n]]).sum(0)
+    for states in gathered:
+        add_states(total, states)
     return total
 
 

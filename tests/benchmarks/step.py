@@ -16,7 +16,7 @@ from pipeline import recipe
 from pipeline.batch import Batch, to_batch
 from pipeline.model.network import Network
 from pipeline.sample import FieldPack, FieldSpec, Pack, TargetPack
-from pipeline.tasks import ClassificationTask
+from pipeline.tasks import ClassificationTask, Context
 
 SAMPLES = 64
 SPECS = {
@@ -56,7 +56,10 @@ def build(fusion: str = "mid") -> Network:
     """The network of the demo's size."""
     model = recipe.Model.model_validate({"fusion": fusion, "dropout": 0.2, "modality_dropout": 0.15})
     settings = recipe.ClassificationTask(task="classification", column="group", label_smoothing=0.1)
-    task = ClassificationTask(settings, classes=range(9), counts=[1] * 9, dim=model.dim, fields=list(SPECS))
+    context = Context(
+        name="group", model=model, fields=FIELDS, specs=SPECS, fitted={"classes": range(9), "counts": [1] * 9}
+    )
+    task = ClassificationTask(settings, context)
     return Network(SPECS, FIELDS, model, {"group": task})
 
 
@@ -67,8 +70,8 @@ def make_step(network: Network):
 
     def step(batch: Batch) -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            loss = task.losses(network(batch), batch.targets["group"])
-        (loss.total / loss.count).backward()
+            loss = task.loss(network(batch), batch)
+        (loss / task.count(batch)).backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -10,7 +10,7 @@ from pipeline.batch import Batch
 from pipeline.model import transformer
 from pipeline.model.attention import Segments
 from pipeline.model.network import Network, Outputs
-from tests.networks import FUSIONS, SPECS, build, draw_batch, one_sample, rows_of, with_fields, without
+from tests.networks import FIELDS, FUSIONS, SPECS, build, draw_batch, one_sample, rows_of, with_fields, without
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -125,8 +125,7 @@ def test_missing_field_changes_nothing_else(fusion: str, pool: str):
 def backward(network: Network, batch: Batch) -> None:
     network.train()
     task = network.tasks["label"]
-    sums = task.losses(network(batch), batch.targets["label"])
-    (sums.total / sums.count.clamp(min=1)).backward()
+    (task.loss(network(batch), batch) / max(task.count(batch), 1)).backward()
 
 
 @pytest.mark.parametrize("absent", [*SPECS, "all"])
@@ -160,6 +159,43 @@ def test_sample_without_tokens_has_a_finite_state(fusion: str):
     assert all(bool(state.isfinite().all()) for state in states(outputs))
     assert not outputs.sample_SD[sample].any()
     assert outputs.sample_SD[0].any()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_state_of_a_group_is_that_of_its_fields_alone(fusion: str):
+    network, batch = build(fusion), draw_batch(missing=0.4, samples=20)
+    group = ("values", "photo")
+    network.tasks["label"].groups = (group,)
+    asking = Network({n: SPECS[n] for n in SPECS}, FIELDS, network.model, network.tasks)
+    asking.load_state_dict(network.state_dict())
+    found = asking.eval()(batch).groups[group]
+    alone = network(batch.only(frozenset(group)))
+    torch.testing.assert_close(found.pooled_SD, alone.sample_SD, **TOLERANCE)
+    assert torch.equal(found.present_S, alone.fields["values"].present_S | alone.fields["photo"].present_S)
+    assert not found.present_S.all()
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_what_a_task_hides_is_seen_by_nothing(name: str):
+    batch = draw_batch(missing=0.0)
+    item = batch.fields[name]
+    hidden = torch.arange(len(item.values)) % 3 == 0
+    plain = build()
+    plain.tasks["label"].hides = (name,)
+    plain.tasks["label"].hidden = lambda batch: {name: hidden}
+    network = Network(SPECS, FIELDS, plain.model, plain.tasks).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    other = item.values.flip(0)
+    hidden_N = hidden if other.ndim == 1 else hidden[:, None]
+    there = with_fields(batch, {name: replace(item, values=torch.where(hidden_N, other, item.values))})
+    here = with_fields(batch, {name: replace(item, values=torch.where(hidden_N, item.values, other))})
+    want, got = network(batch), network(there)
+    assert not torch.equal(there.fields[name].values, item.values)
+    torch.testing.assert_close(got.sample_SD, want.sample_SD)
+    torch.testing.assert_close(got.joint.x_TD, want.joint.x_TD)
+    assert (network(here).sample_SD - want.sample_SD).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

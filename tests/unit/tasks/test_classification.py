@@ -1,5 +1,6 @@
 """Laws of classification: losses as sums, metrics as sums, equal to whole-set references."""
 
+import json
 import math
 
 import pytest
@@ -9,9 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline import recipe
-from pipeline.batch import TargetBatch
+from pipeline.batch import Batch, TargetBatch
+from pipeline.model.attention import Segments
+from pipeline.model.fusion import Joint
 from pipeline.model.network import FieldState, Outputs
-from pipeline.tasks import TASKS, ClassificationTask
+from pipeline.sample import FieldSpec
+from pipeline.tasks import TASKS, ClassificationTask, Context
 from pipeline.tasks.classification import class_weights
 
 CLASSES = ("cat", "dog", "owl", "yak", "zebu")
@@ -23,9 +27,14 @@ def make(
 ) -> ClassificationTask:
     torch.manual_seed(0)
     given = {"task": "classification", "column": "label", "field_loss": 0.0} | settings
-    return TASKS["classification"](
-        recipe.ClassificationTask.model_validate(given), classes=CLASSES, counts=counts, dim=DIM, fields=fields
+    context = Context(
+        name="label",
+        model=recipe.Model(dim=DIM, head_dim=DIM),
+        fields={},
+        specs={name: FieldSpec(name=name, kind="ids", vocab_size=2) for name in fields},
+        fitted={"classes": CLASSES, "counts": counts},
     )
+    return TASKS["classification"](recipe.ClassificationTask.model_validate(given), context)
 
 
 def outputs(samples: int, fields: dict[str, list[bool]] | None = None, seed: int = 0) -> Outputs:
@@ -34,28 +43,42 @@ def outputs(samples: int, fields: dict[str, list[bool]] | None = None, seed: int
         name: FieldState(pooled_SD=torch.randn(samples, DIM, generator=generator), present_S=torch.tensor(present))
         for name, present in (fields or {}).items()
     }
-    return Outputs(sample_SD=torch.randn(samples, DIM, generator=generator), fields=states)
+    return outputs_of(torch.randn(samples, DIM, generator=generator), states)
 
 
-def single(classes: list[int | None]) -> TargetBatch:
+def outputs_of(sample_SD: Tensor, states: dict[str, FieldState]) -> Outputs:
+    segments = Segments(torch.zeros(len(sample_SD), dtype=torch.int64))
+    nothing = Joint(x_TD=torch.zeros(0, DIM), segments=segments, order_T=torch.zeros(0, dtype=torch.int64))
+    return Outputs(sample_SD=sample_SD, fields=states, tokens={}, joint=nothing, groups={}, hidden={})
+
+
+def holding(target: TargetBatch) -> Batch:
+    return Batch(position=0, sample_ids=torch.arange(len(target.present)), fields={}, targets={"label": target})
+
+
+def single(classes: list[int | None]) -> Batch:
     present = torch.tensor([c is not None for c in classes])
-    return TargetBatch(
-        values=torch.tensor([c for c in classes if c is not None], dtype=torch.int64),
-        lengths=present.long(),
-        present=present,
+    return holding(
+        TargetBatch(
+            values=torch.tensor([c for c in classes if c is not None], dtype=torch.int64),
+            lengths=present.long(),
+            present=present,
+        )
     )
 
 
-def multi(classes: list[list[int] | None]) -> TargetBatch:
-    return TargetBatch(
-        values=torch.tensor([c for row in classes if row for c in row], dtype=torch.int64),
-        lengths=torch.tensor([len(row or []) for row in classes]),
-        present=torch.tensor([row is not None for row in classes]),
+def multi(classes: list[list[int] | None]) -> Batch:
+    return holding(
+        TargetBatch(
+            values=torch.tensor([c for row in classes if row for c in row], dtype=torch.int64),
+            lengths=torch.tensor([len(row or []) for row in classes]),
+            present=torch.tensor([row is not None for row in classes]),
+        )
     )
 
 
 def part(out: Outputs, rows: slice) -> Outputs:
-    return Outputs(sample_SD=out.sample_SD[rows], fields={})
+    return outputs_of(out.sample_SD[rows], {})
 
 
 def added(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -65,17 +88,17 @@ def added(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def test_loss_is_a_sum_over_present_targets():
     task, out = make(), outputs(6)
     classes = [0, None, 2, 1, None, 3]
-    sums = task.losses(out, single(classes))
+    total = task.loss(out, single(classes))
     wanted = torch.tensor([c for c in classes if c is not None])
     kept = torch.tensor([c is not None for c in classes])
-    torch.testing.assert_close(sums.total, functional.cross_entropy(task.predict(out)[kept], wanted, reduction="sum"))
-    assert int(sums.count) == 4
+    torch.testing.assert_close(total, functional.cross_entropy(task.logits(out)[kept], wanted, reduction="sum"))
+    assert task.count(single(classes)) == 4
 
 
 def test_samples_without_target_have_no_gradient():
     task, out = make(fields=("a",), field_loss=0.5), outputs(3, {"a": [True, True, True]})
     out.sample_SD.requires_grad_()
-    task.losses(out, single([1, None, 2])).total.backward()
+    task.loss(out, single([1, None, 2])).backward()
     assert out.sample_SD.grad is not None
     assert not out.sample_SD.grad[1].any()
     assert out.sample_SD.grad[0].any()
@@ -85,10 +108,10 @@ def test_samples_without_target_have_no_gradient():
 def test_no_target_at_all_gives_zero_with_gradients(multi_label: bool):
     task = make(fields=("a",), field_loss=0.5, multi_label=multi_label)
     target = multi([None, None]) if multi_label else single([None, None])
-    sums = task.losses(outputs(2, {"a": [True, False]}), target)
-    sums.total.backward()
-    assert float(sums.total.detach()) == 0
-    assert int(sums.count) == 0
+    total = task.loss(outputs(2, {"a": [True, False]}), target)
+    total.backward()
+    assert float(total.detach()) == 0
+    assert task.count(target) == 0
     assert all(p.grad is not None and not p.grad.any() for p in task.parameters())
     assert all(math.isnan(value) for value in task.compute(task.state(outputs(2), target)).values())
 
@@ -101,17 +124,18 @@ def test_field_loss_is_the_mean_over_present_fields():
         name: functional.cross_entropy(task.field_heads[f"of_{name}"](state.pooled_SD), wanted, reduction="none")
         for name, state in out.fields.items()
     }
-    fused = functional.cross_entropy(task.predict(out), wanted, reduction="sum")
+    fused = functional.cross_entropy(task.logits(out), wanted, reduction="sum")
     want = fused + 0.5 * ((loss["a"][0] + loss["b"][0]) / 2 + loss["a"][1])
-    torch.testing.assert_close(task.losses(out, single([0, 1, 2])).total, want)
+    torch.testing.assert_close(task.loss(out, single([0, 1, 2])), want)
     assert not make(fields=("a", "b")).field_heads
 
 
 def test_smoothing_is_for_training_only():
     task, out, target = make(label_smoothing=0.2), outputs(4), single([0, 1, 2, 3])
-    plain = functional.cross_entropy(task.predict(out), target.values, reduction="sum")
-    smooth = functional.cross_entropy(task.predict(out), target.values, reduction="sum", label_smoothing=0.2)
-    torch.testing.assert_close(task.losses(out, target).total, smooth)
+    wanted = target.targets["label"].values
+    plain = functional.cross_entropy(task.logits(out), wanted, reduction="sum")
+    smooth = functional.cross_entropy(task.logits(out), wanted, reduction="sum", label_smoothing=0.2)
+    torch.testing.assert_close(task.loss(out, target), smooth)
     torch.testing.assert_close(task.state(out, target)["loss"].float(), plain)
     assert not torch.isclose(plain, smooth)
 
@@ -137,13 +161,13 @@ def test_mixup_is_the_loss_of_soft_targets_between_samples_that_have_one(multi_l
     else:
         want = functional.cross_entropy(logits, soft, reduction="none")
     torch.manual_seed(1)
-    got = task.losses(out, target)
-    torch.testing.assert_close(got.total, want[[0, 1, 3]].sum())
+    got = task.loss(out, target)
+    torch.testing.assert_close(got, want[[0, 1, 3]].sum())
     assert partner.tolist() != [0, 1, 2, 3], "nothing was mixed"
-    assert int(got.count) == 3
-    plain = make(multi_label=multi_label).train().losses(out, target).total
-    torch.testing.assert_close(task.eval().losses(out, target).total, plain)
-    assert not torch.isclose(got.total, plain)
+    assert task.count(target) == 3
+    plain = make(multi_label=multi_label).train().loss(out, target)
+    torch.testing.assert_close(task.eval().loss(out, target), plain)
+    assert not torch.isclose(got, plain)
 
 
 def test_balanced_weights_have_mean_one_over_the_training_data():
@@ -155,9 +179,9 @@ def test_balanced_weights_have_mean_one_over_the_training_data():
     assert class_weights(counts, "none").tolist() == [1, 1, 1]
     task, out, target = make((6, 3, 1, 1, 1), class_weights="balanced"), outputs(2), single([0, 2])
     want = functional.cross_entropy(
-        task.predict(out), target.values, class_weights((6, 3, 1, 1, 1), "balanced"), reduction="sum"
+        task.logits(out), target.targets["label"].values, class_weights((6, 3, 1, 1, 1), "balanced"), reduction="sum"
     )
-    torch.testing.assert_close(task.losses(out, target).total, want)
+    torch.testing.assert_close(task.loss(out, target), want)
 
 
 def test_single_label_metrics_add_and_equal_the_reference():
@@ -167,7 +191,7 @@ def test_single_label_metrics_add_and_equal_the_reference():
     slices = [slice(0, 10), slice(10, 11), slice(11, 300)]
     state = added([task.state(part(out, rows), single(classes[rows])) for rows in slices])
     kept = torch.tensor([c is not None for c in classes])
-    logits, wanted = task.predict(out).detach()[kept], torch.tensor([c for c in classes if c is not None])
+    logits, wanted = task.logits(out).detach()[kept], torch.tensor([c for c in classes if c is not None])
     got = task.compute(state)
     many = {"num_classes": 5}
     assert got["accuracy"] == pytest.approx(
@@ -188,7 +212,7 @@ def test_a_class_that_never_occurs_has_no_part_in_macro_f1():
         task.head.bias[4] = -100.0
     wanted = torch.arange(50) % 4
     got = task.compute(task.state(out, single(wanted.tolist())))["macro_f1"]
-    want = reference.multiclass_f1_score(task.predict(out).detach(), wanted, num_classes=5, average="macro")
+    want = reference.multiclass_f1_score(task.logits(out).detach(), wanted, num_classes=5, average="macro")
     assert got == pytest.approx(float(want))
 
 
@@ -200,7 +224,7 @@ def test_multi_label_metrics_add_and_equal_the_reference():
     slices = [slice(0, 3), slice(3, 100), slice(100, 200)]
     state = added([task.state(part(out, rows), multi(classes[rows])) for rows in slices])
     kept = torch.arange(200) != 7
-    logits, wanted = task.predict(out).detach()[kept], hits[kept].long()
+    logits, wanted = task.logits(out).detach()[kept], hits[kept].long()
     got = task.compute(state)
     many = {"num_labels": 5}
     assert got["accuracy"] == pytest.approx(
@@ -222,23 +246,26 @@ def test_multi_label_loss_weighs_rare_positives():
     wanted = torch.zeros(2, 5)
     wanted[0, [0, 3]] = 1
     bce = functional.binary_cross_entropy_with_logits
-    logits = plain.predict(out)[:2]
-    torch.testing.assert_close(plain.losses(out, target).total, bce(logits, wanted, reduction="none").mean(1).sum())
+    logits = plain.logits(out)[:2]
+    torch.testing.assert_close(plain.loss(out, target), bce(logits, wanted, reduction="none").mean(1).sum())
     weights = class_weights((9, 1, 1, 1, 1), "balanced")
     want = bce(logits, wanted, reduction="none", pos_weight=weights).mean(1).sum()
-    torch.testing.assert_close(rare.losses(out, target).total, want)
-    assert int(plain.losses(out, target).count) == 2
+    torch.testing.assert_close(rare.loss(out, target), want)
+    assert plain.count(target) == 2
 
 
-def test_decode_says_label_and_probabilities():
-    task = make()
-    (first,) = task.decode(torch.tensor([[0.0, 5.0, 0.0, 0.0, 0.0]]))
-    assert first["label"] == "dog"
-    assert list(first["probabilities"]) == list(CLASSES)
-    assert sum(first["probabilities"].values()) == pytest.approx(1)
-    (several,) = make(multi_label=True).decode(torch.tensor([[3.0, -3.0, 3.0, -3.0, -3.0]]))
-    assert several["labels"] == ["cat", "owl"]
-    assert several["probabilities"]["dog"] == pytest.approx(float(torch.tensor(-3.0).sigmoid()))
+def test_prediction_is_the_likeliest_label_and_its_probability():
+    task, out = make(), outputs(4)
+    chances = task.logits(out).softmax(1)
+    said = task.predict(out)
+    assert [s[""] for s in said] == [CLASSES[i] for i in chances.argmax(1).tolist()]
+    assert [s["probability"] for s in said] == pytest.approx(chances.amax(1).tolist())
+    task = make(multi_label=True)
+    chances = task.logits(out).sigmoid()
+    for row, answer in zip(chances.tolist(), task.predict(out), strict=True):
+        assert json.loads(answer[""]) == [c for c, p in zip(CLASSES, row, strict=True) if p > 0.5]
+        assert json.loads(answer["probability"]) == pytest.approx(dict(zip(CLASSES, row, strict=True)))
+    assert (chances > 0.5).any()
 
 
 def test_states_are_on_the_cpu_in_exact_types():
@@ -252,6 +279,6 @@ def test_states_are_on_the_cpu_in_exact_types():
 def test_heads_are_exact_under_autocast():
     task, out = make(), outputs(5)
     with torch.autocast("cpu", torch.bfloat16):
-        logits = task.predict(out)
-    assert torch.equal(logits, task.predict(out))
+        logits = task.logits(out)
+    assert torch.equal(logits, task.logits(out))
     assert logits.dtype == torch.float32
