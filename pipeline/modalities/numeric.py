@@ -38,8 +38,13 @@ def numbers(values: Any, column: str) -> NDArray[np.float64]:
     `array` takes Python's numbers at least as fast as numpy and, unlike numpy, doesn't read numbers out of strings.
     """
     values = plain_list(values, "numbers", column)
-    found = _packed(values)
-    if found is None:  # None inside, or what is no number
+    try:
+        return np.asarray(array("q", values), np.float64)  # first, as a float ends it at once; none is too large
+    except (TypeError, ValueError, OverflowError):
+        pass
+    try:
+        found = np.asarray(array("d", values), np.float64)
+    except (TypeError, ValueError, OverflowError):  # None inside, or what is no number
         return np.array([number(v, column) for v in values], np.float64)
     if (np.abs(found) > MAX_NUMBER).any():
         far = values[int(np.argmax(np.abs(found) > MAX_NUMBER))]
@@ -47,14 +52,9 @@ def numbers(values: Any, column: str) -> NDArray[np.float64]:
     return found
 
 
-def _packed(values: list[Any] | tuple[Any, ...]) -> NDArray[np.float64] | None:
-    """Numbers as float64 `[n]`, None if not all are; whole numbers are tried first, as a float ends that at once."""
-    for code in ("q", "d"):
-        try:
-            return np.asarray(array(code, values), np.float64)
-        except (TypeError, ValueError, OverflowError):
-            continue
-    return None
+def all_present(readings: NDArray[np.float64]) -> bool:
+    """Whether none of these numbers (of float32 size) is NaN, by one sum."""
+    return not math.isnan(readings.sum())
 
 
 def plain_list(value: Any, of: str, column: str) -> list[Any] | tuple[Any, ...]:

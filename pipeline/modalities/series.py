@@ -21,7 +21,7 @@ from pipeline.errors import DataError, RecordError
 from pipeline.fields import SeriesField
 from pipeline.modalities.base import Extent, Fitted, Modality, Values
 from pipeline.modalities.irregular import MAX_PATCH, MAX_TIME_S, IrregularSeries, check_windows, fit_irregular
-from pipeline.modalities.numeric import MAX_Z, Moments, numbers, plain_list
+from pipeline.modalities.numeric import MAX_Z, Moments, all_present, numbers, plain_list
 from pipeline.sample import FieldSpec, Tokens
 
 
@@ -93,7 +93,10 @@ class RegularSeries(Modality):
 
     def measure(self, value: tuple[Any, ...]) -> Extent:
         """How many windows hold a reading, and how many readings there are. Raises RecordError."""
-        present = ~np.isnan(_kept(_readings(self._field, value, self._width), self._field, self._most)[0])
+        kept = _kept(_readings(self._field, value, self._width), self._field, self._most)[0]
+        if all_present(kept):
+            return -(-len(kept) // self._window), kept.size
+        present = ~np.isnan(kept)
         windows = np.flatnonzero(present.any(1)) // self._window
         return int(np.count_nonzero(np.diff(windows, prepend=-1))), int(np.count_nonzero(present))
 
@@ -109,12 +112,13 @@ class RegularSeries(Modality):
         width = self._width
         kept, start = _kept(_readings(self._field, value, width), self._field, self._most)
         whole, rest = divmod(len(kept), self._window)
-        rows = np.full((whole + (rest > 0), 1 + self._window * width), np.nan)
+        rows = np.empty((whole + (rest > 0), 1 + self._window * width))
         rows[:whole, 1:] = kept[: whole * self._window].reshape(whole, self._window * width)
-        rows[whole:, 1 : 1 + rest * width] = kept[whole * self._window :].reshape(len(rows) - whole, rest * width)
+        if rest:
+            rows[whole, 1 : 1 + rest * width] = kept[whole * self._window :].reshape(rest * width)
+            rows[whole, 1 + rest * width :] = np.nan
         rows[:, 0] = (start + (np.arange(len(rows)) + 0.5) * self._window) / self._field.rate_hz
-        held = ~np.isnan(rows[:, 1:]).all(1)
-        return rows if held.all() else rows[held]
+        return rows if all_present(kept) else rows[~np.isnan(rows[:, 1:]).all(1)]
 
     def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Move the windows over the readings, scale each channel, add noise, and make a stretch of time absent.
