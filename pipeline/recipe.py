@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import RecipeError
 from pipeline.faults import describe
-from pipeline.fields import AnyField, ImageField, Node
+from pipeline.fields import AnyField, ImageField, Node, check_vocabularies
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -232,6 +232,12 @@ class Recipe(Node):
         for name, item in fields.items():
             if isinstance(item, ImageField) and item.stem == "cnn" and item.patch & (item.patch - 1):
                 raise ValueError(f"{name}.patch must be a power of two for the `cnn` stem, but is {item.patch}")
+        return fields
+
+    @field_validator("fields")
+    @classmethod
+    def _vocabularies(cls, fields: dict[str, AnyField]) -> dict[str, AnyField]:
+        check_vocabularies(fields)
         return fields
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ that is kept.
 """
 
 import math
-from itertools import repeat
+from itertools import compress, repeat
 from typing import Any, final
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError, RecordError
 from pipeline.fields import SeriesField
-from pipeline.modalities.base import Extent, Fitted, Modality, Values
+from pipeline.modalities.base import Extent, Fitted, Learner, Modality, Values
 from pipeline.modalities.numeric import MAX_Z, Moments, all_present, numbers, plain_list, shown
 from pipeline.sample import FieldSpec, Tokens
 
@@ -42,25 +42,46 @@ def check_windows(field: SeriesField, count: float) -> None:
         )
 
 
-def fit_irregular(field: SeriesField, values: Values) -> Fitted:
-    """The most frequent channels and their statistics; ties go by type and name. Raises DataError."""
-    check_windows(field, field.max_seconds / field.window_s)
-    ids: dict[str | int, int] = {}
-    moments = Moments()
-    for value in values:
-        try:
-            times, names, readings = _aligned(field, value)
-        except RecordError:
-            continue
-        inside = _inside(field, times)[1]
-        used = ~np.isnan(readings) if inside is None else inside & ~np.isnan(readings)
-        channels = [ids.setdefault(name, len(ids)) for name, use in zip(names, used.tolist(), strict=True) if use]
-        moments.add(np.array(channels, np.intp), readings[used])
-    counts = moments.counts
-    ranked = sorted(ids, key=lambda c: (-counts[ids[c]], isinstance(c, str), c))[: field.max_channels]
-    at = [ids[c] for c in ranked]
-    names = [str(c) if isinstance(c, str) else int(c) for c in ranked]
-    return {"channels": names, "means": moments.means[at].tolist(), "stds": moments.stds[at].tolist()}
+@final
+class IrregularLearner(Learner):
+    """The most frequent channels and their statistics; ties go by type and name."""
+
+    def __init__(self, field: SeriesField) -> None:
+        check_windows(field, field.max_seconds / field.window_s)
+        self._field = field
+        self._ids: dict[str | int, int] = {}
+        self._moments = Moments()
+
+    def partial(self, values: Values) -> list[tuple[str | int, list[float]]]:
+        """Each channel with the state of its statistics."""
+        ids: dict[str | int, int] = {}
+        channels: list[int] = []
+        kept: list[NDArray[np.float64]] = [np.zeros(0)]
+        for value in values:
+            try:
+                times, names, readings = _aligned(self._field, value)
+            except RecordError:
+                continue
+            inside = _inside(self._field, times)[1]
+            used = ~np.isnan(readings) if inside is None else inside & ~np.isnan(readings)
+            channels += [ids.setdefault(name, len(ids)) for name in compress(names, used.tolist())]
+            kept.append(readings[used])
+        moments = Moments(len(ids))
+        moments.add(np.array(channels, np.intp), np.concatenate(kept))
+        names = [str(c) if isinstance(c, str) else int(c) for c in ids]
+        return list(zip(names, moments.state(), strict=True))
+
+    def merge(self, partial: list[tuple[str | int, list[float]]]) -> None:
+        """Join the statistics of channels of the same name."""
+        at = [self._ids.setdefault(name, len(self._ids)) for name, _ in partial]
+        self._moments.merge(np.array(at, np.intp), [state for _, state in partial])
+
+    def finish(self) -> Fitted:
+        """Names, means and deviations of the channels that are kept."""
+        ids, moments = self._ids, self._moments
+        ranked = sorted(ids, key=lambda c: (-moments.counts[ids[c]], isinstance(c, str), c))[: self._field.max_channels]
+        at = [ids[c] for c in ranked]
+        return {"channels": ranked, "means": moments.means[at].tolist(), "stds": moments.stds[at].tolist()}
 
 
 @final

@@ -27,9 +27,10 @@ from tokenizers import Tokenizer
 
 from pipeline.data.reader import Recordings, Slot, join
 from pipeline.fields import AudioField, ImageField, SeriesField, TextField
-from pipeline.modalities import fit, make
+from pipeline.modalities import make
 from pipeline.modalities.base import Modality
 from pipeline.modalities.mel import MelSettings, make_filters
+from tests.fitting import fit
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("INTERLACE_TEST_DATA", ROOT.parent / "shared" / "data"))
