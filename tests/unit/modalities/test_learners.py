@@ -31,7 +31,7 @@ def in_parts(field, values, at) -> dict:
     return learn(modalities.learner(field), cut(values, at))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(texts | st.none()), max_size=12), places, st.sampled_from(("characters", "ngrams", "bpe")))
 def test_vocabularies_depend_on_neither_cuts_nor_order(values, at, tokenizer):
     field = text_field(tokenizer)
@@ -50,6 +50,7 @@ def test_categories_depend_on_neither_cuts_nor_order(values, at):
     assert json.dumps(learn(modalities.learner(field), cut(values, at)[::-1])) == whole
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.sampled_from(("x", "y", "z", None)), max_size=12), places)
 def test_classes_depend_on_neither_cuts_nor_order(labels, at):
     task = ClassificationTask(task="classification", column="c")
@@ -58,6 +59,7 @@ def test_classes_depend_on_neither_cuts_nor_order(labels, at):
     assert learn(target_learner(task), cut(values, at)) == learn(target_learner(task), cut(values, at)[::-1]) == whole
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(readings, readings), min_size=1, max_size=12), st.lists(st.tuples(days, days)), places)
 def test_statistics_of_parts_are_those_of_the_whole(rows, dates, at):
     cases = [
@@ -72,6 +74,7 @@ def test_statistics_of_parts_are_those_of_the_whole(rows, dates, at):
         assert parts["stds"] == pytest.approx(whole["stds"], rel=1e-6, abs=1e-6)
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(("a", "b", 7)), readings)), min_size=1), places)
 def test_channels_of_parts_are_those_of_the_whole(samples, at):
     field = SeriesField(modality="series", time="t", channel="c", value="v", max_channels=2)
@@ -87,7 +90,7 @@ def test_a_constant_column_deviates_by_nothing_over_row_groups():
     assert in_parts(field, [(0.1, None)] * 9 + [(0.1, 2)], (3, 7, 7)) == {"means": [0.1, 2.0], "stds": [1.0, 1.0]}
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(st.lists(texts, max_size=5))
 def test_words_of_a_row_group_are_those_of_its_whole_texts(found):
     split, nfc = pre_tokenizers.ByteLevel(add_prefix_space=True), normalizers.NFC()
