@@ -9,7 +9,6 @@ groups were listed.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -101,14 +100,20 @@ def recipe_of(folder: Path, name: str) -> Recipe:
     )
 
 
+def peak_mb() -> float:
+    """Most resident memory so far in MiB (Linux), without that of the process that started this one."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
 def child(folder: Path, name: str) -> None:
     """Fit, and say what it cost."""
     recipe = recipe_of(folder, name)
     sources = recipe.data.splits()["train"]
     groups = list_groups(sources, [find_shards(s.paths, recipe.data.root) for s in sources], recipe)
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.process_time()
+    before, began = peak_mb(), time.process_time()
     fit(recipe, groups, map)
-    seconds, peak = time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    seconds, peak = time.process_time() - began, peak_mb()
     sys.stdout.write(json.dumps({"seconds": seconds, "before": before, "peak": peak, "groups": len(groups)}))
 
 

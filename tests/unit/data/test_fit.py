@@ -185,7 +185,7 @@ def test_a_column_without_two_classes_is_an_error_wherever_it_is_read(tmp_path: 
     make_shards(tmp_path, label="x")
     recipe = recipe_of(tmp_path)
     for mapper in (map, elsewhere):
-        with pytest.raises(DataError, match="at least 2 classes in column `label` .* found only 'x'"):
+        with pytest.raises(DataError, match=r"at least 2 classes in column `label` .* found only 'x'"):
             fit(recipe, groups_of(recipe), mapper)
 
 
