@@ -24,9 +24,9 @@ def fit(field: AnyField, values: Values) -> Fitted:
     return learn(modalities.learner(field), [values])
 
 
-def fit_target(task: AnyTask, values: Iterable[Any]) -> Fitted:
+def fit_target(task: AnyTask, values: Values) -> Fitted:
     """The state of a target whose values are one row group."""
-    return learn(target_learner(task), [((v,) for v in values)])
+    return learn(target_learner(task), [values])
 
 
 def cut(values: Sequence[Any], places: Iterable[int]) -> list[Sequence[Any]]:

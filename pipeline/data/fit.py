@@ -47,7 +47,8 @@ def lessons(recipe: Recipe) -> dict[str, Lesson]:
         before = made[key].columns if key in made else ()
         made[key] = Lesson(learner=modalities.learner(field), columns=(*before, field.columns))
     for name, task in recipe.tasks.items():
-        made[f"tasks.{name}"] = Lesson(learner=target_learner(task), columns=((task.column,),))
+        if task.columns:
+            made[f"tasks.{name}"] = Lesson(learner=target_learner(task), columns=(task.columns,))
     return made
 
 
@@ -76,7 +77,7 @@ def fit(recipe: Recipe, groups: Sequence[RowGroup], mapper: Mapper) -> Fitted:
     states = {n: lesson.learner.finish() for n, lesson in totals.items()}
     return {
         "fields": {n: states[_lesson_of(n, f)] for n, f in recipe.fields.items()},
-        "targets": {n: states[f"tasks.{n}"] for n in recipe.tasks},
+        "targets": {n: states[f"tasks.{n}"] for n, t in recipe.tasks.items() if t.columns},
     }
 
 
@@ -106,5 +107,7 @@ class FitGroup:
 
 def _values(table: pa.Table, columns: tuple[str, ...]) -> Iterable[tuple[Any, ...]]:
     """The values of one field; rows where all its columns are null are left out."""
+    if len(columns) == 1:
+        return ((v,) for v in table[columns[0]].drop_null().to_pylist())
     rows = zip(*(table[c].to_pylist() for c in columns), strict=True)
     return (row for row in rows if any(v is not None for v in row))
