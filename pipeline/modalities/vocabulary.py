@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
 
@@ -121,9 +122,15 @@ def _byte_words(texts: Iterable[str], field: TextField) -> Counter[str]:
         chunks.update(_BEFORE_WORD.split(text))
     counts: Counter[str] = Counter()
     for chunk, times in chunks.items():
-        for word, _ in _BYTE_WORDS.pre_tokenize_str(_NFC.normalize_str(chunk)) if chunk else ():
+        for word in _words_of(chunk):
             counts[word] += times
     return counts
+
+
+@lru_cache(maxsize=1 << 15)
+def _words_of(chunk: str) -> tuple[str, ...]:
+    """The byte-level words of a chunk; the frequent ones come again in every row group."""
+    return tuple(word for word, _ in _BYTE_WORDS.pre_tokenize_str(_NFC.normalize_str(chunk))) if chunk else ()
 
 
 def _byte_pair_state(counts: Counter[str], field: TextField) -> Fitted:
