@@ -163,15 +163,52 @@ class Batch(Node):
 class Optim(Node):
     """Optimizer and schedule."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="AdamW, Adam, or SGD with momentum.")
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(0.05, ge=0, description="Decoupled decay of matrices; gains and biases have none.")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first beta; SGD's momentum.")
-    beta2: float = Field(0.98, ge=0, lt=1, description="AdamW's second beta.")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Rate of a layer over that of the next, nearer to the output."
+    )
+    weight_decay: float = Field(
+        0.05,
+        ge=0,
+        description="Decay of matrices; gains and biases have none. Decoupled with `adamw`, else an L2 penalty.",
+    )
+    beta1: float = Field(0.9, ge=0, lt=1, description="Adam's and AdamW's first beta; SGD's momentum.")
+    beta2: float = Field(0.98, ge=0, lt=1, description="Adam's and AdamW's second beta.")
+    schedule: Literal["cosine", "linear", "constant", "inverse_sqrt", "step", "wsd", "plateau"] = Field(
+        "cosine", description="Course of the rate after the warm-up."
+    )
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps over which the rate rises from 0.")
-    final_share: float = Field(0.01, ge=0, le=1, description="The rate at the end over the peak.")
+    final_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="`cosine`, `linear`, `wsd`: the rate at the end over the peak; `plateau`: the least.",
+    )
+    step_share: float = Field(0.3, gt=0, le=1, description="`step`: share of the steps from one fall to the next.")
+    gamma: float = Field(0.1, gt=0, lt=1, description="`step`, `plateau`: what a fall multiplies the rate by.")
+    decay_share: float = Field(
+        0.2, gt=0, le=1, description="`wsd`: share of the steps, the last, in which the rate falls."
+    )
+    patience: int = Field(5, ge=0, description="`plateau`: evaluations without improvement that bring no fall yet.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the whole gradient.")
+
+    @model_validator(mode="after")
+    def _of_schedule(self) -> "Optim":
+        used = {
+            "step_share": ("step",),
+            "gamma": ("step", "plateau"),
+            "decay_share": ("wsd",),
+            "patience": ("plateau",),
+        }
+        for name, schedules in used.items():
+            if self.schedule not in schedules and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` has no effect with `schedule: {self.schedule}`")
+        if self.schedule == "wsd" and self.warmup + self.decay_share > 1:
+            raise ValueError(
+                f"`warmup` and `decay_share` must add to at most 1, but {self.warmup} + {self.decay_share}"
+            )
+        return self
 
 
 class Train(Node):
@@ -183,7 +220,14 @@ class Train(Node):
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray reserves for a worker.")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs that Ray reserves for a worker.")
     threads: int | None = Field(None, ge=1, description="Threads of a worker; all its CPUs where not given.")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="Several workers: whole weights on each (ddp), or rows of them and of optimizer state (fsdp).",
+    )
     precision: Literal["bf16", "fp32"] = Field("bf16", description="Autocast type; weights stay fp32.")
+    checkpoint_activations: bool = Field(
+        False, description="Compute layers' activations again in the backward pass: less memory, a third more time."
+    )
     eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; an epoch where not given.")
     patience: int | None = Field(None, ge=1, description="Stop after this many evaluations without improvement.")
     model_from: Literal["best", "last"] = Field(
@@ -243,6 +287,12 @@ class Recipe(Node):
             )
         return self
 
+    @model_validator(mode="after")
+    def _plateau_is_seen(self) -> "Recipe":
+        if self.optim.schedule == "plateau" and self.data.validation is None:
+            raise ValueError("`optim.schedule: plateau` follows the evaluations, but `data.validation` is not given")
+        return self
+
     def columns(self) -> tuple[str, ...]:
         """Every column that fields and tasks read, each once, in order."""
         return tuple(dict.fromkeys(c for part in (*self.fields.values(), *self.tasks.values()) for c in part.columns))
@@ -251,7 +301,8 @@ class Recipe(Node):
 PLACE_KEYS = (
     "storage", "tracking", "data.root", "data.cache_gb", "data.cache_folder", "train.workers", "train.cpus_per_worker",
     "train.gpus_per_worker", "train.threads", "train.max_failures", "train.keep_checkpoints",
-    "train.checkpoint_every", "train.checkpoint_every_s", "train.trace",
+    "train.checkpoint_every", "train.checkpoint_every_s", "train.trace", "train.parallel",
+    "train.checkpoint_activations",
 )  # fmt: skip
 """Settings of where a run happens, which do not decide what it computes: they are no part of its digest."""
 

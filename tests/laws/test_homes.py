@@ -24,7 +24,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "ray.data": ("pipeline/data/stream.py",),
     "ray.train": ("pipeline/data/stream.py", "pipeline/train/run.py", "pipeline/train/worker.py"),
     "rich": ("jobs/",),
-    "safetensors": ("pipeline/train/checkpoint.py",),
+    "safetensors": ("pipeline/train/tensors.py",),
     "soundfile": ("pipeline/modalities/audio.py",),
     "soxr": ("pipeline/modalities/audio.py",),
     "tokenizers": ("pipeline/modalities/text.py",),
