@@ -22,7 +22,7 @@ from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack
 from pipeline.tasks import State
 from pipeline.train.optim import learning_rate, set_rate
-from pipeline.train.parallel import delay_exchange, finish_gradients
+from pipeline.train.parallel import delay_exchange, finish_gradients, whole_state
 
 
 class Losses(nn.Module):
@@ -81,6 +81,7 @@ class Loop:
         device: where batches go.
         rank, world_size: of this process.
         distributed: `Losses(network)` as `parallel.distribute` gave it, for more than one rank.
+        whole: another network of the recipe to evaluate with, where that of the loop is sharded.
         rate_scale: factor of the scheduled rate; set from outside after evaluations.
     """
 
@@ -92,12 +93,19 @@ class Loop:
     rank: int = 0
     world_size: int = 1
     distributed: nn.Module | None = None
+    whole: Network | None = None
     rate_scale: float = 1.0
     losses: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
         assert self.distributed is not None or self.world_size == 1
         self.losses = self.distributed if self.distributed is not None else Losses(self.network)
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Metrics over all ranks' batches; with whole weights, since ranks may have different numbers of batches."""
+        if self.whole is not None:
+            self.whole.load_state_dict(whole_state(self.network))
+        return evaluate(self.whole or self.network, batches, self.recipe, self.device)
 
     def steps(self, packs: Iterator[Pack], first: int) -> Iterator[StepReport]:
         """Run the steps `first + 1 .. num_steps`, reporting each.

@@ -44,8 +44,8 @@ def make_optimizer(settings: Optim, network: nn.Module, factors: Sequence[RateFa
 def layer_factors(names: Iterable[str], decay: float) -> RateFactor:
     """Rates that fall by `decay` for each layer nearer to the input (Clark et al. 2020, ELECTRA).
 
-    As Bao et al. 2022 (BEiT) count: the input (embeddings, stems, clock) is depth 0, then come the layers within the fields, then those that fields
-    share, and above all of them heads and whatever else the fusion learns, with factor 1.
+    As Bao et al. 2022 (BEiT) count: the input (embeddings, stems, clock) is depth 0, then come the layers within the
+    fields, then those that fields share, and above them heads and whatever else the fusion learns, with factor 1.
 
     Args:
         names: of all parameters of the network.

@@ -21,7 +21,6 @@ from pipeline.data.reader import Reader
 from pipeline.errors import BadShareError, InterlaceError, NonFiniteLossError
 from pipeline.journal import Journal, journal_path
 from pipeline.lock import held, worker_lock
-from pipeline.model.network import Network
 from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack, table_to_pack
 from pipeline.train.build import network_for
@@ -35,9 +34,9 @@ from pipeline.train.checkpoint import (
     save_checkpoint,
 )
 from pipeline.train.feed import read_ahead
-from pipeline.train.loop import Loop, Losses, StepReport, evaluate, sum_over_ranks
+from pipeline.train.loop import Loop, Losses, StepReport, sum_over_ranks
 from pipeline.train.optim import after_evaluation, make_optimizer
-from pipeline.train.parallel import distribute, holds_shards, whole_state
+from pipeline.train.parallel import distribute, holds_shards
 
 READ_AHEAD = 4
 LOCK_WAIT_S = 60.0
@@ -110,6 +109,7 @@ class Worker:
         torch.manual_seed(job.recipe.seed)
         network = network_for(job.recipe, job.fitted).to(self.device)
         distributed = distribute(Losses(network), job.recipe.train.parallel, world_size)
+        self.sharded = holds_shards(network)
         self.loop = Loop(
             network=network,
             optimizer=make_optimizer(job.recipe.optim, network),
@@ -119,9 +119,8 @@ class Worker:
             rank=rank,
             world_size=world_size,
             distributed=distributed,
+            whole=network_for(job.recipe, job.fitted).to(self.device) if self.sharded else None,
         )
-        self.sharded = holds_shards(network)
-        self.whole: Network | None = None
         self.state = self._restore()
         self.loop.rate_scale = self.state.rate_scale
         self.journal = Journal(journal_path(job.run)) if rank == 0 else None
@@ -197,7 +196,7 @@ class Worker:
             return False
         packs = self._validation_packs()
         batches = (to_batch(p, self.device) for p in packs)
-        metrics = evaluate(self._whole_network(), batches, self.job.recipe, self.device)
+        metrics = self.loop.evaluate(batches)
         if self.journal is not None:
             self.journal.log(self.state.step, {f"val/{k}": v for k, v in metrics.items()})
             self.journal.flush(sync=False)
@@ -215,15 +214,6 @@ class Worker:
         self.state = replace(self.state, rate_scale=scale, rate_waited=waited)
         self.loop.rate_scale = scale
         return improved
-
-    def _whole_network(self) -> Network:
-        """The network to evaluate: not sharded, since ranks may have different numbers of validation packs."""
-        if not self.sharded:
-            return self.loop.network
-        if self.whole is None:
-            self.whole = network_for(self.job.recipe, self.job.fitted).to(self.device)
-        self.whole.load_state_dict(whole_state(self.loop.network))
-        return self.whole
 
     def _validation_packs(self) -> Iterator[Pack]:
         """This rank's share of the validation packs; kept in memory after the first time where they are small."""
