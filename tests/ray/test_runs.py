@@ -103,6 +103,7 @@ def test_two_workers_equal_one(shapes: EmojiLike, tmp_path: Path) -> None:
     assert len(list(folder.glob("trace-*.jsonl"))) == 2
 
 
+@pytest.mark.slow
 def test_sharded_workers_equal_one_and_one_goes_on_from_their_checkpoint(shapes: EmojiLike, tmp_path: Path) -> None:
     reference = run_here(recipe_for(shapes, tmp_path / "reference"))
     sharded = {"parallel": "fsdp", "checkpoint_every": 10, "eval_every": 10}
@@ -116,12 +117,14 @@ def test_sharded_workers_equal_one_and_one_goes_on_from_their_checkpoint(shapes:
     shutil.rmtree(checkpoint_folder(folder, STEPS))
     assert len(list(checkpoint_folder(folder, STEPS // 2).glob("*-of-00002.safetensors"))) == 4
     before = len((folder / "trace-0.jsonl").read_text().splitlines())
-    prepared = prepare(recipe_for(shapes, tmp_path / "run", **sharded), map)
+    recipe = recipe_for(shapes, tmp_path / "run", **sharded)
+    prepared = prepare(recipe, map)
     with open_run(prepared, folder.name) as run:
         worker = Worker(_job(run, prepared), 0, 1)
         assert worker.state.step == STEPS // 2
         reader = prepared.index.reader(prepared.recipe, "train", training=True)
-        worker.run(p for w in prepared.schedule.since(STEPS // 2 * 4) for p in reader.read(w, first=STEPS // 2 * 4))
+        first, stop = STEPS // 2 * recipe.batch.global_batch, prepared.schedule.stop
+        worker.run(p for w in prepared.schedule.since(first) for p in reader.read(w, first=first, stop=stop))
     again: dict[int, float] = {}
     for line in (folder / "trace-0.jsonl").read_text().splitlines()[before:]:
         again[json.loads(line)["step"]] = again.get(json.loads(line)["step"], 0.0) + json.loads(line)["loss"]
