@@ -104,6 +104,7 @@ def test_two_workers_equal_one(shapes: EmojiLike, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_sharded_workers_equal_one_and_one_goes_on_from_their_checkpoint(shapes: EmojiLike, tmp_path: Path) -> None:
     reference = run_here(recipe_for(shapes, tmp_path / "reference"))
     sharded = {"parallel": "fsdp", "checkpoint_every": 10, "eval_every": 10}
