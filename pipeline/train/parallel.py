@@ -109,4 +109,5 @@ def rows_like(whole: Tensor, target: Tensor) -> Tensor:
         return whole
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(whole.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
+    rows = distribute_tensor(whole.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
+    return rows.clone()  # else a view, which holds the memory of the whole

@@ -110,6 +110,7 @@ class Worker:
         network = network_for(job.recipe, job.fitted).to(self.device)
         distributed = distribute(Losses(network), job.recipe.train.parallel, world_size)
         self.sharded = holds_shards(network)
+        evaluates = self.sharded and job.validation is not None
         self.loop = Loop(
             network=network,
             optimizer=make_optimizer(job.recipe.optim, network),
@@ -119,7 +120,7 @@ class Worker:
             rank=rank,
             world_size=world_size,
             distributed=distributed,
-            whole=network_for(job.recipe, job.fitted).to(self.device) if self.sharded else None,
+            whole=network_for(job.recipe, job.fitted).to(self.device) if evaluates else None,
         )
         self.state = self._restore()
         self.loop.rate_scale = self.state.rate_scale

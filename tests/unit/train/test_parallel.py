@@ -167,11 +167,18 @@ def work(rank: int, folder: Path) -> None:
         loop, losses = run(case, folder, rank, WORKERS)
         parameters = list(loop.network.parameters())
         found[name] = {"losses": losses, "sharded": sum(is_sharded(p) for p in parameters), "all": len(parameters)}
+        found[name]["held"] = held(loop.optimizer) / sum(p.numel() for p in parameters)
         weights = whole_state(loop.network)
         if rank == 0:
             safetensors.torch.save_file(weights, folder / f"{name}.weights")
     (folder / f"found-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.destroy_process_group()
+
+
+def held(optimizer: torch.optim.Optimizer) -> float:
+    """Numbers that the optimizer's state keeps in the memory of this rank."""
+    tensors = [t for slots in optimizer.state.values() for t in slots.values()]
+    return sum((t.to_local() if is_sharded(t) else t).untyped_storage().nbytes() for t in tensors) / 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +238,14 @@ def test_a_sharded_checkpoint_goes_on_with_any_number_of_workers(results: Result
     assert verify(results.folder / "parts") == state(HALF)
     assert not (results.folder / "parts" / MODEL).exists()
     assert len(list((results.folder / "parts").glob("*-of-00002.safetensors"))) == 4
+
+
+def test_a_rank_holds_its_rows_only(results: Results) -> None:
+    """Adam keeps two numbers for each weight: one on each of two ranks, fresh or read from a checkpoint."""
+    shares = {name: [found[name]["held"] for found in results.found] for name in CASES}
+    for name, case in CASES.items():
+        assert shares[name] == pytest.approx([1.0, 1.0] if case.parallel == "fsdp" else [2.0, 2.0], abs=0.1)
+    assert {CASES[name].load for name in shares} == {None, "parts", "whole"}
 
 
 def test_a_whole_checkpoint_goes_on_sharded(results: Results) -> None:
