@@ -6,7 +6,6 @@ An exported model is a folder: `recipe.yaml`, `fitted.json`, `model.safetensors`
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from pipeline.recipe import Recipe, load_recipe, to_yaml
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import MODEL, load_weights
 from pipeline.train.loop import autocast
+from pipeline.train.tensors import join_parts
 
 RECIPE, FITTED = "recipe.yaml", "fitted.json"
 
@@ -33,7 +33,7 @@ def export_model(recipe: Recipe, fitted: Mapping[str, Any], checkpoint: Path, fo
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECIPE).write_text(to_yaml(recipe), encoding="utf-8")
     (folder / FITTED).write_text(json.dumps(fitted, ensure_ascii=False), encoding="utf-8")
-    shutil.copyfile(checkpoint / MODEL, folder / MODEL)
+    join_parts(checkpoint / MODEL, folder / MODEL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

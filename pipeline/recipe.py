@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pipeline.errors import RecipeError
 from pipeline.faults import describe
 from pipeline.fields import AnyField, ImageField, Node, check_vocabularies
+from pipeline.optim_settings import Optim as Optim
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -160,20 +161,6 @@ class Batch(Node):
     lookahead: int = Field(16, ge=1, description="Packs held open while packing; more fills them better.")
 
 
-class Optim(Node):
-    """Optimizer and schedule."""
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(0.05, ge=0, description="Decoupled decay of matrices; gains and biases have none.")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first beta; SGD's momentum.")
-    beta2: float = Field(0.98, ge=0, lt=1, description="AdamW's second beta.")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps over which the rate rises from 0.")
-    final_share: float = Field(0.01, ge=0, le=1, description="The rate at the end over the peak.")
-    clip: float = Field(1.0, gt=0, description="Largest norm of the whole gradient.")
-
-
 class Train(Node):
     """How long and on what."""
 
@@ -183,7 +170,14 @@ class Train(Node):
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray reserves for a worker.")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs that Ray reserves for a worker.")
     threads: int | None = Field(None, ge=1, description="Threads of a worker; all its CPUs where not given.")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="Several workers: whole weights on each (ddp), or rows of them and of optimizer state (fsdp).",
+    )
     precision: Literal["bf16", "fp32"] = Field("bf16", description="Autocast type; weights stay fp32.")
+    checkpoint_activations: bool = Field(
+        False, description="Compute layers' activations again in the backward pass: less memory, a third more time."
+    )
     eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; an epoch where not given.")
     patience: int | None = Field(None, ge=1, description="Stop after this many evaluations without improvement.")
     model_from: Literal["best", "last"] = Field(
@@ -249,6 +243,12 @@ class Recipe(Node):
             )
         return self
 
+    @model_validator(mode="after")
+    def _plateau_is_seen(self) -> "Recipe":
+        if self.optim.schedule == "plateau" and self.data.validation is None:
+            raise ValueError("`optim.schedule: plateau` follows the evaluations, but `data.validation` is not given")
+        return self
+
     def columns(self) -> tuple[str, ...]:
         """Every column that fields and tasks read, each once, in order."""
         return tuple(dict.fromkeys(c for part in (*self.fields.values(), *self.tasks.values()) for c in part.columns))
@@ -257,7 +257,8 @@ class Recipe(Node):
 PLACE_KEYS = (
     "storage", "tracking", "data.root", "data.cache_gb", "data.cache_folder", "train.workers", "train.cpus_per_worker",
     "train.gpus_per_worker", "train.threads", "train.max_failures", "train.keep_checkpoints",
-    "train.checkpoint_every", "train.checkpoint_every_s", "train.trace",
+    "train.checkpoint_every", "train.checkpoint_every_s", "train.trace", "train.parallel",
+    "train.checkpoint_activations",
 )  # fmt: skip
 """Settings of where a run happens, which do not decide what it computes: they are no part of its digest."""
 

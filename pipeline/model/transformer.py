@@ -7,8 +7,12 @@ takes ten times as long on a CPU.
 
 # T rows of the sequence (tokens, then slack: see `attention`), D width, H heads, K width of a head
 
+from abc import ABC, abstractmethod
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.model.attention import Segments, attend
 from pipeline.recipe import Model
@@ -54,7 +58,28 @@ class Residual(nn.Module):
         return x_TD + y_TD
 
 
-class Layer(nn.Module):
+class Block(nn.Module, ABC):
+    """What a stack repeats: FSDP gathers its weights by themselves, and its activations may be computed twice.
+
+    With `recompute`, training keeps only what goes in and computes the rest again in the backward pass (Chen et al.
+    2016), with the same random draws.
+    """
+
+    recompute = False
+
+    def forward(self, *args: Any) -> Tensor:
+        """What `run` returns of the same arguments."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            again: Tensor = checkpoint(self.run, *args, use_reentrant=False)
+            return again
+        return self.run(*args)
+
+    @abstractmethod
+    def run(self, *args: Any) -> Tensor:
+        """The layer's own computation."""
+
+
+class Layer(Block):
     """One Transformer layer: attention within segments, then a feed-forward block."""
 
     def __init__(self, model: Model) -> None:
@@ -69,7 +94,7 @@ class Layer(nn.Module):
         self.mlp_out = nn.Linear(hidden, model.dim, bias=False)
         self.residual = Residual(model.dropout)
 
-    def forward(self, x_TD: Tensor, segments: Segments) -> Tensor:
+    def run(self, x_TD: Tensor, segments: Segments) -> Tensor:
         """Mix the tokens of each segment; `segments` covers the `T` tokens."""
         tokens, dim = x_TD.shape
         qkv_TD3: Tensor = self.qkv(self.attention_norm(x_TD))

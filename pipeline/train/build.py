@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline import modalities
 from pipeline.model.network import Network
+from pipeline.model.transformer import Block
 from pipeline.recipe import Recipe
 from pipeline.sample import FieldSpec
 from pipeline.tasks import TASKS, Context
@@ -25,7 +26,11 @@ def build_network(recipe: Recipe, specs: Mapping[str, FieldSpec], targets: Mappi
         )
         for name, task in recipe.tasks.items()
     }
-    return Network(specs, recipe.fields, recipe.model, tasks)
+    network = Network(specs, recipe.fields, recipe.model, tasks)
+    for module in network.modules():
+        if isinstance(module, Block):
+            module.recompute = recipe.train.checkpoint_activations
+    return network
 
 
 def network_for(recipe: Recipe, fitted: Mapping[str, Any]) -> Network:

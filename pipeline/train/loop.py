@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.batch import Batch, to_batch
 from pipeline.errors import NonFiniteLossError, PositionError
@@ -23,10 +22,11 @@ from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack
 from pipeline.tasks import State
 from pipeline.train.optim import learning_rate, set_rate
+from pipeline.train.parallel import delay_exchange, finish_gradients, whole_state
 
 
 class Losses(nn.Module):
-    """The network with its losses as one forward pass, so that DistributedDataParallel sees every parameter used."""
+    """The network with its losses as one forward pass, so that what distributes it sees every parameter used."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -80,6 +80,9 @@ class Loop:
         num_steps: length of the run; decides the schedule.
         device: where batches go.
         rank, world_size: of this process.
+        distributed: `Losses(network)` as `parallel.distribute` gave it, for more than one rank.
+        whole: another network of the recipe to evaluate with, where that of the loop is sharded.
+        rate_scale: factor of the scheduled rate; set from outside after evaluations.
     """
 
     network: Network
@@ -89,11 +92,20 @@ class Loop:
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    distributed: nn.Module | None = None
+    whole: Network | None = None
+    rate_scale: float = 1.0
     losses: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
-        losses = Losses(self.network)
-        self.losses = DistributedDataParallel(losses) if self.world_size > 1 else losses
+        assert self.distributed is not None or self.world_size == 1
+        self.losses = self.distributed if self.distributed is not None else Losses(self.network)
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Metrics over all ranks' batches; with whole weights, since ranks may have different numbers of batches."""
+        if self.whole is not None:
+            self.whole.load_state_dict(whole_state(self.network))
+        return evaluate(self.whole or self.network, batches, self.recipe, self.device)
 
     def steps(self, packs: Iterator[Pack], first: int) -> Iterator[StepReport]:
         """Run the steps `first + 1 .. num_steps`, reporting each.
@@ -123,13 +135,13 @@ class Loop:
 
     def _step(self, step: int, packs: Sequence[Pack], waited: float, began: float) -> StepReport:
         self.network.train()
-        rate = learning_rate(self.recipe.optim, step, self.num_steps)
+        rate = learning_rate(self.recipe.optim, step, self.num_steps) * self.rate_scale
         set_rate(self.optimizer, rate)
         batches = [to_batch(p, self.device) for p in packs]
         counts = self._count_targets(batches)
         self.optimizer.zero_grad(set_to_none=True)
         own = [self._backward(batch, counts, sync=i == len(batches) - 1) for i, batch in enumerate(batches)]
-        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optim.clip))
+        norm = finish_gradients(self.network, self.recipe.optim.clip)
         loss, tokens, samples, waited = self._sum([sum(own), *_sizes(packs), waited])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteLossError(
@@ -170,8 +182,7 @@ class Loop:
     def _backward(self, batch: Batch, counts: Mapping[str, float], *, sync: bool) -> float:
         """Forward and backward of one pack; its share of the step's loss."""
         seed_pack(self.recipe.seed, batch.position)
-        if isinstance(self.losses, DistributedDataParallel):
-            self.losses.require_backward_grad_sync = sync
+        delay_exchange(self.losses, not sync)
         with autocast(self.recipe, self.device):
             sums: dict[str, Tensor] = self.losses(batch)
         weights = self.recipe.tasks

@@ -13,6 +13,7 @@ LAYERS = (
         "pipeline.faults",
         "pipeline.fields",
         "pipeline.lock",
+        "pipeline.optim_settings",
         "pipeline.preparation",
         "pipeline.recipe",
         "pipeline.sample",
