@@ -48,7 +48,8 @@ def outputs(samples: int, fields: dict[str, list[bool]] | None = None, seed: int
 
 def outputs_of(sample_SD: Tensor, states: dict[str, FieldState]) -> Outputs:
     segments = Segments(torch.zeros(len(sample_SD), dtype=torch.int64))
-    nothing = Joint(x_TD=torch.zeros(0, DIM), segments=segments, order_T=torch.zeros(0, dtype=torch.int64))
+    none = torch.zeros(0, dtype=torch.int64)
+    nothing = Joint(x_TD=torch.zeros(0, DIM), segments=segments, order_T=none, ends_F=none)
     return Outputs(sample_SD=sample_SD, fields=states, tokens={}, joint=nothing, groups={}, hidden={})
 
 
