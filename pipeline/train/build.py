@@ -8,6 +8,7 @@ from pipeline.model.network import Network
 from pipeline.recipe import Recipe
 from pipeline.sample import FieldSpec
 from pipeline.tasks import TASKS, Context
+from pipeline.tasks.weighting import UncertaintyWeights
 
 
 def build_network(recipe: Recipe, specs: Mapping[str, FieldSpec], targets: Mapping[str, Mapping[str, Any]]) -> Network:
@@ -25,7 +26,8 @@ def build_network(recipe: Recipe, specs: Mapping[str, FieldSpec], targets: Mappi
         )
         for name, task in recipe.tasks.items()
     }
-    return Network(specs, recipe.fields, recipe.model, tasks)
+    learned = recipe.optim.task_weighting == "uncertainty"
+    return Network(specs, recipe.fields, recipe.model, tasks, UncertaintyWeights(list(tasks)) if learned else None)
 
 
 def network_for(recipe: Recipe, fitted: Mapping[str, Any]) -> Network:

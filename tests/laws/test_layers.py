@@ -10,12 +10,14 @@ from tests.laws.code import Import, imports, sources
 LAYERS = (
     (
         "pipeline.errors",
+        "pipeline.exhibits",
         "pipeline.faults",
         "pipeline.fields",
         "pipeline.lock",
         "pipeline.preparation",
         "pipeline.recipe",
         "pipeline.sample",
+        "pipeline.task_settings",
         "pipeline.batch",
         "pipeline.journal",
         "pipeline.figures",
