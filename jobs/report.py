@@ -22,6 +22,8 @@ from pipeline.tracking import ModelCard
 from pipeline.train.run import Prepared
 
 EXAMPLE_ROWS = 3
+TYPED_ROWS = 32
+"""Rows predicted to know the types of what is predicted; a task may have nothing to say of some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +120,13 @@ def model_card(folder: Path, prepared: Prepared) -> ModelCard:
     manifest = prepared.index.manifests["train"]
     columns = [c for field in recipe.fields.values() for c in field.columns]
     group = usable_rows(manifest.readers()[0].read(manifest.groups[0], columns))
-    rows = group.slice(0, EXAMPLE_ROWS).to_pylist()
+    rows = group.slice(0, TYPED_ROWS).to_pylist()
     predictions = Predictor.load(folder).predict(rows)
     return ModelCard(
         folder=folder,
         inputs={c: _column_type([r[c] for r in group.to_pylist()]) for c in columns},
         outputs={k: _column_type([p[k] for p in predictions], default="string") for k in predictions[0]},
-        examples=rows,
+        examples=rows[:EXAMPLE_ROWS],
     )
 
 

@@ -148,13 +148,14 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         own = [self._backward(batch, counts, sync=i == len(batches) - 1) for i, batch in enumerate(batches)]
         norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optim.clip))
-        by_task = torch.stack([losses for _, losses in own]).sum(0).tolist()
-        loss, tokens, samples, waited, *by_task = self._sum([sum(x for x, _ in own), *_sizes(packs), waited, *by_task])
+        losses = torch.stack([by_task for _, by_task in own]).sum(0).tolist()
+        loss, tokens, samples, waited, *losses = self._sum([sum(x for x, _ in own), *_sizes(packs), waited, *losses])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteLossError(
                 f"step {step + 1}: loss {loss}, gradient norm {norm}, at learning rate {rate:.3g}; the weights of step"
                 f" {step} are kept. Lower `optim.lr` or `optim.clip`, or set `train.precision` to fp32"
             )
+        by_task = self._task_metrics(losses, counts)
         self.optimizer.step()
         seconds = time.perf_counter() - began
         capacity = self.recipe.batch.token_budget * self.recipe.batch.global_batch
@@ -164,7 +165,7 @@ class Loop:
             loss=loss,
             metrics={
                 "train/loss": loss,
-                **self._task_metrics(by_task, counts),
+                **by_task,
                 "train/lr": rate,
                 "train/grad_norm": norm,
                 "train/epoch": float(packs[-1].epoch),
