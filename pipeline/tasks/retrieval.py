@@ -30,6 +30,8 @@ LEAST_TEMPERATURE = 0.01
 """As CLIP has it: logits are never scaled by more than 100."""
 BLOCK_NUMBERS = 1 << 22
 """Similarities held at a time: 16 MB."""
+ROUNDING = 1e-6
+"""Similarities as close as this are equal: how a product is rounded depends on the block that it is in."""
 
 
 class RetrievalTask(Task):
@@ -186,7 +188,8 @@ def ranks_of(queries_NE: Tensor, gallery_NE: Tensor, group_N: Tensor) -> Tensor:
         own_BN = group_B.unsqueeze(1) == group_N
         best_B1 = likeness_BN.masked_fill(~own_BN, -math.inf).amax(1, keepdim=True)
         likeness_BN = likeness_BN.masked_fill(own_BN, -math.inf)
-        ranks.append(1 + (likeness_BN > best_B1).sum(1).double() + (likeness_BN == best_B1).sum(1).double() / 2)
+        above_BN = likeness_BN - best_B1
+        ranks.append(1 + (above_BN > ROUNDING).sum(1).double() + (above_BN.abs() <= ROUNDING).sum(1).double() / 2)
     return torch.cat(ranks)
 
 

@@ -192,7 +192,7 @@ class Loop:
         found = {f"train/{n}/loss": x for (n, count), x in zip(counts.items(), losses, strict=True) if count}
         learned = self.network.weighting
         for name, task in self.recipe.tasks.items():
-            factor = float(learned.weight(name)) if isinstance(learned, UncertaintyWeights) else 1.0
+            factor = float(learned.weight(name).detach()) if isinstance(learned, UncertaintyWeights) else 1.0
             found[f"train/{name}/weight"] = task.weight * factor
         return found
 

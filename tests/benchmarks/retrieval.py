@@ -47,7 +47,7 @@ def train(recipe: Recipe, index: Index) -> Network:
 
 
 def whole_matrix(network: Network, recipe: Recipe, index: Index, split: str) -> dict[str, float]:
-    """The figures from one matrix of all similarities, with a sort instead of counts."""
+    """The figures from one matrix of all similarities, with sorted rows instead of counts."""
     sides: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     network.eval()
     task = network.tasks["pair"]
@@ -61,8 +61,10 @@ def whole_matrix(network: Network, recipe: Recipe, index: Index, split: str) -> 
     matrix = torch.stack(sides[0]) @ torch.stack(sides[1]).T
     found = {}
     for name, likeness in (("left_to_right", matrix), ("right_to_left", matrix.T)):
-        order = likeness.argsort(dim=1, descending=True)
-        rank = (order == torch.arange(len(order)).unsqueeze(1)).float().argmax(1) + 1.0
+        own = likeness.diagonal().unsqueeze(1)
+        first = likeness.size(1) - torch.searchsorted(likeness.sort(dim=1)[0], own + 1e-6, right=True) + 1
+        last = likeness.size(1) - torch.searchsorted(likeness.sort(dim=1)[0], own - 1e-6)
+        rank = (first + last).flatten().float() / 2  # equal pictures, as of two flags, share their ranks
         found |= {f"{name}_recall_{k}": float((rank <= k).float().mean()) for k in (1, 5, AT)}
         found[f"{name}_median_rank"] = float(rank.quantile(0.5))
     return found
