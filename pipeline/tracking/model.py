@@ -84,19 +84,19 @@ def save_pyfunc(card: ModelCard, destination: Path, *, model_id: str, location: 
     from mlflow.types.schema import AnyType, Array, DataType
 
     def schema(columns: Mapping[str, Any]) -> Any:
-        lists = {"doubles": Array(DataType.double)}
-        return Schema([ColSpec(lists.get(kind, kind), name, required=False) for name, kind in columns.items()])
+        return Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()])
 
     # MLflow refuses int64 in a double column and a missing value in a long, boolean or (over HTTP) binary one. So its
     # signature says `any` for them; `metadata` holds the types, `to_rows` decodes base64, the predictor checks values.
     inputs = {name: "string" if kind == "string" else AnyType() for name, kind in card.inputs.items()}
+    outputs = {name: Array(DataType.double) if kind == "doubles" else kind for name, kind in card.outputs.items()}
 
     example = pd.DataFrame([dict(row) for row in card.examples], columns=list(card.inputs))
     pyfunc.save_model(
         destination,
         python_model=str(card.script),
         artifacts={"model": str(card.folder)},
-        signature=ModelSignature(inputs=schema(inputs), outputs=schema(card.outputs)),
+        signature=ModelSignature(inputs=schema(inputs), outputs=schema(outputs)),
         input_example=example if len(example) else None,
         model_config={BINARY: [name for name, kind in card.inputs.items() if kind == "binary"]},
         metadata={"columns": dict(card.inputs)},

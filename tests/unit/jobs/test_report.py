@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 
 from jobs.report import evaluate_model, model_card, print_evaluation
-from pipeline.data.index import build_index
 from pipeline.predict import Predictor, export_model
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe import parse_recipe
 from pipeline.tracking.model import save_pyfunc
-from pipeline.train.checkpoint import newest_checkpoint
-from pipeline.train.run import prepare
+from pipeline.train.checkpoint import save_checkpoint
+from pipeline.train.run import Prepared, prepare
 from tests.data import EmojiLike
-from tests.ray.test_worker import work
+from tests.unit.train.test_loop_and_checkpoint import Here, state
 
-pytestmark = pytest.mark.ray
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Operation with range is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+]
 
 TASKS: dict[str, Any] = {
     "color": {"task": "classification", "column": "color"},
@@ -29,26 +31,22 @@ TASKS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def trained(shapes: EmojiLike, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
-    """The recipe and its exported model after a few steps."""
-    tree = shapes.tree(
-        tmp_path_factory.mktemp("out"), model={"fusion": "weighted_sum"}, train={"steps": 6, "eval_every": 3}
-    )
-    tree["data"]["window_groups"] = 8
+def trained(shapes: EmojiLike, tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Path]:
+    """The recipe with its data, and its exported model after a few steps."""
+    folder = tmp_path_factory.mktemp("out")
+    tree = shapes.tree(folder, model={"fusion": "weighted_sum"})
     recipe = parse_recipe({**tree, "tasks": TASKS})
-    folder, worker = work(recipe)
-    checkpoint = newest_checkpoint(folder).folder
-    assert checkpoint is not None
-    export_model(recipe, build_index(recipe).fitted, checkpoint, folder / "model")
-    points = [json.loads(x)["m"] for x in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert {f"train/{n}/loss" for n in TASKS} | {f"train/{n}/weight" for n in TASKS} <= set(points[0])
-    assert worker.state.best_value == max(p["val/color/accuracy"] for p in points if "val/color/accuracy" in p)
-    return recipe, folder / "model"
+    here = Here(recipe, num_steps=3)
+    assert len(here.run()) == 3
+    save_checkpoint(folder / "step", here.loop.network, here.loop.optimizer, state(3))
+    prepared = prepare(recipe, map)
+    export_model(recipe, prepared.index.fitted, folder / "step", folder / "model")
+    return prepared, folder / "model"
 
 
-def test_every_task_reports_every_subset_of_fields(trained: tuple[Recipe, Path], tmp_path: Path) -> None:
-    recipe, model = trained
-    reader = build_index(recipe).reader(recipe, "validation", training=False)
+def test_every_task_reports_every_subset_of_fields(trained: tuple[Prepared, Path], tmp_path: Path) -> None:
+    prepared, model = trained
+    reader = prepared.index.reader(prepared.recipe, "validation", training=False)
     evaluation = evaluate_model(model, reader, "validation")
     print_evaluation(evaluation)
     evaluation.write(tmp_path)
@@ -72,9 +70,9 @@ def test_every_task_reports_every_subset_of_fields(trained: tuple[Recipe, Path],
     assert not math.isnan(evaluation.journal_metrics()["validation/size/mae_width"])
 
 
-def test_mlflow_knows_the_type_of_each_tasks_columns(trained: tuple[Recipe, Path], tmp_path: Path) -> None:
-    recipe, model = trained
-    card = model_card(model, prepare(recipe, map))
+def test_mlflow_knows_the_type_of_each_tasks_columns(trained: tuple[Prepared, Path], tmp_path: Path) -> None:
+    prepared, model = trained
+    card = model_card(model, prepared)
     assert dict(card.outputs) == {
         "color": "string", "color_probability": "double", "size_width": "double", "size_height": "double",
         "pair_left": "doubles", "pair_right": "doubles", "fill": "doubles", "error": "string",
@@ -89,4 +87,4 @@ def test_mlflow_knows_the_type_of_each_tasks_columns(trained: tuple[Recipe, Path
     assert direct[0]["pair_left"] is None
     assert len(direct[0]["pair_right"]) == 8
     assert direct[1]["pair_right"] is None
-    assert len(direct[1]["fill"]) == recipe.model.dim
+    assert len(direct[1]["fill"]) == prepared.recipe.model.dim
