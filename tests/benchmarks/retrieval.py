@@ -61,9 +61,9 @@ def whole_matrix(network: Network, recipe: Recipe, index: Index, split: str) -> 
     matrix = torch.stack(sides[0]) @ torch.stack(sides[1]).T
     found = {}
     for name, likeness in (("left_to_right", matrix), ("right_to_left", matrix.T)):
-        own = likeness.diagonal().unsqueeze(1)
-        first = likeness.size(1) - torch.searchsorted(likeness.sort(dim=1)[0], own + 1e-6, right=True) + 1
-        last = likeness.size(1) - torch.searchsorted(likeness.sort(dim=1)[0], own - 1e-6)
+        rows, own = likeness.sort(dim=1).values, likeness.diagonal().unsqueeze(1).contiguous()
+        first = rows.size(1) - torch.searchsorted(rows, own + 1e-6, right=True) + 1
+        last = rows.size(1) - torch.searchsorted(rows, own - 1e-6)
         rank = (first + last).flatten().float() / 2  # equal pictures, as of two flags, share their ranks
         found |= {f"{name}_recall_{k}": float((rank <= k).float().mean()) for k in (1, 5, AT)}
         found[f"{name}_median_rank"] = float(rank.quantile(0.5))
