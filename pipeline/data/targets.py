@@ -165,8 +165,8 @@ class NumberLearner(Learner):
                 raise DataError(
                     f"expected different numbers in column `{column}` of the training rows, but found {found}"
                 )
-        found = {"means": self._moments.means, "stds": self._moments.stds, "lows": self._lows, "highs": self._highs}
-        return {name: values[: len(self._columns)].tolist() for name, values in found.items()}
+        means, stds = self._moments.means.tolist(), self._moments.stds.tolist()
+        return {"means": means, "stds": stds, "lows": self._lows.tolist(), "highs": self._highs.tolist()}
 
 
 def _number_or_nan(value: Any, column: str) -> float:
