@@ -32,7 +32,16 @@ def task_of(kind: str, name: str = "it", *, names: Sequence[str] = tuple(SPECS),
 
 def model(fusion: str = "mid", **settings: Any) -> recipe.Model:
     """Small, without dropout."""
-    small = {"fusion": fusion, "dim": 32, "head_dim": 16, "dropout": 0.0, "field_layers": 1, "joint_layers": 1}
+    name, _, query = fusion.partition(" by ")
+    small = {
+        "fusion": name,
+        "query": query or None,
+        "dim": 32,
+        "head_dim": 16,
+        "dropout": 0.0,
+        "field_layers": 1,
+        "joint_layers": 1,
+    }
     return recipe.Model.model_validate(small | settings)
 
 

@@ -18,6 +18,7 @@ LAYERS = (
         "pipeline.preparation",
         "pipeline.recipe",
         "pipeline.sample",
+        "pipeline.data_settings",
         "pipeline.task_settings",
         "pipeline.batch",
         "pipeline.journal",
