@@ -35,7 +35,7 @@ from pipeline.train.parallel import distribute, holds_shards, is_sharded, whole_
 from pipeline.train.tensors import join_parts
 from tests.networks import CLASSES, FIELDS, FUSIONS, SPECS, build, draw_batch, draw_pack
 
-WORKERS, STEPS, HALF, LATER = 2, 20, 10, 14
+WORKERS, STEPS, HALF, LATER = 2, 20, 10, 13
 NAMES = ("scan", "series", "values")
 RARE = "series"
 """The clocked field, which some runs show to rank 0 only."""
@@ -61,12 +61,11 @@ CASES = {
     "fsdp": Case(parallel="fsdp", save="parts"),
     "fsdp resumed": Case(parallel="fsdp", first=HALF, last=LATER, load="parts"),
     "fsdp from one worker": Case(parallel="fsdp", first=HALF, last=LATER, load="whole"),
-    "ddp from fsdp": Case(parallel="ddp", first=HALF, last=LATER, load="parts"),
-    "fsdp bf16": Case(parallel="fsdp", last=3, precision="bf16"),
-    "fsdp bf16 recomputed": Case(parallel="fsdp", last=3, precision="bf16", recompute=True),
-    "ddp rare": Case(parallel="ddp", last=4, rare=True),
-    "fsdp rare": Case(parallel="fsdp", last=4, rare=True),
-    "fsdp numbers": Case(parallel="fsdp", last=6, fusion="weighted_sum"),
+    "fsdp bf16": Case(parallel="fsdp", last=2, precision="bf16"),
+    "fsdp bf16 recomputed": Case(parallel="fsdp", last=2, precision="bf16", recompute=True),
+    "ddp rare": Case(parallel="ddp", last=3, rare=True),
+    "fsdp rare": Case(parallel="fsdp", last=3, rare=True),
+    "fsdp numbers": Case(parallel="fsdp", last=3, fusion="weighted_sum"),
 }
 
 
@@ -232,7 +231,6 @@ def test_two_workers_equal_one_over_20_steps(results: Results, name: str) -> Non
 def test_a_sharded_checkpoint_goes_on_with_any_number_of_workers(results: Results) -> None:
     uninterrupted = losses_of(results, "fsdp")
     assert losses_of(results, "fsdp resumed") == uninterrupted[HALF:LATER]
-    assert losses_of(results, "ddp from fsdp") == pytest.approx(uninterrupted[HALF:LATER], abs=1e-5)
     _, alone = run(Case(parallel="ddp", first=HALF, last=LATER, load="parts"), results.folder)
     assert alone == pytest.approx(uninterrupted[HALF:LATER], abs=1e-5)
     assert verify(results.folder / "parts") == state(HALF)
