@@ -14,7 +14,7 @@ from jobs.console import console
 from pipeline.data.reader import Reader
 from pipeline.data.sources import usable_rows
 from pipeline.evaluate import SubsetResult, evaluate_subsets, field_subsets
-from pipeline.figures import confusion_figure
+from pipeline.figures import bars_figure, confusion_figure
 from pipeline.predict import Predictor
 from pipeline.tracking import ModelCard
 from pipeline.train.run import Prepared
@@ -39,26 +39,35 @@ class Evaluation:
     labels: Mapping[str, list[str]]
 
     def journal_metrics(self) -> dict[str, float]:
-        """`test/task/metric` with all fields, `test_only/field/task/metric` for each alone; files have all subsets."""
+        """`test/task/metric` with all fields, `test_only/field/task/metric` for each alone; files have all subsets.
+
+        `test_weight/field` is the mean of what the fusion weighs the field with, where it weighs fields.
+        """
         metrics = {f"{self.split}/{k}": v for k, v in self.results[0].metrics.items()}
+        metrics |= {f"{self.split}_weight/{field}": w.mean for field, w in self.results[0].weights.items()}
         for result in self.results[1:]:
             if len(result.fields) == 1:
                 metrics |= {f"{self.split}_only/{result.fields[0]}/{k}": v for k, v in result.metrics.items()}
         return metrics
 
     def write(self, folder: Path) -> None:
-        """`fields.csv`, `evaluation.json`, and a confusion matrix as PNG for each single-label task."""
+        """`fields.csv`, `evaluation.json`; as PNG the weights of fields and a confusion matrix for each label."""
         folder.mkdir(parents=True, exist_ok=True)
         names = list(self.results[0].metrics)
         with (folder / "fields.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["fields", *names])
             writer.writerows(["+".join(r.fields), *(r.metrics[n] for n in names)] for r in self.results)
-        whole = {
+        whole: dict[str, Any] = {
             "split": self.split,
             "samples": self.num_samples,
             "subsets": [{"fields": list(r.fields), "metrics": r.metrics} for r in self.results],
         }
+        if weights := self.results[0].weights:
+            whole["weights"] = {field: {"mean": w.mean, "std": w.std} for field, w in weights.items()}
+            bars = {field: (w.mean, w.std) for field, w in weights.items()}
+            title = f"what the fusion weighs each field with ({self.split})"
+            bars_figure(bars, title, "mean over samples, and standard deviation", folder / "fields-model.png")
         (folder / "evaluation.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
         for task, state in self.results[0].states.items():
             if isinstance(matrix := state.get("confusion"), Tensor):

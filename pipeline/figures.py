@@ -1,7 +1,7 @@
 """Figures for people, as PNG files. The home of matplotlib."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,28 @@ def confusion_figure(matrix: NDArray[Any], labels: Sequence[str], title: str, pa
             axes.text(column, row, str(int(matrix[row, column])), ha="center", va="center", color=shade, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (samples)")
+    axes.set_title(title)
+    figure.savefig(path, dpi=110)
+
+
+def bars_figure(bars: Mapping[str, tuple[float, float]], title: str, label: str, path: Path) -> None:
+    """Draw a horizontal bar for each name, from top to bottom.
+
+    Args:
+        bars: length and spread (drawn as a line of so much on both sides) by name.
+        title: above the figure.
+        label: of the lengths.
+        path: PNG file to write.
+    """
+    figure = Figure(figsize=(7, 1.5 + 0.4 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    lengths, spreads = zip(*bars.values(), strict=True)
+    places = range(len(bars))
+    axes.barh(places, lengths, xerr=spreads, color="#4878a8", ecolor="#333333", capsize=3)
+    axes.set_yticks(places, list(bars))
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel(label)
     axes.set_title(title)
     figure.savefig(path, dpi=110)
 

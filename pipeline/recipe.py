@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import RecipeError
 from pipeline.faults import describe
-from pipeline.fields import AnyField, ImageField, Node
+from pipeline.fields import AnyField, ImageField, Node, check_vocabularies
 from pipeline.optim_settings import Optim as Optim
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
@@ -107,6 +107,7 @@ class ClassificationTask(Node):
     """Predict one class of a label column, or any number of them."""
 
     target_keys: ClassVar[tuple[str, ...]] = ("task", "column", "multi_label")
+    decides: ClassVar[bool] = True
 
     task: Literal["classification"]
     column: str = Field(description="Column of the label (string or integer), or of a list of labels.")
@@ -136,11 +137,22 @@ AnyTask = Annotated[Union[ClassificationTask], Field(discriminator="task")]  # n
 class Model(Node):
     """The fused Transformer."""
 
-    fusion: Literal["early", "mid", "weighted_sum"] = Field("mid", description="How the fields meet.")
+    fusion: Literal[
+        "early", "mid", "bottleneck", "cross_attention", "weighted_sum", "product", "gated", "concat", "decision"
+    ] = Field("mid", description="How the fields meet.")
     dim: int = Field(128, ge=8, description="Width of the residual stream.")
     head_dim: int = Field(64, ge=8, description="Width of an attention head; divides `dim`.")
     field_layers: int = Field(2, ge=0, description="Layers within each field (not used by `early`).")
-    joint_layers: int = Field(2, ge=0, description="Layers within the sample (not used by `weighted_sum`).")
+    joint_layers: int = Field(
+        2,
+        ge=0,
+        description="Layers in which fields meet: within the sample, with the bottleneck tokens, or of cross-attention"
+        " (used by `early`, `mid`, `bottleneck`, `cross_attention`).",
+    )
+    bottleneck_tokens: int = Field(4, ge=1, description="`bottleneck`: tokens of a sample that its fields share.")
+    query: str | None = Field(
+        None, description="`cross_attention`: the field whose tokens query the others'; each does where not given."
+    )
     mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of a feed-forward block over `dim`.")
     pool: Literal["mean", "max"] = Field("mean", description="How the tokens of a field or sample become one state.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training.")
@@ -150,6 +162,13 @@ class Model(Node):
     def _heads(self) -> "Model":
         if self.dim % self.head_dim:
             raise ValueError(f"`head_dim` must divide `dim`, but {self.dim} % {self.head_dim} is not 0")
+        return self
+
+    @model_validator(mode="after")
+    def _of_fusion(self) -> "Model":
+        for name, fusion in (("bottleneck_tokens", "bottleneck"), ("query", "cross_attention")):
+            if self.fusion != fusion and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` has no effect with `fusion: {self.fusion}`; it is for `{fusion}`")
         return self
 
 
@@ -228,6 +247,12 @@ class Recipe(Node):
                 raise ValueError(f"{name}.patch must be a power of two for the `cnn` stem, but is {item.patch}")
         return fields
 
+    @field_validator("fields")
+    @classmethod
+    def _vocabularies(cls, fields: dict[str, AnyField]) -> dict[str, AnyField]:
+        check_vocabularies(fields)
+        return fields
+
     @model_validator(mode="after")
     def _divides(self) -> "Recipe":
         if self.batch.global_batch % self.train.workers:
@@ -241,6 +266,30 @@ class Recipe(Node):
     def _plateau_is_seen(self) -> "Recipe":
         if self.optim.schedule == "plateau" and self.data.validation is None:
             raise ValueError("`optim.schedule: plateau` follows the evaluations, but `data.validation` is not given")
+        return self
+
+    @model_validator(mode="after")
+    def _query_of_fusion(self) -> "Recipe":
+        if self.model.query is not None and self.model.query not in self.fields:
+            known = ", ".join(self.fields)
+            raise ValueError(f"`model.query` must be one of the fields ({known}), but is {self.model.query!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_decide(self) -> "Recipe":
+        if self.model.fusion != "decision":
+            return self
+        for name, task in self.tasks.items():
+            if not getattr(task, "decides", False):
+                raise ValueError(
+                    f"`fusion: decision` combines a prediction of each field, and `tasks.{name}` ({task.task}) makes"
+                    " none; `weighted_sum` gives such tasks one state of all fields"
+                )
+            for setting in ("mixup", "field_vote"):
+                if getattr(task, setting, 0):
+                    raise ValueError(
+                        f"`tasks.{name}.{setting}` needs a head on the fused state, which `fusion: decision` has not"
+                    )
         return self
 
     def columns(self) -> tuple[str, ...]:

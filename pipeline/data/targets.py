@@ -1,7 +1,7 @@
 """Label columns -> target arrays.
 
 In: the raw value of a task's column. Out: int64 class indices, one for a single label, any number for several. Which
-classes there are comes from the training rows (`fit_target`) and travels with the model as plain JSON.
+classes there are comes from the training rows (`target_learner`) and travels with the model as plain JSON.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError, RecordError
-from pipeline.modalities.base import Fitted, Values
+from pipeline.modalities.base import Fitted, Learner, Values
 from pipeline.recipe import AnyTask, ClassificationTask
 
 _SHOWN = 8
@@ -65,47 +65,56 @@ class ClassTarget(Target):
         return np.array(sorted({self._index[label] for label in labels}), np.int64)
 
 
-def fit_class_target(task: ClassificationTask, values: Values) -> Fitted:
-    """The classes of a label column.
+@final
+class ClassLearner(Learner):
+    """The classes of a label column: `{"classes": [...], "counts": [...]}`, sorted, counts of the samples with each."""
 
-    Args:
-        task: settings of the task.
-        values: raw values of the training rows that have the target.
+    def __init__(self, task: ClassificationTask) -> None:
+        self._task = task
+        self._counts: Counter[str | int] = Counter()
 
-    Returns:
-        `{"classes": [...], "counts": [...]}`, classes sorted, counts of the samples that hold each.
+    def partial(self, values: Values) -> dict[str, Any]:
+        """Labels with their counts; and why the column can't be used, if a value's type tells so."""
+        counts: Counter[str | int] = Counter()
+        for (value,) in values:
+            if isinstance(value, list):  # `encode` refuses a list with nulls: one bad record, not a bad column
+                value = [item for item in value if item is not None]
+            try:
+                counts.update(set(_labels(self._task, value)))
+            except DataError as error:
+                return {"counts": [], "fault": str(error)}
+        return {"counts": list(counts.items()), "fault": None}
 
-    Raises:
-        DataError: labels that are neither strings nor integers nor booleans, or of two types, or fewer than 2 classes.
-    """
-    counts: Counter[str | int] = Counter()
-    for (value,) in values:
-        if isinstance(value, list):  # `encode` refuses a list with nulls: one bad record, not a bad column
-            value = [item for item in value if item is not None]
-        counts.update(set(_labels(task, value)))
-    kinds = sorted({type(label).__name__ for label in counts})
-    if len(kinds) > 1:
-        raise DataError(f"expected labels of one type in column `{task.column}`, but found {' and '.join(kinds)}")
-    if len(counts) < 2:
-        found = f"only {next(iter(counts))!r}" if counts else "none"
-        raise DataError(
-            f"expected at least 2 classes in column `{task.column}` of the training rows, but found {found}"
-        )
-    classes = sorted(counts)
-    return {"classes": classes, "counts": [counts[c] for c in classes]}
+    def merge(self, partial: dict[str, Any]) -> None:
+        """Add the counts. Raises DataError for labels that are neither strings nor integers nor booleans."""
+        if partial["fault"] is not None:
+            raise DataError(partial["fault"])
+        self._counts.update(dict(partial["counts"]))
+
+    def finish(self) -> Fitted:
+        """The classes. Raises DataError for labels of two types, or fewer than 2 classes."""
+        counts, column = self._counts, self._task.column
+        kinds = sorted({type(label).__name__ for label in counts})
+        if len(kinds) > 1:
+            raise DataError(f"expected labels of one type in column `{column}`, but found {' and '.join(kinds)}")
+        if len(counts) < 2:
+            found = f"only {next(iter(counts))!r}" if counts else "none"
+            raise DataError(f"expected at least 2 classes in column `{column}` of the training rows, but found {found}")
+        classes = sorted(counts)
+        return {"classes": classes, "counts": [counts[c] for c in classes]}
 
 
-TARGETS = {"classification": (fit_class_target, ClassTarget)}
-"""`task` of a task's settings -> how to fit its target, how to make it."""
+TARGETS = {"classification": (ClassLearner, ClassTarget)}
+"""`task` of a task's settings -> what learns for its target, how to make it."""
 
 
-def fit_target(task: AnyTask, values: Values) -> Fitted:
-    """What a target must learn from the training rows, as plain JSON. Raises DataError."""
-    return TARGETS[task.task][0](task, values)
+def target_learner(task: AnyTask) -> Learner:
+    """What learns for a target: its values are those of the task's columns."""
+    return TARGETS[task.task][0](task)
 
 
 def make_target(task: AnyTask, fitted: Fitted) -> Target:
-    """The target of one task from what `fit_target` gave, possibly after a round trip through JSON."""
+    """The target of one task from what its learner gave, possibly after a round trip through JSON."""
     return TARGETS[task.task][1](task, fitted)
 
 

@@ -2,8 +2,10 @@
 
 # S samples, F fields, D width
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +16,9 @@ from pipeline.batch import Batch
 from pipeline.fields import AnyField
 from pipeline.model.attention import Segments
 from pipeline.model.embedding import Clock, FieldEmbedding
-from pipeline.model.fusion import FUSIONS, FieldTokens, Fusion, Joint, interlace, key
-from pipeline.model.transformer import Layer
+from pipeline.model.fusion import FieldTokens, Fusion, Joint, interlace, key
+from pipeline.model.fusions import FUSIONS
+from pipeline.model.transformer import CrossLayer, Layer
 from pipeline.recipe import Model
 from pipeline.sample import FieldSpec
 
@@ -46,7 +49,9 @@ class Outputs:
             of them is there.
         hidden: tokens that tasks hid from the network, bool `[n]` by field.
         weights_SF: what the fusion weighs each field with, detached, columns in the order of `fields`; None where the
-            fusion has no such weights.
+            fusion has no such weights. Those that are attention are there only while `Network.measuring`.
+        votes_SF: weights, with their gradient, by which tasks combine predictions that they make from each field alone;
+            None where they predict from `sample_SD`.
     """
 
     sample_SD: Tensor
@@ -56,6 +61,7 @@ class Outputs:
     groups: Mapping[tuple[str, ...], FieldState]
     hidden: Mapping[str, Tensor]
     weights_SF: Tensor | None = None
+    votes_SF: Tensor | None = None
 
 
 class Network(nn.Module):
@@ -123,7 +129,17 @@ class Network(nn.Module):
             groups={group: self._group(group, encoded, present_SF) for group in self._groups},
             hidden=hidden,
             weights_SF=fused.weights_SF,
+            votes_SF=fused.votes_SF,
         )
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Meanwhile the share of attention that each field gets is found too, by a second pass through one layer."""
+        self.fusion.measures = True
+        try:
+            yield
+        finally:
+            self.fusion.measures = False
 
     def _group(self, group: tuple[str, ...], tokens: Mapping[str, FieldTokens], present_SF: Tensor) -> FieldState:
         """The fused state of some fields alone; the others take part with no token."""
@@ -151,20 +167,25 @@ def draw_kept(present_SF: Tensor, rate: float) -> Tensor:
 
 
 def initialise(network: nn.Module, num_layers: int) -> None:
-    """Set all weights from torch's global generator.
+    """Set all weights; each module's are drawn from torch's seed and its name, whatever other modules there are.
 
-    Matrices and tables: normal, cut at two deviations of 0.02; what writes to the residual stream is divided by the
-    root of twice the number of layers (Radford et al. 2019, GPT-2). Convolutions: by fan-in (He et al. 2015).
-    Biases zero, gains one.
+    So the order of fields, and fields that come or go, change no other weights. Matrices and tables: normal, cut at two
+    deviations of 0.02; what writes to the residual stream is divided by the root of twice the number of layers
+    (Radford et al. 2019, GPT-2). Convolutions: by fan-in (He et al. 2015). Biases zero, gains one.
     """
-    for module in network.modules():
+    for name, module in network.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04, generator=_generator(name))
         elif isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=_generator(name))
         if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
             nn.init.zeros_(module.bias)
     for module in network.modules():
-        if isinstance(module, Layer):
+        if isinstance(module, Layer | CrossLayer):
             for matrix in (module.attention_out, module.mlp_out):
                 matrix.weight.data.div_(math.sqrt(2 * num_layers))
+
+
+def _generator(name: str) -> torch.Generator:
+    seed = hashlib.sha256(f"{torch.initial_seed()}/{name}".encode()).digest()[:8]
+    return torch.Generator().manual_seed(int.from_bytes(seed, "little"))

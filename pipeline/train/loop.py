@@ -8,7 +8,7 @@ to ranks changes nothing but rounding. Dropout is drawn from (seed, position) of
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.batch import Batch, to_batch
 from pipeline.errors import NonFiniteLossError, PositionError
-from pipeline.model.network import Network
+from pipeline.model.network import Network, Outputs
 from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack
 from pipeline.tasks import State
@@ -238,11 +238,19 @@ def metric_states(network: Network, batches: Iterable[Batch], recipe: Recipe, de
     return _sum_states(total)
 
 
-def batch_states(network: Network, batch: Batch, recipe: Recipe, device: torch.device) -> States:
-    """The metric states of one batch."""
+def batch_states(
+    network: Network,
+    batch: Batch,
+    recipe: Recipe,
+    device: torch.device,
+    look: Callable[[Outputs], None] | None = None,
+) -> States:
+    """The metric states of one batch; `look` is shown what the network says of it."""
     network.eval()
     with torch.no_grad(), autocast(recipe, device):
         outputs = network(batch)
+        if look is not None:
+            look(outputs)
         return {n: t.state(outputs, batch) for n, t in network.tasks.items()}
 
 

@@ -28,7 +28,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "safetensors": ("pipeline/train/tensors.py",),
     "soundfile": ("pipeline/modalities/audio.py",),
     "soxr": ("pipeline/modalities/audio.py",),
-    "tokenizers": ("pipeline/modalities/text.py",),
+    "tokenizers": ("pipeline/modalities/text.py", "pipeline/modalities/vocabulary.py"),
     "torch": (
         "pipeline/batch.py", "pipeline/model/", "pipeline/tasks/", "pipeline/train/", "pipeline/evaluate.py",
         "pipeline/predict.py", "jobs/report.py", "jobs/start.py", "jobs/train.py",

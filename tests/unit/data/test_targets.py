@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.targets import ClassTarget, Target, fit_target, make_target
+from pipeline.data.targets import ClassTarget, Target, make_target
 from pipeline.errors import DataError, RecordError
 from pipeline.recipe import ClassificationTask
+from tests.fitting import fit_target
 
 ONE = ClassificationTask(task="classification", column="label")
 MANY = ClassificationTask(task="classification", column="labels", multi_label=True)
