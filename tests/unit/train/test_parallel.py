@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from pipeline.errors import CheckpointError
+from pipeline.model.transformer import Block
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.sample import FieldPack, Pack
 from pipeline.train.build import build_network
@@ -66,6 +67,8 @@ CASES = {
     "ddp rare": Case(parallel="ddp", last=3, rare=True),
     "fsdp rare": Case(parallel="fsdp", last=3, rare=True),
     "fsdp numbers": Case(parallel="fsdp", last=3, fusion="weighted_sum"),
+    "fsdp asking": Case(parallel="fsdp", last=2, fusion="cross_attention"),
+    "fsdp bottleneck": Case(parallel="fsdp", last=2, fusion="bottleneck"),
 }
 
 
@@ -199,6 +202,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         "mid": losses,
         "rare": run(CASES["fsdp rare"], folder)[1],
         "numbers": run(CASES["fsdp numbers"], folder)[1],
+        "asking": run(CASES["fsdp asking"], folder)[1],
+        "bottleneck": run(CASES["fsdp bottleneck"], folder)[1],
         "bf16": run(CASES["fsdp bf16"], folder)[1],
     }
     mp.spawn(work, args=(folder,), nprocs=WORKERS)  # type: ignore[no-untyped-call]
@@ -266,6 +271,12 @@ def test_mixed_precision_and_recomputed_activations_are_the_same_under_fsdp(resu
     assert losses[0] != pytest.approx(results.alone["mid"][0], abs=1e-6), "this was fp32"
 
 
+@pytest.mark.parametrize("name", ["asking", "bottleneck"])
+def test_layers_that_look_elsewhere_are_sharded_too(results: Results, name: str) -> None:
+    assert losses_of(results, f"fsdp {name}") == pytest.approx(results.alone[name], abs=1e-5)
+    assert results.found[0][f"fsdp {name}"]["sharded"] == results.found[0][f"fsdp {name}"]["all"]
+
+
 def test_single_numbers_stay_whole_and_are_averaged(results: Results) -> None:
     assert losses_of(results, "fsdp numbers") == pytest.approx(results.alone["numbers"], abs=1e-5)
     found = results.found[0]["fsdp numbers"]
@@ -313,6 +324,23 @@ def test_every_parameter_takes_part_whatever_is_missing(fusion: str) -> None:
         torch.stack(list(losses(whole.only(frozenset(left))).values())).sum().backward()
         assert [n for n, p in losses.named_parameters() if p.grad is None] == [], left
     assert len(list(losses.parameters())) > 50
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_recomputed_activations_change_no_fusion(fusion: str) -> None:
+    losses = Losses(build(fusion, dropout=0.3, modality_dropout=0.3, field_layers=2, joint_layers=2).train())
+    blocks = [m for m in losses.modules() if isinstance(m, Block)]
+    found = []
+    for recompute in (False, True):
+        for block in blocks:
+            block.recompute = recompute
+        losses.zero_grad()
+        torch.manual_seed(1)
+        total = torch.stack(list(losses(draw_batch()).values())).sum()
+        total.backward()
+        found.append([total.detach(), *(p.grad for p in losses.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert len(blocks) >= 2
 
 
 def test_one_worker_needs_no_process_group() -> None:
