@@ -1,6 +1,7 @@
 """Evaluation of a trained model over a split, for all its fields and for subsets of them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -11,7 +12,7 @@ from pipeline.batch import to_batch
 from pipeline.data.reader import Reader
 from pipeline.model.network import Network, Outputs
 from pipeline.recipe import Recipe
-from pipeline.train.loop import States, add_states, batch_states
+from pipeline.train.loop import States, add_states, evaluated
 from pipeline.train.worker import read_share
 
 ALL_SUBSETS_UP_TO = 5
@@ -91,12 +92,13 @@ def evaluate_subsets(
     for pack in read_share(reader):
         batch = to_batch(pack, device)
         for total, subset, sums in zip(totals, subsets, weights, strict=True):
-            if len(subset) < len(network.names):
-                states = batch_states(network, batch.only(frozenset(subset)), recipe, device)
-            else:
-                with network.measuring():
-                    states = batch_states(network, batch, recipe, device, sums.add)
-            add_states(total, states)
+            whole = len(subset) == len(network.names)
+            with network.measuring() if whole else nullcontext():
+                found = evaluated(network, batch if whole else batch.only(frozenset(subset)), recipe, device)
+            for _, states in found:
+                add_states(total, states)
+            if whole:
+                sums.add(found[0][0])
     return [
         SubsetResult(
             fields=subset,

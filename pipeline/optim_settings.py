@@ -39,6 +39,9 @@ class Optim(Node):
     )
     patience: int = Field(5, ge=0, description="`plateau`: evaluations without improvement that bring no fall yet.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the whole gradient.")
+    task_weighting: Literal["fixed", "uncertainty"] = Field(
+        "fixed", description="`uncertainty`: beside their weights, tasks get learned ones (Kendall et al. 2018)."
+    )
 
     @model_validator(mode="after")
     def _of_schedule(self) -> "Optim":

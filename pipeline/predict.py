@@ -86,7 +86,7 @@ class Predictor:
         for numbers in self._packs([slot for slot, _ in read]):
             pack = join(0, 0, np.array(numbers), [read[i][0] for i in numbers], self.recordings)
             with torch.no_grad(), autocast(self.recipe, self.device):
-                outputs = self.network(to_batch(pack, self.device))
+                outputs = self.network(to_batch(pack, self.device), hide=False)
                 decoded = [task.predict(outputs) for task in tasks.values()]
             found += [_join_tasks(tuple(tasks), parts) for parts in zip(*decoded, strict=True)]
         return [

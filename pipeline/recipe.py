@@ -4,12 +4,13 @@
 its dotted path everywhere (`--set optim.lr=1e-3`, search spaces, MLflow parameters, messages).
 """
 
+import difflib
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -18,6 +19,11 @@ from pipeline.errors import RecipeError
 from pipeline.faults import describe
 from pipeline.fields import AnyField, ImageField, Node, check_vocabularies
 from pipeline.optim_settings import Optim as Optim
+from pipeline.task_settings import AnyTask as AnyTask
+from pipeline.task_settings import ClassificationTask as ClassificationTask
+from pipeline.task_settings import ReconstructionTask as ReconstructionTask
+from pipeline.task_settings import RegressionTask as RegressionTask
+from pipeline.task_settings import RetrievalTask as RetrievalTask
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -101,37 +107,6 @@ class Data(Node):
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         given: dict[str, tuple[Source, ...]] = {"train": tuple(self.mix.values())} if self.mix else {}
         return given | {name: (source,) for name, source in named.items() if source is not None}
-
-
-class ClassificationTask(Node):
-    """Predict one class of a label column, or any number of them."""
-
-    target_keys: ClassVar[tuple[str, ...]] = ("task", "column", "multi_label")
-    decides: ClassVar[bool] = True
-
-    task: Literal["classification"]
-    column: str = Field(description="Column of the label (string or integer), or of a list of labels.")
-    multi_label: bool = Field(False, description="The column holds a list of labels, each predicted by itself.")
-    class_weights: Literal["none", "balanced"] = Field("none", description="Weigh classes by inverse frequency.")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
-    mixup: float = Field(0.0, ge=0, description="Training: fused states mixed in pairs, shares from Beta(this, this).")
-    weight: float = Field(1.0, gt=0, description="Weight of this task's loss.")
-    field_loss: float = Field(0.5, ge=0, description="Weight of the light loss on each field's own pooled state.")
-    field_vote: float = Field(0.0, ge=0, description="Weight of the present fields' own heads in the prediction.")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns of the target, read together."""
-        return (self.column,)
-
-    @model_validator(mode="after")
-    def _heads_to_vote(self) -> "ClassificationTask":
-        if self.field_vote and not self.field_loss:
-            raise ValueError("`field_vote` needs heads of the fields, which `field_loss: 0` leaves out")
-        return self
-
-
-AnyTask = Annotated[Union[ClassificationTask], Field(discriminator="task")]  # noqa: UP007 - more tasks join here
 
 
 class Model(Node):
@@ -232,7 +207,9 @@ class Recipe(Node):
     storage: str = Field("output", description="Folder of runs, caches and the MLflow store; seen by every node.")
     data: Data
     fields: dict[Annotated[str, Field(pattern=NAME)], AnyField] = Field(min_length=1)
-    tasks: dict[Annotated[str, Field(pattern=NAME)], AnyTask] = Field(min_length=1)
+    tasks: dict[Annotated[str, Field(pattern=NAME)], AnyTask] = Field(
+        min_length=1, description="What is learned, by name; the first task decides which checkpoint is the best."
+    )
     model: Model = Model()
     batch: Batch = Batch()
     optim: Optim = Optim()
@@ -280,7 +257,7 @@ class Recipe(Node):
         if self.model.fusion != "decision":
             return self
         for name, task in self.tasks.items():
-            if not getattr(task, "decides", False):
+            if not task.decides:
                 raise ValueError(
                     f"`fusion: decision` combines a prediction of each field, and `tasks.{name}` ({task.task}) makes"
                     " none; `weighted_sum` gives such tasks one state of all fields"
@@ -290,6 +267,18 @@ class Recipe(Node):
                     raise ValueError(
                         f"`tasks.{name}.{setting}` needs a head on the fused state, which `fusion: decision` has not"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_fit(self) -> "Recipe":
+        for name, task in self.tasks.items():
+            if unknown := [f for f in task.field_names if f not in self.fields]:
+                near = difflib.get_close_matches(unknown[0], self.fields, n=1) or list(self.fields)
+                raise ValueError(f"`tasks.{name}` names the field `{unknown[0]}`; did you mean {' or '.join(near)}?")
+            if isinstance(task, ReconstructionTask) and task.share == 1 and set(task.fields) == set(self.fields):
+                raise ValueError(f"`tasks.{name}.share: 1` hides every field: nothing is left to predict from")
+        if self.optim.task_weighting == "uncertainty" and len(self.tasks) < 2:
+            raise ValueError("`optim.task_weighting: uncertainty` needs at least two tasks")
         return self
 
     def columns(self) -> tuple[str, ...]:

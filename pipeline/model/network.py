@@ -72,6 +72,7 @@ class Network(nn.Module):
         fields: each field's settings, by the same names.
         model: the model's settings.
         tasks: modules that turn `Outputs` into losses and predictions, by name (`pipeline.tasks`).
+        weighting: learned weights of the tasks' losses (`pipeline.tasks.weighting`), None where they are fixed.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Network(nn.Module):
         fields: Mapping[str, AnyField],
         model: Model,
         tasks: Mapping[str, Any],
+        weighting: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.names = tuple(specs)
@@ -94,6 +96,7 @@ class Network(nn.Module):
         )
         self.fusion: Fusion = FUSIONS[model.fusion](model, self.names)
         self.heads = nn.ModuleDict({key(name): task for name, task in tasks.items()})
+        self.weighting = weighting
         self._groups = tuple(dict.fromkeys(group for task in tasks.values() for group in task.groups))
         self._reads_sample = any(task.reads_sample for task in tasks.values())
         initialise(self, num_layers=model.field_layers + model.joint_layers)
@@ -103,9 +106,14 @@ class Network(nn.Module):
         """The tasks (`pipeline.tasks.Task`) by their names in the recipe."""
         return {name.removeprefix(key("")): task for name, task in self.heads.items()}
 
-    def forward(self, batch: Batch) -> Outputs:
-        """States of the samples; in training, fields are hidden at random (`modality_dropout`)."""
-        hidden = self._hidden(batch)
+    def forward(self, batch: Batch, *, hide: bool = True) -> Outputs:
+        """States of the samples; in training, fields are hidden at random (`modality_dropout`).
+
+        Args:
+            batch: of one pack.
+            hide: whether tasks hide tokens; what one hides is hidden from all.
+        """
+        hidden = self._hidden(batch) if hide else {}
         tokens = {}
         for name in self.names:
             item = batch.fields[name]

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from pipeline import recipe
 from pipeline.batch import Batch, TargetBatch
+from pipeline.exhibits import Confusion, Exhibit, Listing
 from pipeline.model.fusion import key
 from pipeline.model.network import Outputs
 from pipeline.tasks.base import Context, State, Task
@@ -157,6 +158,27 @@ class ClassificationTask(Task):
         f1_C = 2 * tp_C.double() / (2 * tp_C + fp_C + fn_C).clamp(min=1)
         macro_f1 = float(f1_C.sum() / seen_C.sum().clamp(min=1))
         return {"loss": float(state["loss"]) / count, "accuracy": accuracy, "macro_f1": macro_f1}
+
+    def exhibits(self, state: Mapping[str, Any]) -> dict[str, Exhibit]:
+        """`confusion` (single label), and `classes`: precision, recall, F1 and number of samples of each class."""
+        if not int(state["count"]):
+            return {}
+        if self.settings.multi_label:
+            tp_C, fp_C, fn_C = (state[name].numpy() for name in ("tp", "fp", "fn"))
+        else:
+            counts = state["confusion"].numpy()
+            tp_C = counts.diagonal()
+            fp_C, fn_C = counts.sum(0) - tp_C, counts.sum(1) - tp_C
+        labels = [str(c) for c in self.classes]
+        parts = ((tp_C, tp_C + fp_C), (tp_C, tp_C + fn_C), (2 * tp_C, 2 * tp_C + fp_C + fn_C))
+        shares = [[float(a / b) if b else math.nan for a, b in zip(*part, strict=True)] for part in parts]
+        rows = list(zip(labels, *shares, (tp_C + fn_C).tolist(), strict=True))
+        shown: dict[str, Exhibit] = {
+            "classes": Listing(columns=("class", "precision", "recall", "f1", "samples"), rows=rows)
+        }
+        if not self.settings.multi_label:
+            shown["confusion"] = Confusion(counts=counts, labels=labels)
+        return shown
 
     def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The label and its `probability`; multi label: a JSON list of those above one half, a JSON object of all."""

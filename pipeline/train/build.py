@@ -9,6 +9,7 @@ from pipeline.model.transformer import Block
 from pipeline.recipe import Recipe
 from pipeline.sample import FieldSpec
 from pipeline.tasks import TASKS, Context
+from pipeline.tasks.weighting import UncertaintyWeights
 
 
 def build_network(recipe: Recipe, specs: Mapping[str, FieldSpec], targets: Mapping[str, Mapping[str, Any]]) -> Network:
@@ -26,7 +27,9 @@ def build_network(recipe: Recipe, specs: Mapping[str, FieldSpec], targets: Mappi
         )
         for name, task in recipe.tasks.items()
     }
-    network = Network(specs, recipe.fields, recipe.model, tasks)
+    learned = recipe.optim.task_weighting == "uncertainty"
+    weighting = UncertaintyWeights(list(tasks)) if learned else None
+    network = Network(specs, recipe.fields, recipe.model, tasks, weighting)
     for module in network.modules():
         if isinstance(module, Block):
             module.recompute = recipe.train.checkpoint_activations

@@ -108,7 +108,7 @@ class Worker:
         self.device = _device(job.recipe)
         torch.manual_seed(job.recipe.seed)
         network = network_for(job.recipe, job.fitted).to(self.device)
-        distributed = distribute(Losses(network), job.recipe.train.parallel, world_size)
+        distributed = distribute(Losses(network, job.recipe), job.recipe.train.parallel, world_size)
         self.sharded = holds_shards(network)
         evaluates = self.sharded and job.validation is not None
         self.loop = Loop(

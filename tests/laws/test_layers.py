@@ -10,6 +10,7 @@ from tests.laws.code import Import, imports, sources
 LAYERS = (
     (
         "pipeline.errors",
+        "pipeline.exhibits",
         "pipeline.faults",
         "pipeline.fields",
         "pipeline.lock",
@@ -17,6 +18,7 @@ LAYERS = (
         "pipeline.preparation",
         "pipeline.recipe",
         "pipeline.sample",
+        "pipeline.task_settings",
         "pipeline.batch",
         "pipeline.journal",
         "pipeline.figures",

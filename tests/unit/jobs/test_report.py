@@ -1,66 +1,89 @@
-"""Laws of the report on what a fusion weighs fields with."""
+"""What `evaluate` and the end of `train` say of a model of several tasks: files, figures, MLflow's card."""
 
+import csv
 import json
-from dataclasses import replace
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
-from jobs.report import Evaluation, evaluate_model
-from pipeline.data.index import build_index
-from pipeline.evaluate import FieldWeight, WeightSums
-from pipeline.model.network import Outputs
-from pipeline.predict import export_model
-from pipeline.train.build import network_for
-from pipeline.train.checkpoint import MODEL
+from jobs.report import evaluate_model, model_card, print_evaluation
+from pipeline.predict import Predictor, export_model
+from pipeline.recipe import parse_recipe
+from pipeline.tracking.model import save_pyfunc
+from pipeline.train.checkpoint import save_checkpoint
+from pipeline.train.run import Prepared, prepare
 from tests.data import EmojiLike
-from tests.networks import build, draw_batch
+from tests.unit.train.test_loop_and_checkpoint import Here, state
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Operation with range is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+]
+
+TASKS: dict[str, Any] = {
+    "color": {"task": "classification", "column": "color"},
+    "size": {"task": "regression", "columns": ["width", "height"]},
+    "pair": {"task": "retrieval", "left": ["image"], "right": ["caption"], "group": "caption", "embedding_dim": 8},
+    "fill": {"task": "reconstruction", "fields": ["image", "caption"]},
+}
 
 
-def weighed(outputs: list[Outputs]) -> dict[str, FieldWeight]:
-    sums = WeightSums()
-    for one in outputs:
-        sums.add(one)
-    return sums.result()
+@pytest.fixture(scope="module")
+def trained(shapes: EmojiLike, tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Path]:
+    """The recipe with its data, and its exported model after a few steps."""
+    folder = tmp_path_factory.mktemp("out")
+    tree = shapes.tree(folder, model={"fusion": "weighted_sum"})
+    recipe = parse_recipe({**tree, "tasks": TASKS})
+    here = Here(recipe, num_steps=3)
+    assert len(here.run()) == 3
+    save_checkpoint(folder / "step", here.loop.network, here.loop.optimizer, state(3))
+    prepared = prepare(recipe, map)
+    export_model(recipe, prepared.index.fitted, folder / "step", folder / "model")
+    return prepared, folder / "model"
 
 
-def test_mean_weights_are_over_samples_that_have_the_field():
-    network, batches = build("weighted_sum"), [draw_batch(seed, missing=0.5) for seed in range(3)]
-    outputs = [network(batch) for batch in batches]
-    weights = torch.cat([o.weights_SF for o in outputs])
-    present = torch.cat([torch.stack([f.present_S for f in o.fields.values()], dim=1) for o in outputs])
-    found = weighed(outputs)
-    for i, weight in enumerate(found.values()):
-        own = weights[present[:, i], i].double()
-        assert weight.mean == pytest.approx(float(own.mean()), abs=1e-6)
-        assert weight.std == pytest.approx(float(own.std(correction=0)), abs=1e-6)
-    assert list(found) == list(outputs[0].fields)
-    assert present.logical_not().any()
-    assert weighed([build("concat")(batches[0])]) == {}
+def test_every_task_reports_every_subset_of_fields(trained: tuple[Prepared, Path], tmp_path: Path) -> None:
+    prepared, model = trained
+    reader = prepared.index.reader(prepared.recipe, "validation", training=False)
+    evaluation = evaluate_model(model, reader, "validation")
+    print_evaluation(evaluation)
+    evaluation.write(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "fields.csv", "evaluation.json", "classes-color.csv", "confusion-color.png", "scatter-width-size.png",
+        "scatter-height-size.png", "ranks-pair.png", "fields-model.png",
+    }  # fmt: skip
+    whole = json.loads((tmp_path / "evaluation.json").read_text())
+    assert "NaN" not in (tmp_path / "evaluation.json").read_text()
+    by_fields = {tuple(s["fields"]): s for s in whole["subsets"]}
+    assert len(by_fields) == 7
+    assert by_fields["image",]["metrics"]["pair/recall_10"] is None
+    assert by_fields["image",]["metrics"]["fill/perplexity_caption"] is None
+    assert by_fields["image", "caption"]["metrics"]["pair/recall_10"] > 0
+    assert set(whole["weights"]) == {"image", "caption", "size"}
+    with (tmp_path / "fields.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["fields"] for r in rows] == ["+".join(f) for f in by_fields]
+    assert {k.split("/")[0] for k in rows[0]} == {"fields", *TASKS}
+    assert not math.isnan(evaluation.journal_metrics()["validation/size/mae_width"])
 
 
-@pytest.mark.parametrize("fusion", ["mid", "product"])
-def test_evaluation_writes_weights_where_there_are_any(shapes: EmojiLike, tmp_path: Path, fusion: str):
-    recipe = shapes.recipe(tmp_path, model={"fusion": fusion})
-    index = build_index(recipe)
-    (tmp_path / "checkpoint").mkdir()
-    save_file(network_for(recipe, index.fitted).state_dict(), tmp_path / "checkpoint" / MODEL)
-    export_model(recipe, index.fitted, tmp_path / "checkpoint", tmp_path / "model")
-    reader = index.reader(recipe, "validation", training=False)
-    evaluation: Evaluation = evaluate_model(tmp_path / "model", reader, "validation")
-    evaluation.write(tmp_path / "out")
-    metrics = {k: v for k, v in evaluation.journal_metrics().items() if k.startswith("validation_weight/")}
-    whole = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    if fusion == "product":
-        assert metrics == {}
-        assert "weights" not in whole
-        assert not (tmp_path / "out" / "fields-model.png").exists()
-    else:
-        assert [k.partition("/")[2] for k in metrics] == list(recipe.fields)
-        assert all(0 < value < 1 for value in metrics.values())
-        assert whole["weights"]["image"]["mean"] == metrics["validation_weight/image"]
-        assert (tmp_path / "out" / "fields-model.png").stat().st_size > 1000
-    assert all(not r.weights for r in evaluation.results[1:])
-    assert replace(evaluation, split="test").journal_metrics()["test/color/loss"] > 0
+def test_mlflow_knows_the_type_of_each_tasks_columns(trained: tuple[Prepared, Path], tmp_path: Path) -> None:
+    prepared, model = trained
+    card = model_card(model, prepared)
+    assert dict(card.outputs) == {
+        "color": "string", "color_probability": "double", "size_width": "double", "size_height": "double",
+        "pair_left": "doubles", "pair_right": "doubles", "fill": "doubles", "error": "string",
+    }  # fmt: skip
+    save_pyfunc(card, tmp_path / "saved", model_id="m", location="file:///x", run_id="r")
+    from mlflow import pyfunc
+
+    loaded = pyfunc.load_model(str(tmp_path / "saved"))
+    assert loaded.metadata.get_output_schema().input_names() == list(card.outputs)
+    rows = [{"caption": "a red disc"}, {"width": 1.0}]
+    direct = Predictor.load(model).predict(rows)
+    assert direct[0]["pair_left"] is None
+    assert len(direct[0]["pair_right"]) == 8
+    assert direct[1]["pair_right"] is None
+    assert len(direct[1]["fill"]) == prepared.recipe.model.dim

@@ -306,3 +306,27 @@ def test_heads_are_exact_under_autocast():
         logits = task.logits(out)
     assert torch.equal(logits, task.logits(out))
     assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_table_of_classes_equals_the_reference(multi_label: bool):
+    task, out = make(multi_label=multi_label), outputs(200)
+    hits = torch.rand(200, 5, generator=torch.Generator().manual_seed(1)) < 0.3
+    hits[:, 4] = False
+    wanted = torch.randint(0, 4, (200,), generator=torch.Generator().manual_seed(1))
+    target = multi([row.nonzero().flatten().tolist() for row in hits]) if multi_label else single(wanted.tolist())
+    shown = task.exhibits(task.state(out, target))
+    rows = shown["classes"].rows
+    logits = task.logits(out).detach()
+    if multi_label:
+        kind, many, true = "multilabel", {"num_labels": 5}, hits.long()
+    else:
+        kind, many, true = "multiclass", {"num_classes": 5}, wanted
+    for column, metric in ((1, "precision"), (2, "recall"), (3, "f1_score")):
+        want = getattr(reference, f"{kind}_{metric}")(logits, true, average="none", **many).tolist()
+        got = [0.0 if math.isnan(row[column]) else row[column] for row in rows]
+        assert got == pytest.approx(want)
+    assert [row[0] for row in rows] == list(CLASSES)
+    assert [row[4] for row in rows][4] == 0
+    assert math.isnan(rows[4][2])
+    assert set(shown) == ({"classes"} if multi_label else {"classes", "confusion"})
