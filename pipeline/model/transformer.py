@@ -108,7 +108,7 @@ class Layer(Block):
         return qkv_TD3.view(len(x_TD), 3, *self.heads)
 
 
-class CrossLayer(nn.Module):
+class CrossLayer(Block):
     """As `Layer`, with attention to the tokens of another sequence, which it leaves as they are."""
 
     def __init__(self, model: Model) -> None:
@@ -125,7 +125,7 @@ class CrossLayer(nn.Module):
         self.mlp_out = nn.Linear(hidden, model.dim, bias=False)
         self.residual = Residual(model.dropout)
 
-    def forward(self, x_TD: Tensor, segments: Segments, source_UD: Tensor, source_segments: Segments) -> Tensor:
+    def run(self, x_TD: Tensor, segments: Segments, source_UD: Tensor, source_segments: Segments) -> Tensor:
         """Let the tokens of each segment attend to those of the segment of the same number in the source."""
         q_THK, kv_U2HK = self.project_queries(x_TD), self.project_keys(source_UD)
         o_THK = attend_to(q_THK, kv_U2HK, segments, source_segments)

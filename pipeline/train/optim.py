@@ -62,10 +62,10 @@ def _place(name: str) -> tuple[str, int]:
     """Part of the network and layer in it."""
     if name.startswith(("embeddings.", "clock.")):
         return "input", 0
-    layer = re.match(r"fusion\.(.*\.)?layers\.(\d+)\.", name)
+    layer = re.match(r"fusion\.(?:.+\.)?layers\.(?:\w+\.)?(\d+)\.", name)  # in one stack, or in one for each field
     if layer is None:
         return "head", 0
-    return "encoder" if name.startswith("fusion.encoders.") else "joint", int(layer[2])
+    return "encoder" if name.startswith("fusion.encoders.") else "joint", int(layer[1])
 
 
 def learning_rate(settings: Optim, step: int, num_steps: int) -> float:

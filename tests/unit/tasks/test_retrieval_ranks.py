@@ -12,8 +12,9 @@ from pipeline.batch import Batch, FieldBatch
 from pipeline.data.index import build_index
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.train.build import network_for
-from pipeline.train.loop import Loop
+from pipeline.train.loop import Loop, Losses
 from pipeline.train.optim import make_optimizer
+from pipeline.train.parallel import distribute
 from tests.data import EmojiLike
 from tests.networks import draw_batch
 from tests.tasked import network_of, task_of
@@ -74,6 +75,7 @@ def weights(recipe: Recipe, rank: int = 0, world_size: int = 1) -> dict[str, tor
         device=torch.device("cpu"),
         rank=rank,
         world_size=world_size,
+        distributed=distribute(Losses(network, recipe), "ddp", world_size),
     )
     packs = (p for w in schedule.since(0) for p in reader.read(w, first=0, stop=schedule.stop))
     assert len(list(loop.steps((p for p in packs if p.position % world_size == rank), 0))) == 3

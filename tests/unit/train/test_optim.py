@@ -119,7 +119,7 @@ def test_optimizers_equal_torchs_own(name: str) -> None:
     assert not torch.equal(before, first.weight)
 
 
-@pytest.mark.parametrize(("fusion", "depths"), [("early", 3), ("mid", 5), ("weighted_sum", 2)])
+@pytest.mark.parametrize(("fusion", "depths"), [("early", 3), ("mid", 5), ("weighted_sum", 2), ("cross_attention", 5)])
 def test_rates_fall_by_one_factor_a_layer_towards_the_input(fusion: str, depths: int) -> None:
     network = build(fusion, field_layers=2, joint_layers=3)
     names = [name for name, _ in network.named_parameters()]
