@@ -42,16 +42,9 @@ class Model(Node):
     dim: int = Field(128, ge=8, description="Width of the residual stream.")
     head_dim: int = Field(64, ge=8, description="Width of an attention head; divides `dim`.")
     field_layers: int = Field(2, ge=0, description="Layers within each field (not used by `early`).")
-    joint_layers: int = Field(
-        2,
-        ge=0,
-        description="Layers in which fields meet: within the sample, with the bottleneck tokens, or of cross-attention"
-        " (used by `early`, `mid`, `bottleneck`, `cross_attention`).",
-    )
+    joint_layers: int = Field(2, ge=0, description="Layers in which fields meet (not used by fusions of states).")
     bottleneck_tokens: int = Field(4, ge=1, description="`bottleneck`: tokens of a sample that its fields share.")
-    query: str | None = Field(
-        None, description="`cross_attention`: the field whose tokens query the others'; each does where not given."
-    )
+    query: str | None = Field(None, description="`cross_attention`: the field that queries; each where not given.")
     mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of a feed-forward block over `dim`.")
     pool: Literal["mean", "max"] = Field("mean", description="How the tokens of a field or sample become one state.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training.")
@@ -170,27 +163,17 @@ class Recipe(Node):
         return self
 
     @model_validator(mode="after")
-    def _query_of_fusion(self) -> "Recipe":
-        if self.model.query is not None and self.model.query not in self.fields:
-            known = ", ".join(self.fields)
-            raise ValueError(f"`model.query` must be one of the fields ({known}), but is {self.model.query!r}")
-        return self
-
-    @model_validator(mode="after")
-    def _tasks_decide(self) -> "Recipe":
-        if self.model.fusion != "decision":
-            return self
-        for name, task in self.tasks.items():
+    def _fits_fusion(self) -> "Recipe":
+        if (query := self.model.query) is not None and query not in self.fields:
+            raise ValueError(f"`model.query` must be one of the fields ({', '.join(self.fields)}), but is {query!r}")
+        for name, task in self.tasks.items() if self.model.fusion == "decision" else ():
             if not task.decides:
                 raise ValueError(
                     f"`fusion: decision` combines a prediction of each field, and `tasks.{name}` ({task.task}) makes"
                     " none; `weighted_sum` gives such tasks one state of all fields"
                 )
-            for setting in ("mixup", "field_vote"):
-                if getattr(task, setting, 0):
-                    raise ValueError(
-                        f"`tasks.{name}.{setting}` needs a head on the fused state, which `fusion: decision` has not"
-                    )
+            if fused := [s for s in ("mixup", "field_vote") if getattr(task, s, 0)]:
+                raise ValueError(f"`tasks.{name}.{fused[0]}` needs a head on the fused state: `decision` has none")
         return self
 
     @model_validator(mode="after")

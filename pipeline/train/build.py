@@ -13,7 +13,7 @@ from pipeline.tasks.weighting import UncertaintyWeights
 
 
 def build_network(recipe: Recipe, specs: Mapping[str, FieldSpec], targets: Mapping[str, Mapping[str, Any]]) -> Network:
-    """The network of a recipe, weights drawn from torch's global generator.
+    """The network of a recipe, weights drawn from torch's seed and the names of its parts.
 
     Args:
         recipe: fields, model and tasks.

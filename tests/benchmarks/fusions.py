@@ -131,7 +131,8 @@ def main() -> None:
             held_out = whole(index.reader(recipe, "validation", training=False))
             for fusion, found in outcomes.items():
                 chosen = recipe_of(folder, fusion, seed, options.steps)
-                sizes[fusion] = size(network_for(chosen, index.fitted), held_out)
+                if fusion not in sizes:
+                    sizes[fusion] = size(network_for(chosen, index.fitted), held_out)
                 found.append(run(chosen, index, packs, held_out))
                 print(f"seed {seed} {fusion:16s} {found[-1]}", flush=True)  # noqa: T201
     with options.out.open("w", newline="", encoding="utf-8") as file:

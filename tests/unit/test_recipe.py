@@ -66,7 +66,7 @@ def test_settings_that_a_fusion_does_not_read_are_refused(recipe_file: Path) -> 
 def test_decision_fusion_needs_tasks_that_decide_by_field(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decision = "model.fusion=decision"
     assert load_recipe(recipe_file, [decision]).model.fusion == "decision"
-    assert "tasks.color.mixup` needs a head on the fused state" in faults(
+    assert "tasks.color.mixup` needs a head on the fused state: `decision` has none" in faults(
         recipe_file, decision, "tasks.color.mixup=0.2"
     )
     assert "tasks.color.field_vote` needs" in faults(recipe_file, decision, "tasks.color.field_vote=1")
