@@ -102,6 +102,11 @@ class Data(Node):
         return given | {name: (source,) for name, source in named.items() if source is not None}
 
 
+ClassificationMetric = Literal[
+    "loss", "accuracy", "macro_precision", "macro_recall", "macro_f1", "auroc", "auprc", "min_recall_precision"
+]
+
+
 class ClassificationTask(Node):
     """Predict one class of a label column, or any number of them."""
 
@@ -116,6 +121,11 @@ class ClassificationTask(Node):
     weight: float = Field(1.0, gt=0, description="Weight of this task's loss.")
     field_loss: float = Field(0.5, ge=0, description="Weight of the light loss on each field's own pooled state.")
     field_vote: float = Field(0.0, ge=0, description="Weight of the present fields' own heads in the prediction.")
+    best_by: ClassificationMetric | None = Field(
+        None,
+        description="Metric of the best checkpoint; `accuracy` where not given (`macro_f1` with `multi_label`)."
+        " `auprc` and `min_recall_precision` of two classes look for the second one of the sorted labels.",
+    )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -172,6 +182,13 @@ class Optim(Node):
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps over which the rate rises from 0.")
     final_share: float = Field(0.01, ge=0, le=1, description="The rate at the end over the peak.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the whole gradient.")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of a running average of the weights, which is then the model that is evaluated and kept"
+        " (0.995 averages over about 200 steps); 0 for none.",
+    )
 
 
 class Train(Node):

@@ -2,6 +2,9 @@
 
     checkpoints/step-00000120/  model.safetensors  optimizer.safetensors  state.json  hashes.json
 
+With a running average of the weights (`optim.ema`) the averages are the model, and `trained.safetensors` holds the
+weights that training goes on with.
+
 A folder without `hashes.json`, or whose files do not match it, was cut short or damaged: it is refused, and the one
 before it is taken. Nothing is pickled. `state.json` says which step comes next, so a resumed run goes on as if it had
 never stopped.
@@ -20,8 +23,10 @@ import xxhash
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
+from pipeline.train.average import WeightAverage
 
 MODEL, OPTIMIZER, STATE, HASHES = "model.safetensors", "optimizer.safetensors", "state.json", "hashes.json"
+TRAINED = "trained.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +50,25 @@ class RunState:
     data_digest: str
 
 
-def save_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, state: RunState) -> None:
+def save_checkpoint(
+    folder: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: RunState,
+    average: WeightAverage | None = None,
+) -> None:
     """Write a checkpoint folder; until its last file is there it does not count."""
     if folder.exists():
         shutil.rmtree(folder)  # a partial one from before a crash
     folder.mkdir(parents=True)
     weights = {k: v.detach().contiguous() for k, v in network.state_dict().items()}
-    safetensors.torch.save_file(weights, folder / MODEL)
+    safetensors.torch.save_file(weights | (average.tensors() if average else {}), folder / MODEL)
+    if average:
+        safetensors.torch.save_file(weights, folder / TRAINED)
     safetensors.torch.save_file(optimizer_tensors(optimizer, network), folder / OPTIMIZER)
     (folder / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-    hashes = {name: _hash(folder / name) for name in (MODEL, OPTIMIZER, STATE)}
+    names = (MODEL, OPTIMIZER, STATE, *((TRAINED,) if average else ()))
+    hashes = {name: _hash(folder / name) for name in names}
     partial = folder / (HASHES + ".tmp")
     partial.write_text(json.dumps(hashes), encoding="utf-8")
     partial.replace(folder / HASHES)
@@ -70,7 +84,7 @@ def verify(folder: Path) -> RunState:
         hashes: Mapping[str, str] = json.loads((folder / HASHES).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: incomplete, {HASHES} is missing or unreadable") from error
-    for name in (MODEL, OPTIMIZER, STATE):
+    for name in sorted({MODEL, OPTIMIZER, STATE, *hashes}):
         path = folder / name
         if not path.exists():
             raise CheckpointError(f"{folder}: {name} is missing")
@@ -81,8 +95,19 @@ def verify(folder: Path) -> RunState:
 
 
 def load_weights(folder: Path, network: nn.Module) -> None:
-    """Fill a network with a checkpoint's weights."""
+    """Fill a network with a checkpoint's model."""
     network.load_state_dict(safetensors.torch.load_file(folder / MODEL))
+
+
+def load_training(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
+) -> None:
+    """Fill all that training goes on with: weights, their average where there is one, and the optimizer's state."""
+    load_weights(folder, network)
+    if average:
+        average.load(safetensors.torch.load_file(folder / MODEL))
+        network.load_state_dict(safetensors.torch.load_file(folder / TRAINED))
+    load_optimizer(folder, optimizer, network)
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, network: nn.Module) -> None:

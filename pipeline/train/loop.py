@@ -9,6 +9,7 @@ to ranks changes nothing but rounding. Dropout is drawn from (seed, position) of
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +23,7 @@ from pipeline.model.network import Network
 from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack
 from pipeline.tasks import State
+from pipeline.train.average import WeightAverage
 from pipeline.train.optim import learning_rate, set_rate
 
 
@@ -80,6 +82,9 @@ class Loop:
         num_steps: length of the run; decides the schedule.
         device: where batches go.
         rank, world_size: of this process.
+
+    Attributes:
+        average: of the weights, with `optim.ema`.
     """
 
     network: Network
@@ -90,10 +95,18 @@ class Loop:
     rank: int = 0
     world_size: int = 1
     losses: nn.Module = field(init=False)
+    average: WeightAverage | None = field(init=False)
 
     def __post_init__(self) -> None:
+        ema = self.recipe.optim.ema
+        self.average = WeightAverage(self.network, ema) if ema else None
         losses = Losses(self.network)
         self.losses = DistributedDataParallel(losses) if self.world_size > 1 else losses
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Metrics of the model as it would be kept now: with averaged weights where there are any."""
+        with self.average.applied() if self.average else nullcontext():
+            return evaluate(self.network, batches, self.recipe, self.device)
 
     def steps(self, packs: Iterator[Pack], first: int) -> Iterator[StepReport]:
         """Run the steps `first + 1 .. num_steps`, reporting each.
@@ -137,6 +150,8 @@ class Loop:
                 f" {step} are kept. Lower `optim.lr` or `optim.clip`, or set `train.precision` to fp32"
             )
         self.optimizer.step()
+        if self.average:
+            self.average.update(step + 1)
         seconds = time.perf_counter() - began
         capacity = self.recipe.batch.token_budget * self.recipe.batch.global_batch
         return StepReport(

@@ -27,14 +27,13 @@ from pipeline.train.build import network_for
 from pipeline.train.checkpoint import (
     RunState,
     checkpoint_folder,
-    load_optimizer,
-    load_weights,
+    load_training,
     newest_checkpoint,
     prune_checkpoints,
     save_checkpoint,
 )
 from pipeline.train.feed import read_ahead
-from pipeline.train.loop import Loop, StepReport, evaluate, sum_over_ranks
+from pipeline.train.loop import Loop, StepReport, sum_over_ranks
 from pipeline.train.optim import make_optimizer
 
 READ_AHEAD = 4
@@ -169,8 +168,7 @@ class Worker:
                 recipe_digest=self.job.recipe_digest,
                 data_digest=self.job.data_digest,
             )
-        load_weights(found.folder, self.loop.network)
-        load_optimizer(found.folder, self.loop.optimizer, self.loop.network)
+        load_training(found.folder, self.loop.network, self.loop.optimizer, self.loop.average)
         self._say(f"resumed from {found.folder.name}")
         return found.state
 
@@ -190,7 +188,7 @@ class Worker:
             return False
         packs = self._validation_packs()
         batches = (to_batch(p, self.device) for p in packs)
-        metrics = evaluate(self.loop.network, batches, self.job.recipe, self.device)
+        metrics = self.loop.evaluate(batches)
         if self.journal is not None:
             self.journal.log(self.state.step, {f"val/{k}": v for k, v in metrics.items()})
             self.journal.flush(sync=False)
@@ -233,7 +231,7 @@ class Worker:
         assert self.journal is not None
         self.journal.flush(sync=True)
         folder = checkpoint_folder(self.job.run, self.state.step)
-        save_checkpoint(folder, self.loop.network, self.loop.optimizer, self.state)
+        save_checkpoint(folder, self.loop.network, self.loop.optimizer, self.state, self.loop.average)
         prune_checkpoints(self.job.run, self.job.recipe.train.keep_checkpoints, self.state.best_step)
         self.saved_at = time.monotonic()
 
