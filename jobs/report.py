@@ -16,6 +16,7 @@ from pipeline.data.sources import usable_rows
 from pipeline.evaluate import SubsetResult, evaluate_subsets, field_subsets
 from pipeline.figures import confusion_figure
 from pipeline.predict import Predictor
+from pipeline.tasks import ClassificationTask
 from pipeline.tracking import ModelCard
 from pipeline.train.run import Prepared
 
@@ -31,12 +32,14 @@ class Evaluation:
         num_samples: samples read.
         results: one for each subset of fields, all fields first.
         labels: classes of each task, in the order of its states.
+        classes: for each classification, what there is to say of each class with all fields given.
     """
 
     split: str
     num_samples: int
     results: tuple[SubsetResult, ...]
     labels: Mapping[str, list[str]]
+    classes: Mapping[str, list[dict[str, Any]]]
 
     def journal_metrics(self) -> dict[str, float]:
         """`test/task/metric` with all fields, `test_only/field/task/metric` for each alone; files have all subsets."""
@@ -47,13 +50,18 @@ class Evaluation:
         return metrics
 
     def write(self, folder: Path) -> None:
-        """`fields.csv`, `evaluation.json`, and a confusion matrix as PNG for each single-label task."""
+        """`fields.csv`, `evaluation.json`; for a classification `classes-TASK.csv`, and its confusion matrix as PNG."""
         folder.mkdir(parents=True, exist_ok=True)
         names = list(self.results[0].metrics)
         with (folder / "fields.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["fields", *names])
             writer.writerows(["+".join(r.fields), *(r.metrics[n] for n in names)] for r in self.results)
+        for task, rows in self.classes.items():
+            with (folder / f"classes-{task}.csv").open("w", newline="", encoding="utf-8") as file:
+                table = csv.DictWriter(file, fieldnames=list(rows[0]))
+                table.writeheader()
+                table.writerows(rows)
         whole = {
             "split": self.split,
             "samples": self.num_samples,
@@ -76,6 +84,11 @@ def evaluate_model(folder: Path, reader: Reader, split: str) -> Evaluation:
         split=split,
         num_samples=reader.manifest.num_rows - len(reader.manifest.bad),
         results=tuple(results),
+        classes={
+            name: task.by_class(results[0].states[name])
+            for name, task in predictor.network.tasks.items()
+            if isinstance(task, ClassificationTask)
+        },
         labels={n: [str(c) for c in t.get("classes", [])] for n, t in fitted["targets"].items()},
     )
 
