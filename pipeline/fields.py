@@ -130,6 +130,9 @@ class AudioField(_Field):
         return (self.column,)
 
 
+SeriesStatistic = Literal["mean", "min", "max", "first", "last"]
+
+
 class SeriesField(_Field):
     """Sensor readings over time: regular (one list a channel, or one list of rows) or irregular (aligned lists)."""
 
@@ -142,6 +145,20 @@ class SeriesField(_Field):
     channel: str | None = Field(None, description="Irregular: column of a list of channel names, aligned with `time`.")
     value: str | None = Field(None, description="Irregular: column of a list of readings, aligned with `time`.")
     max_channels: int = Field(64, ge=1, le=4096, description="Irregular: most frequent channels kept.")
+    statistics: tuple[SeriesStatistic, ...] = Field(
+        ("mean",),
+        min_length=1,
+        description="Irregular: what a patch says of a channel's readings in the window, besides their number.",
+    )
+    scores: Literal["standard", "rank"] = Field(
+        "standard",
+        description="Irregular: readings as z-scores, or by their rank among the channel's training readings, which"
+        " impossible values and skewed channels can't spoil.",
+    )
+    deviations: bool = Field(
+        False,
+        description="Irregular: a patch also holds each statistic without its sign: how far from usual, either way.",
+    )
     rate_hz: float = Field(1.0, gt=0, description="Regular: readings a second.")
     time_unit_s: float = Field(1.0, gt=0, description="Irregular: seconds in a unit of the times (60 for minutes).")
     window_s: float = Field(1.0, gt=0, description="Seconds in a patch; one patch is one token.")
@@ -158,6 +175,11 @@ class SeriesField(_Field):
         forms = [bool(self.channels), self.column is not None, any(aligned)]
         if sum(forms) != 1 or (any(aligned) and not all(aligned)):
             raise ValueError("expected one of `channels`, `column`, and all three of `time`, `channel`, `value`")
+        if len(set(self.statistics)) < len(self.statistics):
+            raise ValueError(f"expected each of `statistics` once, but they are {', '.join(self.statistics)}")
+        for name in ("statistics", "scores", "deviations"):
+            if not self.time and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` has no effect without `time`, `channel` and `value`")
         return self
 
     @property

@@ -39,6 +39,13 @@ class Optim(Node):
     )
     patience: int = Field(5, ge=0, description="`plateau`: evaluations without improvement that bring no fall yet.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the whole gradient.")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of a running average of the weights, which is then the model that is evaluated and kept"
+        " (0.995 looks back about 200 steps); 0 keeps none.",
+    )
     task_weighting: Literal["fixed", "uncertainty"] = Field(
         "fixed", description="`uncertainty`: beside their weights, tasks get learned ones (Kendall et al. 2018)."
     )

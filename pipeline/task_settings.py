@@ -23,6 +23,11 @@ class _Task(Node):
         return ()
 
 
+ClassificationMetric = Literal[
+    "loss", "accuracy", "macro_precision", "macro_recall", "macro_f1", "auroc", "auprc", "min_recall_precision"
+]
+
+
 class ClassificationTask(_Task):
     """Predict one class of a label column, or any number of them."""
 
@@ -37,6 +42,11 @@ class ClassificationTask(_Task):
     mixup: float = Field(0.0, ge=0, description="Training: fused states mixed in pairs, shares from Beta(this, this).")
     field_loss: float = Field(0.5, ge=0, description="Weight of the light loss on each field's own pooled state.")
     field_vote: float = Field(0.0, ge=0, description="Weight of the present fields' own heads in the prediction.")
+    best_by: ClassificationMetric | None = Field(
+        None,
+        description="Metric of the best checkpoint; `accuracy` where not given (`macro_f1` with `multi_label`)."
+        " `auprc` and `min_recall_precision` of two classes look for the second one of the sorted labels.",
+    )
 
     @property
     def columns(self) -> tuple[str, ...]:

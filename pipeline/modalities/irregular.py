@@ -1,7 +1,8 @@
 """Readings of many channels at times of their own -> windows, one token for each window that holds a reading.
 
-In: three aligned lists (times, channel names, readings), in any order. Out: patches float32 `[n, 2 * C]`: for each of
-the C channels kept the z-score of the mean of its readings in the window (0 without one), then log(1 + their number).
+In: three aligned lists (times, channel names, readings), in any order. Out: patches float32 `[n, P * C]`, of the C
+channels kept: each of `statistics` (by default the mean) of the scores of its readings in the window, 0 without one;
+with `deviations` these without their sign; last log(1 + their number). Scores are z-scores or ranks (`ranks`).
 
 A reading is absent if it is None or NaN or of a channel that isn't kept. The length of a series is its largest time;
 its last window is closed, so that a reading at 48 h lies in a series of 48 h. Extent: (tokens, readings) of the part
@@ -16,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError, RecordError
-from pipeline.fields import SeriesField
+from pipeline.fields import SeriesField, SeriesStatistic
 from pipeline.modalities.base import Extent, Fitted, Learner, Modality, Values
 from pipeline.modalities.numeric import MAX_Z, Moments, all_present, numbers, plain_list, shown
+from pipeline.modalities.ranks import Points, Quantiles, RankScores, fit_knots
 from pipeline.sample import FieldSpec, Tokens
 
 MAX_WINDOWS = 100_000
@@ -51,9 +53,10 @@ class IrregularLearner(Learner):
         self._field = field
         self._ids: dict[str | int, int] = {}
         self._moments = Moments()
+        self._quantiles: dict[str | int, Quantiles] = {}
 
-    def partial(self, values: Values) -> list[tuple[str | int, list[float]]]:
-        """Each channel with the state of its statistics."""
+    def partial(self, values: Values) -> list[tuple[str | int, list[float], Points | None]]:
+        """Each channel with the state of its statistics, and of its quantiles where scores are ranks."""
         ids: dict[str | int, int] = {}
         channels: list[int] = []
         kept: list[NDArray[np.float64]] = [np.zeros(0)]
@@ -66,22 +69,32 @@ class IrregularLearner(Learner):
             used = ~np.isnan(readings) if inside is None else inside & ~np.isnan(readings)
             channels += [ids.setdefault(name, len(ids)) for name in compress(names, used.tolist())]
             kept.append(readings[used])
-        moments = Moments(len(ids))
-        moments.add(np.array(channels, np.intp), np.concatenate(kept))
+        moments, readings = Moments(len(ids)), np.concatenate(kept)
+        moments.add(np.array(channels, np.intp), readings)
         names = [str(c) if isinstance(c, str) else int(c) for c in ids]
-        return list(zip(names, moments.state(), strict=True))
+        points: list[Points | None] = [None] * len(ids)
+        if self._field.scores == "rank":
+            at = np.array(channels, np.intp)
+            points = [Quantiles(readings[at == c]).state() for c in range(len(ids))]
+        return list(zip(names, moments.state(), points, strict=True))
 
-    def merge(self, partial: list[tuple[str | int, list[float]]]) -> None:
+    def merge(self, partial: list[tuple[str | int, list[float], Points | None]]) -> None:
         """Join the statistics of channels of the same name."""
-        at = [self._ids.setdefault(name, len(self._ids)) for name, _ in partial]
-        self._moments.merge(np.array(at, np.intp), [state for _, state in partial])
+        at = [self._ids.setdefault(name, len(self._ids)) for name, _, _ in partial]
+        self._moments.merge(np.array(at, np.intp), [state for _, state, _ in partial])
+        for name, _, points in partial:
+            if points is not None:
+                self._quantiles.setdefault(name, Quantiles()).merge(points)
 
     def finish(self) -> Fitted:
-        """Names, means and deviations of the channels that are kept."""
+        """Names, means and deviations of the channels that are kept, and knots where scores are ranks."""
         ids, moments = self._ids, self._moments
         ranked = sorted(ids, key=lambda c: (-moments.counts[ids[c]], isinstance(c, str), c))[: self._field.max_channels]
         at = [ids[c] for c in ranked]
-        return {"channels": ranked, "means": moments.means[at].tolist(), "stds": moments.stds[at].tolist()}
+        fitted = {"channels": ranked, "means": moments.means[at].tolist(), "stds": moments.stds[at].tolist()}
+        if self._field.scores == "rank":
+            fitted["knots"] = [[part.tolist() for part in fit_knots(self._quantiles[c])] for c in ranked]
+        return fitted
 
 
 @final
@@ -96,13 +109,16 @@ class IrregularSeries(Modality):
         self._means = np.array(fitted["means"], np.float64)
         self._stds = np.array(fitted["stds"], np.float64)
         self._last = max(0, math.ceil(field.max_seconds / field.window_s - 1e-9) - 1)
+        knots = [(np.array(v, np.float64), np.array(s, np.float64)) for v, s in fitted.get("knots", ())]
+        self._ranks = RankScores(knots) if knots else None
+        self._parts = len(field.statistics) * (1 + field.deviations) + 1
         self._spec = FieldSpec(
-            name=name, kind="patches", patch_dim=2 * self._width, max_grid=(self._last + 1, 1), clocked=True
+            name=name, kind="patches", patch_dim=self._parts * self._width, max_grid=(self._last + 1, 1), clocked=True
         )
 
     @property
     def spec(self) -> FieldSpec:
-        """Clocked patches of 2 C numbers."""
+        """Clocked patches of P * C numbers."""
         return self._spec
 
     @property
@@ -159,22 +175,35 @@ class IrregularSeries(Modality):
         return rows
 
     def encode(self, decoded: NDArray[Any]) -> Tokens:
-        """Patches float32 `[n, 2 * C]`, with the middle of each window."""
+        """Patches float32 `[n, P * C]`, with the middle of each window."""
         middles, at = self._windows_of(decoded)
-        size = len(middles) * self._width
-        found, readings = decoded[:, 2], decoded[:, 3]
+        shape, width = (len(middles), self._width), self._width
+        times, found, readings = decoded[:, 1], decoded[:, 2], decoded[:, 3]
         if not all_present(readings):
             present = ~np.isnan(readings)
-            at, found, readings = at[present], found[present], readings[present]
+            at, times, found, readings = at[present], times[present], found[present], readings[present]
         channels = found.astype(np.intp)
-        cells = at * self._width + channels
-        counts = np.bincount(cells, minlength=size).reshape(len(middles), self._width)
-        scores = (readings - self._means[channels]) / self._stds[channels]
-        sums = np.bincount(cells, scores, minlength=size).reshape(counts.shape)
-        values = np.empty((len(middles), 2 * self._width), np.float32)
-        values[:, : self._width] = np.clip(sums / np.maximum(counts, 1), -MAX_Z, MAX_Z)
-        values[:, self._width :] = np.log1p(counts)
-        return Tokens(values=values, grid=(len(middles), 1), times=middles.astype(np.float32))
+        cells = at * width + channels
+        counts = np.bincount(cells, minlength=shape[0] * width).reshape(shape)
+        scores = self._scores(channels, readings)
+        values = np.empty((shape[0], self._parts * width), np.float32)
+        if set(self._field.statistics) != {"mean"}:
+            order = np.lexsort((scores, times, cells))
+            cells, scores = cells[order], scores[order]
+        for i, statistic in enumerate(self._field.statistics):
+            part = _reduce(statistic, cells, scores, counts)
+            values[:, i * width : (i + 1) * width] = np.clip(part, -MAX_Z, MAX_Z)
+        if self._field.deviations:
+            signed = len(self._field.statistics) * width
+            np.abs(values[:, :signed], out=values[:, signed : 2 * signed])
+        values[:, -width:] = np.log1p(counts)
+        return Tokens(values=values, grid=(shape[0], 1), times=middles.astype(np.float32))
+
+    def _scores(self, channels: NDArray[np.intp], readings: Line) -> Line:
+        if self._ranks:
+            return self._ranks(channels, readings)
+        scores: Line = (readings - self._means[channels]) / self._stds[channels]
+        return scores
 
     def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
         """None at all: patches are looked at."""
@@ -215,6 +244,27 @@ class IrregularSeries(Modality):
         rows = np.concatenate([decoded[stay], np.tile((0.0, 0.0, 0.0, np.nan), (len(lost), 1))])
         rows[:, 0] = origin + by_s + np.concatenate([now[stay], lost]) * window_s
         return rows
+
+
+def _reduce(statistic: SeriesStatistic, cells: NDArray[np.intp], scores: Line, counts: NDArray[np.intp]) -> Line:
+    """A statistic of the scores of each cell, in the shape of `counts`; 0 where a cell has none.
+
+    But for the mean, entries are sorted by cell, then by time; at the same time the smaller score comes first.
+    """
+    if statistic == "mean":
+        return np.bincount(cells, scores, minlength=counts.size).reshape(counts.shape) / np.maximum(counts, 1)
+    out = np.zeros(counts.size)
+    if not len(cells):
+        return out.reshape(counts.shape)
+    begins = np.flatnonzero(np.diff(cells, prepend=-1))
+    if statistic == "first":
+        out[cells[begins]] = scores[begins]
+    elif statistic == "last":
+        ends = np.append(begins[1:], len(cells)) - 1
+        out[cells[ends]] = scores[ends]
+    else:
+        out[cells[begins]] = (np.minimum if statistic == "min" else np.maximum).reduceat(scores, begins)
+    return out.reshape(counts.shape)
 
 
 def _aligned(

@@ -1,5 +1,8 @@
 """Classification: a fused head, a light head on each field's own state, and their metrics.
 
+Metrics count (`accuracy`, precision, recall and F1, from a confusion matrix) or rank (`pipeline.tasks.ranking`, from
+the scores of all samples: one float32 a sample and class is kept).
+
 Single label: one class a sample, cross entropy. Multi label: any number of classes a sample, each decided by itself.
 """
 
@@ -10,16 +13,23 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline import recipe
 from pipeline.batch import Batch, TargetBatch
+from pipeline.errors import DataError
 from pipeline.exhibits import Confusion, Exhibit, Listing
 from pipeline.model.fusion import key
 from pipeline.model.network import Outputs
+from pipeline.tasks import ranking
 from pipeline.tasks.base import Context, State, Task
+
+RANKED_CLASSES = 100
+"""Tasks of more classes have no metrics of ranking: their scores would fill the memory."""
 
 ABSENT = -100
 """Class of a sample without target; what torch's cross entropy leaves out."""
@@ -34,7 +44,6 @@ class ClassificationTask(Task):
     """
 
     weights_C: Tensor
-    higher_is_better = True
 
     def __init__(self, settings: recipe.ClassificationTask, context: Context) -> None:
         super().__init__()
@@ -42,7 +51,14 @@ class ClassificationTask(Task):
         self.settings = settings
         self.classes: tuple[str | int, ...] = tuple(context.fitted["classes"])
         dim, classes = context.model.dim, self.classes
-        self.main_metric = "macro_f1" if settings.multi_label else "accuracy"
+        self.main_metric = settings.best_by or ("macro_f1" if settings.multi_label else "accuracy")
+        self.higher_is_better = self.main_metric != "loss"
+        self._metrics = metric_names(len(classes), multi_label=settings.multi_label)
+        if self.main_metric not in self._metrics:
+            raise DataError(
+                f"`tasks.{self.name}.best_by`: expected a metric of this task with {len(classes)} classes"
+                f" ({', '.join(self._metrics)}), but is {self.main_metric}"
+            )
         decides = context.model.fusion == "decision"
         self.head = None if decides else nn.Linear(dim, len(classes))
         lit = context.specs if settings.field_loss or decides else ()
@@ -125,59 +141,79 @@ class ClassificationTask(Task):
         return logits_SC if self.settings.multi_label else logits_SC.log_softmax(1)
 
     def state(self, outputs: Outputs, batch: Batch) -> State:
-        """`loss` and `count`, and `confusion` `[C, C]` (rows are true) or `tp`, `fp`, `fn` `[C]`."""
+        """`loss`, `count`, `confusion` `[C, C]` (rows are true) or `tp`, `fp`, `fn` `[C]`, and `scores`, `wanted`.
+
+        Those two are lists of one array a batch: scores float32 `[n]` (log odds of the second of two classes), else
+        `[n, C]`; classes int64 `[n]`, multi label bool `[n, C]`.
+        """
         target = batch.targets[self.name]
         logits_SC, wanted = self.logits(outputs).detach(), self._wanted(target)
         loss = self._loss(logits_SC, wanted, 0.0).double().sum().cpu()
         state: State = {"loss": loss, "count": target.present.sum().cpu()}
-        present_S = target.present
+        logits_NC, wanted = logits_SC[target.present], wanted[target.present]
         if self.settings.multi_label:
-            said_SC, true_SC = (logits_SC > 0)[present_S], wanted[present_S] > 0
-            pairs = {"tp": said_SC & true_SC, "fp": said_SC & ~true_SC, "fn": ~said_SC & true_SC}
+            wanted = wanted > 0
+        if len(self.classes) <= RANKED_CLASSES:
+            state |= {"scores": [self._scores(logits_NC).cpu().numpy()], "wanted": [wanted.cpu().numpy()]}
+        if self.settings.multi_label:
+            said_NC = logits_NC > 0
+            pairs = {"tp": said_NC & wanted, "fp": said_NC & ~wanted, "fn": ~said_NC & wanted}
             return state | {name: hit.sum(0).cpu() for name, hit in pairs.items()}
         size = len(self.classes)
-        pair_S = wanted[present_S] * size + logits_SC.argmax(1)[present_S]
-        return state | {"confusion": torch.bincount(pair_S, minlength=size * size).view(size, size).cpu()}
+        pairs_N = wanted * size + logits_NC.argmax(1)
+        return state | {"confusion": torch.bincount(pairs_N, minlength=size * size).view(size, size).cpu()}
+
+    def _scores(self, logits_NC: Tensor) -> Tensor:
+        """What samples are ranked by. Single label: log-probabilities; of two classes one number says all."""
+        if self.settings.multi_label:
+            return logits_NC
+        return logits_NC[:, 1] - logits_NC[:, 0] if len(self.classes) == 2 else logits_NC.log_softmax(1)
 
     def compute(self, state: Mapping[str, Any]) -> dict[str, float]:
-        """`loss` (per target, without smoothing), `accuracy` and `macro_f1` (over classes that occur or are predicted).
+        """The metrics that `metric_names` lists.
 
-        Multi-label `accuracy` is the share of right decisions over all samples and classes.
+        `loss` is per target, without smoothing or mixup. `macro_precision`, `macro_recall` and `macro_f1` are means
+        over the classes that occur or are predicted. Multi-label `accuracy` is the share of right decisions over all
+        samples and classes.
         """
         count = int(state["count"])
         if not count:
-            return dict.fromkeys(("loss", "accuracy", "macro_f1"), math.nan)
-        if self.settings.multi_label:
-            tp_C, fp_C, fn_C = state["tp"], state["fp"], state["fn"]
-            accuracy = 1 - float((fp_C + fn_C).sum()) / (count * len(self.classes))
-        else:
-            tp_C = state["confusion"].diagonal()
-            fp_C, fn_C = state["confusion"].sum(0) - tp_C, state["confusion"].sum(1) - tp_C
-            accuracy = float(tp_C.sum()) / count
-        seen_C = tp_C + fp_C + fn_C > 0
-        f1_C = 2 * tp_C.double() / (2 * tp_C + fp_C + fn_C).clamp(min=1)
-        macro_f1 = float(f1_C.sum() / seen_C.sum().clamp(min=1))
-        return {"loss": float(state["loss"]) / count, "accuracy": accuracy, "macro_f1": macro_f1}
+            return dict.fromkeys(self._metrics, math.nan)
+        tp_C, fp_C, fn_C = _hits_and_errors(state)
+        right = 1 - float((fp_C + fn_C).sum()) / (count * len(self.classes))
+        rows = [row for row in self.by_class(state) if not math.isnan(row["f1"])]
+        metrics = {"loss": float(state["loss"]) / count}
+        metrics["accuracy"] = right if self.settings.multi_label else float(tp_C.sum()) / count
+        metrics |= {f"macro_{name}": sum(row[name] for row in rows) / max(len(rows), 1) for name in COUNTED}
+        if "scores" in state:
+            metrics |= self._ranked(np.concatenate(state["scores"]), np.concatenate(state["wanted"]))
+        return metrics
+
+    def _ranked(self, scores: NDArray[np.float32], wanted: NDArray[Any]) -> dict[str, float]:
+        if scores.ndim == 1:
+            return {name: metric(scores, wanted == 1) for name, metric in RANKED.items()}
+        hits_NC = wanted if wanted.ndim == 2 else wanted[:, None] == np.arange(len(self.classes))
+        return {name: ranking.macro(RANKED[name], scores, hits_NC) for name in RANKED_MACRO}
+
+    def by_class(self, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Of each class `class`, `count`, `precision`, `recall` and `f1`.
+
+        Nothing said of a class that occurs is precision 0, as nothing found is recall 0; nan if it does neither.
+        """
+        tp_C, fp_C, fn_C = _hits_and_errors(state)
+        rows = zip(self.classes, tp_C.tolist(), fp_C.tolist(), fn_C.tolist(), strict=True)
+        return [{"class": name, "count": tp + fn, **_counted(tp, fp, fn)} for name, tp, fp, fn in rows]
 
     def exhibits(self, state: Mapping[str, Any]) -> dict[str, Exhibit]:
-        """`confusion` (single label), and `classes`: precision, recall, F1 and number of samples of each class."""
+        """`confusion` (single label), and `classes`: what `by_class` says of each."""
         if not int(state["count"]):
             return {}
-        if self.settings.multi_label:
-            tp_C, fp_C, fn_C = (state[name].numpy() for name in ("tp", "fp", "fn"))
-        else:
-            counts = state["confusion"].numpy()
-            tp_C = counts.diagonal()
-            fp_C, fn_C = counts.sum(0) - tp_C, counts.sum(1) - tp_C
-        labels = [str(c) for c in self.classes]
-        parts = ((tp_C, tp_C + fp_C), (tp_C, tp_C + fn_C), (2 * tp_C, 2 * tp_C + fp_C + fn_C))
-        shares = [[float(a / b) if b else math.nan for a, b in zip(*part, strict=True)] for part in parts]
-        rows = list(zip(labels, *shares, (tp_C + fn_C).tolist(), strict=True))
+        rows = [tuple(row.values()) for row in self.by_class(state)]
         shown: dict[str, Exhibit] = {
-            "classes": Listing(columns=("class", "precision", "recall", "f1", "samples"), rows=rows)
+            "classes": Listing(columns=("class", "samples", "precision", "recall", "f1"), rows=rows)
         }
         if not self.settings.multi_label:
-            shown["confusion"] = Confusion(counts=counts, labels=labels)
+            shown["confusion"] = Confusion(counts=state["confusion"].numpy(), labels=[str(c) for c in self.classes])
         return shown
 
     def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
@@ -214,6 +250,42 @@ class ClassificationTask(Task):
             logits_SC, smooth_SC, reduction="none", pos_weight=self.weights_C
         )
         return (loss_SC * present_S1).mean(1)
+
+
+COUNTED = ("precision", "recall", "f1")
+
+RANKED = {
+    "auroc": ranking.auroc,
+    "auprc": ranking.average_precision,
+    "min_recall_precision": ranking.min_recall_precision,
+}
+"""Of two classes: how well the second one (of the sorted labels) is ranked."""
+
+RANKED_MACRO = ("auroc", "auprc")
+"""Of several classes or labels: the mean over each against the rest (Hand and Till 2001 take pairs instead)."""
+
+
+def metric_names(num_classes: int, *, multi_label: bool) -> tuple[str, ...]:
+    """Names of the numbers that a task of so many classes computes."""
+    counted = ("loss", "accuracy", *(f"macro_{name}" for name in COUNTED))
+    if num_classes > RANKED_CLASSES:
+        return counted
+    return (*counted, *(RANKED if num_classes == 2 and not multi_label else RANKED_MACRO))
+
+
+def _hits_and_errors(state: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """True positives, false positives and false negatives of each class, int64 `[C]`."""
+    if "tp" in state:
+        return state["tp"], state["fp"], state["fn"]
+    confusion_CC: Tensor = state["confusion"]
+    tp_C = confusion_CC.diagonal()
+    return tp_C, confusion_CC.sum(0) - tp_C, confusion_CC.sum(1) - tp_C
+
+
+def _counted(tp: int, fp: int, fn: int) -> dict[str, float]:
+    if not tp + fp + fn:
+        return dict.fromkeys(COUNTED, math.nan)
+    return {"precision": tp / max(tp + fp, 1), "recall": tp / max(tp + fn, 1), "f1": 2 * tp / (2 * tp + fp + fn)}
 
 
 def _json(value: Any) -> str:

@@ -2,6 +2,9 @@
 
     checkpoints/step-00000120/  model.safetensors  optimizer.safetensors  state.json  hashes.json
 
+With a running average of the weights (`optim.ema`) the averages are the model, and `trained.safetensors` holds the
+weights that training goes on with.
+
 Where weights are sharded, `model` and `optimizer` are a file for each rank (see `tensors`), which any number of workers
 reads.
 
@@ -23,10 +26,12 @@ import xxhash
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
+from pipeline.train.average import WeightAverage
 from pipeline.train.parallel import holds_shards, rows_like
 from pipeline.train.tensors import read_tensors, write_tensors
 
 MODEL, OPTIMIZER, STATE, HASHES = "model.safetensors", "optimizer.safetensors", "state.json", "hashes.json"
+TRAINED = "trained.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +58,13 @@ class RunState:
     rate_waited: int = 0
 
 
-def save_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, state: RunState) -> None:
+def save_checkpoint(
+    folder: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: RunState,
+    average: WeightAverage | None = None,
+) -> None:
     """Write a checkpoint folder; until its last file is there it does not count.
 
     Called by rank 0 alone, or by all ranks where the network is sharded: then each writes its own rows, and the hashes
@@ -67,10 +78,11 @@ def save_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
         folder.mkdir(parents=True)
     if sharded:
         dist.barrier()
-    written = [
-        write_tensors(folder / MODEL, network.state_dict(), rank, num_parts),
-        write_tensors(folder / OPTIMIZER, optimizer_tensors(optimizer, network), rank, num_parts),
-    ]
+    weights = network.state_dict()
+    files = {MODEL: weights | (average.tensors() if average else {}), OPTIMIZER: optimizer_tensors(optimizer, network)}
+    if average:
+        files[TRAINED] = weights
+    written = [write_tensors(folder / name, tensors, rank, num_parts) for name, tensors in files.items()]
     if rank == 0:
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
         written.append(folder / STATE)
@@ -107,11 +119,22 @@ def verify(folder: Path) -> RunState:
     return RunState(**state)
 
 
-def load_weights(folder: Path, network: nn.Module) -> None:
-    """Fill a network, or this rank's rows of it, with a checkpoint's weights."""
+def load_weights(folder: Path, network: nn.Module, file: str = MODEL) -> None:
+    """Fill a network, or this rank's rows of it, with a checkpoint's model, or the weights in another file of it."""
     own = network.state_dict()
-    saved = read_tensors(folder / MODEL)
+    saved = read_tensors(folder / file)
     network.load_state_dict({name: rows_like(tensor, own[name]) if name in own else tensor for name, tensor in saved})
+
+
+def load_training(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
+) -> None:
+    """Fill all that training goes on with: weights, their average where there is one, and the optimizer's state."""
+    load_weights(folder, network)
+    if average:
+        average.load(network.state_dict())
+        load_weights(folder, network, TRAINED)
+    load_optimizer(folder, optimizer, network)
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, network: nn.Module) -> None:

@@ -9,6 +9,7 @@ to ranks changes nothing but rounding. Dropout is drawn from (seed, position) of
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +23,7 @@ from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack
 from pipeline.tasks import State
 from pipeline.tasks.weighting import UncertaintyWeights
+from pipeline.train.average import WeightAverage
 from pipeline.train.optim import learning_rate, set_rate
 from pipeline.train.parallel import delay_exchange, finish_gradients, whole_state
 
@@ -101,6 +103,9 @@ class Loop:
         distributed: `Losses(network)` as `parallel.distribute` gave it, for more than one rank.
         whole: another network of the recipe to evaluate with, where that of the loop is sharded.
         rate_scale: factor of the scheduled rate; set from outside after evaluations.
+
+    Attributes:
+        average: of the weights, with `optim.ema`.
     """
 
     network: Network
@@ -114,16 +119,23 @@ class Loop:
     whole: Network | None = None
     rate_scale: float = 1.0
     losses: nn.Module = field(init=False)
+    average: WeightAverage | None = field(init=False)
 
     def __post_init__(self) -> None:
         assert self.distributed is not None or self.world_size == 1
+        ema = self.recipe.optim.ema
+        self.average = WeightAverage(self.network, ema) if ema else None
         self.losses = self.distributed if self.distributed is not None else Losses(self.network, self.recipe)
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Metrics over all ranks' batches; with whole weights, since ranks may have different numbers of batches."""
-        if self.whole is not None:
-            self.whole.load_state_dict(whole_state(self.network))
-        return evaluate(self.whole or self.network, batches, self.recipe, self.device)
+        """Metrics over all ranks' batches of the model as it would be kept now: averaged where `optim.ema` says so.
+
+        With whole weights, since ranks may have different numbers of batches.
+        """
+        with self.average.applied() if self.average else nullcontext():
+            if self.whole is not None:
+                self.whole.load_state_dict(whole_state(self.network))
+            return evaluate(self.whole or self.network, batches, self.recipe, self.device)
 
     def steps(self, packs: Iterator[Pack], first: int) -> Iterator[StepReport]:
         """Run the steps `first + 1 .. num_steps`, reporting each.
@@ -169,6 +181,8 @@ class Loop:
             )
         by_task = self._task_metrics(losses, counts)
         self.optimizer.step()
+        if self.average:
+            self.average.update(step + 1)
         seconds = time.perf_counter() - began
         capacity = self.recipe.batch.token_budget * self.recipe.batch.global_batch
         return StepReport(

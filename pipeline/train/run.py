@@ -20,6 +20,7 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+import torch
 
 from pipeline.data.index import Index, build_index
 from pipeline.data.plan import Plan, Schedule
@@ -28,6 +29,7 @@ from pipeline.data.stream import data_config, dataset
 from pipeline.errors import InterlaceError, ResumeError
 from pipeline.lock import DRIVER, held, worker_lock
 from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, to_yaml
+from pipeline.train.build import network_for
 from pipeline.train.checkpoint import newest_checkpoint
 from pipeline.train.worker import FAILURE, Job, train_worker
 
@@ -60,6 +62,8 @@ class Prepared:
 def prepare(recipe: Recipe, mapper: Mapper) -> Prepared:
     """Index the data (or take the index from the cache) and plan the run. Raises InterlaceError."""
     index = build_index(recipe, mapper)
+    with torch.device("meta"):
+        network_for(recipe, index.fitted)  # costs no memory; what can't be built is said before any worker starts
     plan = index.reader(recipe, "train", training=True).plan()
     schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
     first_epoch = sum(w.num_packs for w in schedule.windows if w.epoch == 0)

@@ -27,8 +27,7 @@ from pipeline.train.build import network_for
 from pipeline.train.checkpoint import (
     RunState,
     checkpoint_folder,
-    load_optimizer,
-    load_weights,
+    load_training,
     newest_checkpoint,
     prune_checkpoints,
     save_checkpoint,
@@ -176,8 +175,7 @@ class Worker:
                 recipe_digest=self.job.recipe_digest,
                 data_digest=self.job.data_digest,
             )
-        load_weights(found.folder, self.loop.network)
-        load_optimizer(found.folder, self.loop.optimizer, self.loop.network)
+        load_training(found.folder, self.loop.network, self.loop.optimizer, self.loop.average)
         self._say(f"resumed from {found.folder.name}")
         return found.state
 
@@ -246,7 +244,7 @@ class Worker:
         if self.journal is not None:
             self.journal.flush(sync=True)
         folder = checkpoint_folder(self.job.run, self.state.step)
-        save_checkpoint(folder, self.loop.network, self.loop.optimizer, self.state)
+        save_checkpoint(folder, self.loop.network, self.loop.optimizer, self.state, self.loop.average)
         if self.rank == 0:
             prune_checkpoints(self.job.run, self.job.recipe.train.keep_checkpoints, self.state.best_step)
         self.saved_at = time.monotonic()

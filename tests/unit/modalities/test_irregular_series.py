@@ -32,13 +32,16 @@ def columns(rows) -> tuple:
     return tuple(map(list, zip(*rows, strict=True))) if rows else ([], [], [])
 
 
+SUMMED = {"statistics": ("last", "mean", "max", "first", "min"), "deviations": True}
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.lists(entries, max_size=12), min_size=1, max_size=4),
     st.sampled_from((0.3, 1.0, 8.0)),
     st.sampled_from((4.0, 7.0, 60.0)),
     st.sampled_from(("first", "middle", "last")),
-    st.sampled_from(({}, BUSY)),
+    st.sampled_from(({}, BUSY, SUMMED, {"scores": "rank", "statistics": ("last",), **BUSY})),
 )
 def test_tokens_are_as_many_as_measured(values, window_s, max_seconds, keep, busy):
     item = field(window_s=window_s, max_seconds=max_seconds, keep=keep, max_channels=2, **busy)
@@ -82,6 +85,74 @@ def test_tokens_are_means_and_counts_of_a_window():
     assert tokens.times.tolist() == [5, 35]
     one, two = np.log1p([1, 2]).astype(np.float32)
     assert tokens.values.tolist() == [[1.5, 5, two, one], [-1, 2, one, one]]
+
+
+def plain_statistics(item: SeriesField, m, value) -> list[list[float]]:
+    """Patches by loops over windows, channels and readings, scores taken one by one."""
+    rows = [r for r in zip(*value, strict=True) if r[1] in m._ids and r[2] is not None]
+    pick = {"mean": np.mean, "min": min, "max": max, "first": lambda x: x[0], "last": lambda x: x[-1]}
+    patches = []
+    for window in sorted({r[0] // item.window_s for r in rows}):
+        parts: dict[str, list[float]] = {name: [] for name in item.statistics}
+        counts = []
+        for channel, c in m._ids.items():
+            held = sorted((t, m._scores(np.array([c]), np.array([x]))[0]) for t, k, x in rows if k == channel
+                          and t // item.window_s == window)  # fmt: skip
+            counts.append(math.log1p(len(held)))
+            for name, part in parts.items():
+                part.append(pick[name]([score for _, score in held]) if held else 0.0)
+        signed = [x for part in parts.values() for x in part]
+        patches.append(signed + [abs(x) for x in signed] * item.deviations + counts)
+    return patches
+
+
+@pytest.mark.parametrize("scores", ["standard", "rank"])
+@pytest.mark.parametrize("deviations", [False, True])
+def test_statistics_of_windows_equal_a_plain_loop(scores, deviations):
+    rng = np.random.default_rng(0)
+    item = field(
+        window_s=10, max_seconds=100, statistics=("last", "min", "mean", "first", "max"), scores=scores,
+        deviations=deviations, max_channels=3,
+    )  # fmt: skip
+    draw = [
+        (rng.choice(99, n).tolist(), rng.choice(["a", "b", "c", "d"], n, p=[0.4, 0.3, 0.2, 0.1]).tolist(),
+         [None if x > 2 else float(np.round(x, 1)) for x in rng.standard_normal(n)])
+        for n in (0, 1, 40, 200)
+    ]  # fmt: skip
+    m = fitted(item, draw)
+    sizes = []
+    for value in draw:
+        tokens = m.encode(m.decode(value))
+        want = plain_statistics(item, m, value)
+        assert tokens.values.tolist() == [pytest.approx(row, abs=1e-6) for row in want]
+        sizes.append(tokens.values.shape)
+    assert sizes[-1] == (10, (5 * (1 + deviations) + 1) * 3)
+    assert m.spec.patch_dim == sizes[-1][1]
+
+
+def test_impossible_readings_score_as_the_edge_of_plausible_ones():
+    rng = np.random.default_rng(1)
+    usual = rng.normal(7.4, 0.1, 2000).tolist()
+    train = [(list(range(1000)), ["pH"] * 1000, usual[i : i + 1000]) for i in (0, 1000)]
+    spoilt = [*train, ([1, 2], ["pH", "pH"], [735.0, 1e6])]
+    item = field(window_s=1e4, max_seconds=1e4, scores="rank", statistics=("last",))
+    clean, broken = fitted(item, train), fitted(item, spoilt)
+
+    def score(m, x: float) -> float:
+        return float(m.encode(m.decode(([5], ["pH"], [x]))).values[0, 0])
+
+    for x in (7.1, 7.4, 7.45, 7.7):
+        assert score(broken, x) == pytest.approx(score(clean, x), abs=0.05)
+    assert score(broken, 735.0) == score(broken, 1e6) < 4
+    assert abs(score(fitted(field(window_s=1e4, max_seconds=1e4), spoilt), 7.7)) < 0.05, "z-scores are spoilt"
+
+
+def test_settings_of_statistics_are_refused_where_they_have_no_effect():
+    for more in ({"statistics": ("last",)}, {"scores": "rank"}, {"deviations": True}):
+        with pytest.raises(ValueError, match=f"`{next(iter(more))}` has no effect without `time`"):
+            SeriesField(modality="series", channels=("a",), **more)
+    with pytest.raises(ValueError, match="each of `statistics` once"):
+        field(statistics=("mean", "mean"))
 
 
 def test_absent_readings_and_unknown_channels_are_no_tokens():

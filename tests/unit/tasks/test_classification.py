@@ -12,19 +12,25 @@ from torch.nn import functional
 
 from pipeline import recipe
 from pipeline.batch import Batch, TargetBatch
+from pipeline.errors import DataError
 from pipeline.model.attention import Segments
 from pipeline.model.fusion import Joint
 from pipeline.model.network import FieldState, Outputs
 from pipeline.sample import FieldSpec
 from pipeline.tasks import TASKS, ClassificationTask, Context
-from pipeline.tasks.classification import class_weights
+from pipeline.tasks.base import State
+from pipeline.tasks.classification import RANKED_CLASSES, class_weights, metric_names
+from pipeline.train.loop import add_states
 
 CLASSES = ("cat", "dog", "owl", "yak", "zebu")
 DIM = 8
 
 
 def make(
-    counts: tuple[int, ...] = (4, 3, 2, 1, 0), fields: tuple[str, ...] = (), **settings: object
+    counts: tuple[int, ...] = (4, 3, 2, 1, 0),
+    fields: tuple[str, ...] = (),
+    classes: tuple[str, ...] = CLASSES,
+    **settings: object,
 ) -> ClassificationTask:
     torch.manual_seed(0)
     fusion = settings.pop("fusion", "mid")
@@ -34,7 +40,7 @@ def make(
         model=recipe.Model.model_validate({"dim": DIM, "head_dim": DIM, "fusion": fusion}),
         fields={},
         specs={name: FieldSpec(name=name, kind="ids", vocab_size=2) for name in fields},
-        fitted={"classes": CLASSES, "counts": counts},
+        fitted={"classes": classes, "counts": counts},
     )
     return TASKS["classification"](recipe.ClassificationTask.model_validate(given), context)
 
@@ -84,8 +90,11 @@ def part(out: Outputs, rows: slice) -> Outputs:
     return outputs_of(out.sample_SD[rows], {})
 
 
-def added(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([s[name] for s in states]).sum(0) for name in states[0]}
+def added(states: list[State]) -> State:
+    total: dict[str, State] = {"label": {}}
+    for state in states:
+        add_states(total, {"label": state})
+    return total["label"]
 
 
 @pytest.mark.parametrize("field_loss", [0.0, 0.5])
@@ -226,6 +235,13 @@ def test_single_label_metrics_add_and_equal_the_reference():
     )
     assert got["loss"] == pytest.approx(float(functional.cross_entropy(logits, wanted)), rel=1e-5)
     assert torch.equal(state["confusion"], reference.multiclass_confusion_matrix(logits, wanted, **many))
+    for ours, theirs in (("macro_precision", "multiclass_precision"), ("macro_recall", "multiclass_recall")):
+        want = getattr(reference, theirs)(logits, wanted, average="macro", **many)
+        assert got[ours] == pytest.approx(float(want)), ours
+    for ours, theirs in (("auroc", reference.binary_auroc), ("auprc", reference.binary_average_precision)):
+        each = [float(theirs(logits.softmax(1)[:, c], (wanted == c).long())) for c in range(4)]  # class 4 never occurs
+        assert got[ours] == pytest.approx(sum(each) / 4, abs=1e-6), ours
+    assert tuple(got) == metric_names(5, multi_label=False)
     assert task.main_metric in got
     assert int(state["count"]) == 298
 
@@ -257,10 +273,66 @@ def test_multi_label_metrics_add_and_equal_the_reference():
     assert got["macro_f1"] == pytest.approx(
         float(reference.multilabel_f1_score(logits, wanted, average="macro", **many))
     )
+    for ours, theirs in (("auroc", "multilabel_auroc"), ("auprc", "multilabel_average_precision")):
+        want = getattr(reference, theirs)(logits.sigmoid(), wanted, average="macro", **many)
+        assert got[ours] == pytest.approx(float(want), abs=1e-6), ours
     want = functional.binary_cross_entropy_with_logits(logits, wanted.float())
     assert got["loss"] == pytest.approx(float(want), rel=1e-5)
+    assert tuple(got) == metric_names(5, multi_label=True)
     assert [] in classes
     assert task.main_metric == "macro_f1"
+
+
+def test_two_classes_are_ranked_by_the_second_one():
+    task, out = make((5, 3), classes=("dead", "fine")), outputs(120)
+    wanted = torch.rand(120, generator=torch.Generator().manual_seed(2)) < 0.2
+    classes: list[int | None] = wanted.long().tolist()
+    classes[3] = None
+    kept = torch.arange(120) != 3
+    state = added([task.state(part(out, rows), single(classes[rows])) for rows in (slice(0, 50), slice(50, 120))])
+    got = task.compute(state)
+    chances, hits = task.logits(out).detach().softmax(1)[kept, 1], wanted[kept].long()
+    assert got["auroc"] == pytest.approx(float(reference.binary_auroc(chances, hits)), abs=1e-6)
+    assert got["auprc"] == pytest.approx(float(reference.binary_average_precision(chances, hits)), abs=1e-6)
+    precision, recall, _ = reference.binary_precision_recall_curve(chances, hits)
+    assert got["min_recall_precision"] == pytest.approx(float(torch.minimum(precision, recall).max()), abs=1e-6)
+    assert tuple(got) == metric_names(2, multi_label=False)
+    assert hits.any()
+
+
+def test_by_class_equals_the_reference():
+    task, out = make(), outputs(200)
+    wanted = torch.randint(0, 4, (200,), generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        task.head.bias[4] = -100.0
+    rows = task.by_class(task.state(out, single(wanted.tolist())))
+    assert [row["class"] for row in rows] == list(CLASSES)
+    assert [row["count"] for row in rows] == torch.bincount(wanted, minlength=5).tolist()
+    logits = task.logits(out).detach()
+    for ours, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1_score")):
+        want = getattr(reference, f"multiclass_{theirs}")(logits, wanted, num_classes=5, average="none")
+        assert [row[ours] for row in rows[:4]] == pytest.approx(want[:4].tolist()), ours
+        assert math.isnan(rows[4][ours])
+
+
+def test_the_best_checkpoint_is_chosen_by_a_metric_that_the_task_has():
+    task = make(best_by="auroc")
+    assert (task.main_metric, task.higher_is_better) == ("auroc", True)
+    assert not make(best_by="loss").higher_is_better
+    with pytest.raises(DataError, match=r"`tasks.label.best_by`: .* of this task with 5 classes .*, but is min_recall"):
+        make(best_by="min_recall_precision")
+    with pytest.raises(ValueError, match="best_by"):
+        make(best_by="speed")
+
+
+def test_many_classes_keep_no_scores():
+    names = tuple(f"c{i}" for i in range(RANKED_CLASSES + 1))
+    task = make((1,) * len(names), classes=names)
+    state = task.state(outputs(4), single([0, 1, 2, 3]))
+    assert "scores" not in state
+    assert tuple(task.compute(state)) == metric_names(len(names), multi_label=False)
+    with pytest.raises(DataError, match="best_by"):
+        make((1,) * len(names), classes=names, best_by="auroc")
 
 
 def test_multi_label_loss_weighs_rare_positives():
@@ -294,10 +366,16 @@ def test_prediction_is_the_likeliest_label_and_its_probability():
 
 def test_states_are_on_the_cpu_in_exact_types():
     state = make().state(outputs(3), single([0, 1, None]))
-    assert {t.dtype for t in state.values()} == {torch.float64, torch.int64}
-    assert all(t.device.type == "cpu" and not t.requires_grad for t in state.values())
+    tensors = [value for value in state.values() if isinstance(value, Tensor)]
+    assert {t.dtype for t in tensors} == {torch.float64, torch.int64}
+    assert all(t.device.type == "cpu" and not t.requires_grad for t in tensors)
+    assert [(a.shape, str(a.dtype)) for name in ("scores", "wanted") for a in state[name]] == [
+        ((2, 5), "float32"),
+        ((2,), "int64"),
+    ]
     state = make(multi_label=True).state(outputs(3), multi([[0], [], None]))
-    assert {t.dtype for t in state.values()} == {torch.float64, torch.int64}
+    assert {value.dtype for value in state.values() if isinstance(value, Tensor)} == {torch.float64, torch.int64}
+    assert [(a.shape, str(a.dtype)) for a in state["wanted"]] == [((2, 5), "bool")]
 
 
 def test_heads_are_exact_under_autocast():

@@ -19,8 +19,7 @@ from pipeline.train.checkpoint import (
     STATE,
     RunState,
     checkpoint_folder,
-    load_optimizer,
-    load_weights,
+    load_training,
     newest_checkpoint,
     prune_checkpoints,
     save_checkpoint,
@@ -81,24 +80,27 @@ def state(step: int) -> RunState:
     )
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
-def test_resume_equals_uninterrupted(recipe: Recipe, tmp_path: Path, optimizer: str) -> None:
-    recipe = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"name": optimizer})})
+@pytest.mark.parametrize(("optimizer", "ema"), [("adamw", 0.0), ("adam", 0.0), ("sgd", 0.0), ("adamw", 0.9)])
+def test_resume_equals_uninterrupted(recipe: Recipe, tmp_path: Path, optimizer: str, ema: float) -> None:
+    recipe = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"name": optimizer, "ema": ema})})
     whole = Here(recipe)
     reference = [(r.step, r.loss, [t.sample_ids for t in r.traces]) for r in whole.run()]
     first = Here(recipe)
     before = [(r.step, r.loss, [t.sample_ids for t in r.traces]) for r in first.run(last=5)]
-    save_checkpoint(tmp_path / "step", first.loop.network, first.loop.optimizer, state(5))
+    save_checkpoint(tmp_path / "step", first.loop.network, first.loop.optimizer, state(5), first.loop.average)
     second = Here(recipe)
     torch.rand(7)  # randomness used up elsewhere must not matter
-    load_weights(tmp_path / "step", second.loop.network)
-    load_optimizer(tmp_path / "step", second.loop.optimizer, second.loop.network)
+    load_training(tmp_path / "step", second.loop.network, second.loop.optimizer, second.loop.average)
     after = [
         (r.step, r.loss, [t.sample_ids for t in r.traces]) for r in second.run(first=verify(tmp_path / "step").step)
     ]
     assert before + after == reference
     weights, expected = second.loop.network.state_dict(), whole.loop.network.state_dict()
     assert all(weights[k].equal(expected[k]) for k in expected)
+    assert (second.loop.average is not None) == bool(ema)
+    if second.loop.average and whole.loop.average:
+        averages, expected = second.loop.average.tensors(), whole.loop.average.tensors()
+        assert all(averages[k].equal(expected[k]) for k in expected)
     assert len(reference) == 12
 
 
