@@ -4,13 +4,15 @@ import json
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.data.schema import check_schema
 from pipeline.data.targets import ClassTarget, Target, make_target, target_learner
 from pipeline.errors import DataError, RecordError
-from pipeline.recipe import ClassificationTask, RegressionTask, RetrievalTask
+from pipeline.recipe import ClassificationTask, RegressionTask, RetrievalTask, parse_recipe
 from tests.fitting import cut, fit_target, learn
 
 ONE = ClassificationTask(task="classification", column="label")
@@ -152,3 +154,26 @@ def test_a_group_is_its_value():
     assert codes[0] == codes[-1]
     assert len(set(codes)) == 5
     assert target.encode(("x",)).dtype == target.dtype
+
+
+def test_columns_of_targets_are_checked_by_task():
+    tree = {
+        "name": "x",
+        "data": {"train": {"paths": ["x"]}},
+        "fields": {n: {"modality": "text", "column": n} for n in ("a", "b")},
+        "tasks": {
+            "size": {"task": "regression", "columns": ["width", "height"]},
+            "pair": {"task": "retrieval", "left": ["a"], "right": ["b"], "group": "g"},
+            "fill": {"task": "reconstruction", "fields": ["a"]},
+        },
+        "train": {"steps": 1},
+    }
+    recipe = parse_recipe(tree)
+    good = {"a": pa.string(), "b": pa.string(), "width": pa.int8(), "height": pa.float32(), "g": pa.int64()}
+    check_schema(recipe, pa.schema(good.items()), "shard")
+    bad = good | {"height": pa.string(), "g": pa.float64()}
+    with pytest.raises(DataError) as caught:
+        check_schema(recipe, pa.schema(bad.items()), "shard")
+    assert "tasks.size: expected `height` to be a number, but it is string" in str(caught.value)
+    assert "tasks.pair: expected `g` to be string, integer or boolean, but it is double" in str(caught.value)
+    assert recipe.columns() == ("a", "b", "width", "height", "g")

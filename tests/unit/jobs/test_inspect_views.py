@@ -20,11 +20,12 @@ from jobs.inspection.views import Cell, FieldView, Line, Plot, SampleView, Sound
 from pipeline import modalities
 from pipeline.data.index import build_index, make_recordings
 from pipeline.data.reader import Recordings, read_slot
+from pipeline.data.targets import make_target
 from pipeline.fields import AudioField, SeriesField
 from pipeline.modalities.audio import AudioModality
 from pipeline.modalities.irregular import IrregularSeries
 from pipeline.modalities.series import RegularSeries
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, RegressionTask
 from tests.bedside import HOSTILE_CHANNEL, RATE_HZ, Bedside, encode
 from tests.page import Page
 
@@ -256,3 +257,14 @@ def test_ticks_are_round_and_few(low: float, high: float, most: int, ticks: list
     found = nice_ticks(low, high, most)
     assert found == ticks
     assert "-0" not in [f"{t:g}" for t in found]
+
+
+def test_targets_of_several_columns_are_shown_with_their_names() -> None:
+    task = RegressionTask(task="regression", columns=("width", "height"))
+    target = make_target(task, {"means": [0.0, 0.0], "stds": [1.0, 1.0]})
+    recordings = Recordings(fields={}, targets={"size": (target, task.columns)})
+    seen = [
+        view_sample(record, recordings, np.random.default_rng(0), "here").labels["size"]
+        for record in ({"width": 1.5, "height": 2}, {"width": None, "height": 2}, {})
+    ]
+    assert seen == ["width = 1.5, height = 2", "height = 2", None]
