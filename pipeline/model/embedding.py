@@ -17,7 +17,8 @@ from torch.nn.functional import gelu, max_pool2d, pad
 
 from pipeline.batch import FieldBatch
 from pipeline.fields import AnyField
-from pipeline.model.attention import Segments, round_up
+from pipeline.model.attention import Segments
+from pipeline.model.buckets import round_up
 from pipeline.sample import FieldSpec
 
 NUM_PERIODS = 24
