@@ -5,6 +5,7 @@ write `train-0.parquet` and `validation-0.parquet` in.
 """
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -136,6 +137,32 @@ def asterisk_prompts(data: Path, out: Path) -> None:
     split_by(out, table.take(order), "prompt", held_out)
 
 
+def asterisk_english(data: Path, out: Path) -> None:
+    """Spoken English prompts and their words (lower case; letters, digits, apostrophes), each prompt on one side.
+
+    Two prompts of the same words are on one side too.
+    """
+    table = pq.read_table(data / "asterisk_prompts" / "speech_en.parquet")
+    table = table.filter(table["spoken"])
+    words = [plain_words(text) for text in table["text"].to_pylist()]
+    table = table.append_column("words", pa.array(words, pa.string())).drop_columns(["spoken"])
+    order = sorted(range(table.num_rows), key=lambda i: hashlib.sha256(str(i).encode()).digest())
+    split_by(out, table.take(order), "words", held_out)
+
+
+def plain_words(text: str) -> str:
+    """Words of a transcript without case and punctuation."""
+    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
+
+
+def multi30k(data: Path, out: Path) -> None:
+    """English and German captions as they come; validation is the set's own `val`."""
+    out.mkdir(parents=True, exist_ok=True)
+    for split, name in (("train", "train"), ("val", "validation")):
+        table = pq.read_table(data / "multi30k_text" / f"{split}.parquet", columns=["image_id", "en", "de"])
+        pq.write_table(table, out / f"{name}-0.parquet", row_group_size=GROUP_ROWS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealSet:
     """How a set is built, and the columns whose values may not be on both sides of the split."""
@@ -153,6 +180,8 @@ SETS = {
     "tuxpaint_stamps": RealSet(build=tuxpaint_stamps, groups=("stamp", "caption")),
     "emoji": RealSet(build=emoji, groups=("code",)),
     "asterisk_prompts": RealSet(build=asterisk_prompts, groups=("prompt",)),
+    "asterisk_english": RealSet(build=asterisk_english, groups=("prompt", "words")),
+    "multi30k": RealSet(build=multi30k, groups=("image_id",)),
 }
 """Name of a set, as of its recipe -> how it is built."""
 

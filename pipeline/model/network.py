@@ -3,8 +3,8 @@
 # S samples, F fields, D width
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pipeline.batch import Batch
 from pipeline.fields import AnyField
 from pipeline.model.attention import Segments
-from pipeline.model.embedding import Clock, FieldEmbedding
+from pipeline.model.decoder import Decoder
+from pipeline.model.embedding import Clock, FieldEmbedding, IdTable
 from pipeline.model.fusion import FUSIONS, FieldTokens, Fusion, Joint, interlace, key
 from pipeline.model.transformer import Layer
 from pipeline.recipe import Model
@@ -47,6 +48,7 @@ class Outputs:
         hidden: tokens that tasks hid from the network, bool `[n]` by field.
         weights_SF: what the fusion weighs each field with, detached, columns in the order of `fields`; None where the
             fusion has no such weights.
+        tables: the vectors `[V, D]` of each field of ids, for tasks that write in the same vocabulary.
     """
 
     sample_SD: Tensor
@@ -56,6 +58,7 @@ class Outputs:
     groups: Mapping[tuple[str, ...], FieldState]
     hidden: Mapping[str, Tensor]
     weights_SF: Tensor | None = None
+    tables: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Network(nn.Module):
@@ -131,6 +134,7 @@ class Network(nn.Module):
             groups={group: self._group(group, encoded, present_SF) for group in self._groups},
             hidden=hidden,
             weights_SF=fused.weights_SF,
+            tables=self._tables(),
         )
 
     def _group(self, group: tuple[str, ...], tokens: Mapping[str, FieldTokens], present_SF: Tensor) -> FieldState:
@@ -138,6 +142,11 @@ class Network(nn.Module):
         inside_F = torch.tensor([name in group for name in self.names], device=present_SF.device)
         keep_SF = present_SF & inside_F
         return FieldState(pooled_SD=self.fusion(tokens, keep_SF).sample_SD, present_S=keep_SF.any(1))
+
+    def _tables(self) -> dict[str, Tensor]:
+        """The vectors of the ids of each field that has ids."""
+        contents = {name: self.embeddings[key(name)].content for name in self.names}
+        return {name: content.table.weight for name, content in contents.items() if isinstance(content, IdTable)}
 
     def _hidden(self, batch: Batch) -> dict[str, Tensor]:
         """Tokens that the tasks hide; what one task hides is hidden from all."""
@@ -162,7 +171,7 @@ def initialise(network: nn.Module, num_layers: int) -> None:
     """Set all weights from torch's global generator.
 
     Matrices and tables: normal, cut at two deviations of 0.02; what writes to the residual stream is divided by the
-    root of twice the number of layers (Radford et al. 2019, GPT-2). Convolutions: by fan-in (He et al. 2015).
+    root of the number of matrices that do (Radford et al. 2019, GPT-2). Convolutions: by fan-in (He et al. 2015).
     Biases zero, gains one.
     """
     for module in network.modules():
@@ -174,5 +183,12 @@ def initialise(network: nn.Module, num_layers: int) -> None:
             nn.init.zeros_(module.bias)
     for module in network.modules():
         if isinstance(module, Layer):
-            for matrix in (module.attention_out, module.mlp_out):
-                matrix.weight.data.div_(math.sqrt(2 * num_layers))
+            _divide((module.attention_out, module.mlp_out), 2 * num_layers)
+        elif isinstance(module, Decoder):
+            _divide(matrices := module.residual_matrices(), len(matrices))
+
+
+def _divide(matrices: Sequence[nn.Linear], writers: int) -> None:
+    """Shrink what each of so many matrices adds to one stream."""
+    for matrix in matrices:
+        matrix.weight.data.div_(math.sqrt(writers))
