@@ -26,6 +26,7 @@ SPEAKERS_HELD_OUT = ("theo",)
 DRAWERS_HELD_OUT = range(17, 21)
 SUBJECTS_HELD_OUT = (9, 10)
 FOLD_HELD_OUT = 4
+PROMPT_S = 32
 
 
 def held_out(key: object, share: float = 0.2) -> bool:
@@ -140,10 +141,11 @@ def asterisk_prompts(data: Path, out: Path) -> None:
 def asterisk_english(data: Path, out: Path) -> None:
     """Spoken English prompts and their words (lower case; letters, digits, apostrophes), each prompt on one side.
 
-    Two prompts of the same words are on one side too.
+    Two prompts of the same words are on one side too. Left out: tones, and what lasts more than 32 s.
     """
     table = pq.read_table(data / "asterisk_prompts" / "speech_en.parquet")
-    table = table.filter(table["spoken"])
+    short = pc.less_equal(table["num_samples"], pc.multiply(table["sample_rate"], PROMPT_S))
+    table = table.filter(pc.and_(table["spoken"], short))
     words = [plain_words(text) for text in table["text"].to_pylist()]
     table = table.append_column("words", pa.array(words, pa.string())).drop_columns(["spoken"])
     order = sorted(range(table.num_rows), key=lambda i: hashlib.sha256(str(i).encode()).digest())
@@ -180,8 +182,6 @@ SETS = {
     "tuxpaint_stamps": RealSet(build=tuxpaint_stamps, groups=("stamp", "caption")),
     "emoji": RealSet(build=emoji, groups=("code",)),
     "asterisk_prompts": RealSet(build=asterisk_prompts, groups=("prompt",)),
-    "asterisk_english": RealSet(build=asterisk_english, groups=("prompt", "words")),
-    "multi30k": RealSet(build=multi30k, groups=("image_id",)),
 }
 """Name of a set, as of its recipe -> how it is built."""
 

@@ -1,8 +1,10 @@
 """A recipe trained in this process, on one thread, with its CPU time: what learning figures are measured with."""
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -19,6 +21,9 @@ from pipeline.train.optim import make_optimizer
 from pipeline.train.worker import read_share
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("INTERLACE_TEST_DATA", ROOT.parent / "shared" / "data"))
+RECIPES = ROOT / "jobs" / "recipes"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,7 +68,7 @@ def train(recipe: Recipe, log_every: int = 0) -> Trained:
     for report in loop.steps(timed(), 0):
         if log_every and report.step % log_every == 0:
             spent = time.process_time() - began - done.read_s
-            print(f"step {report.step} of {schedule.num_steps}, loss {report.loss:.3f}, {spent:.0f} s")  # noqa: T201
+            print(f"step {report.step} of {schedule.num_steps}, loss {report.loss:.3f}, {spent:.0f} s", flush=True)  # noqa: T201
     done.train_s = time.process_time() - began - done.read_s
     return done
 
@@ -72,6 +77,18 @@ def metrics(trained: Trained, recipe: Recipe, split: str) -> dict[str, float]:
     """All metrics over a whole split."""
     reader: Reader = trained.index.reader(recipe, split, training=False)
     return evaluate_subsets(trained.network, reader, recipe, [tuple(recipe.fields)], CPU)[0].metrics
+
+
+@dataclass(slots=True)
+class Lines:
+    """What a benchmark must show: prints each line with its figure, and remembers whether all hold."""
+
+    failed: int = 0
+
+    def check(self, text: str, holds: bool) -> None:
+        """Say a line that must hold."""
+        self.failed += not holds
+        print(f"{'ok  ' if holds else 'FAIL'} {text}", flush=True)  # noqa: T201
 
 
 def batches(trained: Trained, recipe: Recipe, split: str):

@@ -82,11 +82,11 @@ class GenerationTask(Task):
         read_N = target.values.roll(1)
         opens = segments.starts_N[target.lengths > 0]
         read_N[opens] = BEGIN
-        table_VD, out_VD = self._tables(outputs)
+        table_VD, out_VD = self.tables(outputs)
         x_TD = self.decoder(table_VD, read_N, segments, memory_of(outputs))
         return functional.linear(x_TD, out_VD).float()
 
-    def _tables(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
+    def tables(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
         """Vectors of the ids, and the output matrix."""
         table_VD = self.table.weight if self.table is not None else outputs.tables[self.shares]
         return table_VD, table_VD if self.project is None else self.project.weight
@@ -110,7 +110,7 @@ class GenerationTask(Task):
         settings = self.settings
         if self.decoder is None:
             return best_path(self._ctc_log_probs(outputs), self._ctc_tokens(outputs).segments)
-        writing = self.decoder.write(*self._tables(outputs), memory_of(outputs))
+        writing = self.decoder.write(*self.tables(outputs), memory_of(outputs))
         if settings.beam == 1:
             return greedy(writing, settings.max_tokens)
         found = beam_search(writing, settings.max_tokens, settings.beam, settings.length_penalty)
