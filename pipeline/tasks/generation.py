@@ -140,6 +140,7 @@ class GenerationTask(Task):
         """The text, and its `score`: the log-probability (from CTC alone: of the best path)."""
         return [{"": self.detokenize(text.ids), "score": text.log_prob} for text in self.write(outputs)]
 
+    @torch.no_grad()
     def state(self, outputs: Outputs, batch: Batch) -> State:
         """Sums over target tokens, texts that CTC can't align, and written texts beside their references.
 
