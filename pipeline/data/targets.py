@@ -209,6 +209,7 @@ class TextTarget(Target):
     def __init__(self, task: GenerationTask, fitted: Fitted) -> None:
         self._text = TextModality(task.column, task.text, fitted)
         self._limit = task.max_tokens
+        self.ctc_field = task.ctc_field
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -220,6 +221,12 @@ class TextTarget(Target):
         ids = self._text.decode(value).astype(np.int64)
         whole = self._text.measure(value)[0] <= self._limit
         return np.append(ids, END) if whole and ids[-1] != END else ids
+
+
+def ctc_tokens(ids: NDArray[Any]) -> int:
+    """Tokens of a field that CTC needs to spell a text: one for each id, one more between two that are equal."""
+    spelled = ids[ids != END]
+    return len(spelled) + int(np.count_nonzero(spelled[1:] == spelled[:-1]))
 
 
 def _text_target_learner(task: GenerationTask) -> Learner:
