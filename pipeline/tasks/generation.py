@@ -125,15 +125,18 @@ class GenerationTask(Task):
         lengths = torch.tensor([len(text.ids) for text in texts], device=owner.device)
         tokens = self._ctc_tokens(outputs)
         spelled = Segments(tokens.segments.lengths_N[owner])
-        losses = ctc_losses(self._ctc_log_probs(outputs)[:, owner], spelled, ids, lengths)
-        losses = losses.masked_fill(~can_align(spelled.lengths_N, ids, lengths), torch.inf).tolist()
-        best: list[Text] = []
+        costs = ctc_losses(self._ctc_log_probs(outputs)[:, owner], spelled, ids, lengths)
+        costs = costs.masked_fill(~can_align(spelled.lengths_N, ids, lengths), torch.inf)
+        scores = [
+            ((1 - weight) * text.log_prob - weight * cost)
+            / length_norm(len(text.ids) + text.ended, settings.length_penalty)
+            for text, cost in zip(texts, costs.tolist(), strict=True)
+        ]
+        best, first = [], 0
         for own in found:
-            scores = [(1 - weight) * t.log_prob - weight * loss for t, loss in zip(own, losses, strict=False)]
-            norms = [length_norm(len(t.ids) + t.ended, settings.length_penalty) for t in own]
-            losses = losses[len(own) :]
-            ranked = [score / norm for score, norm in zip(scores, norms, strict=True)]
+            ranked = scores[first : first + len(own)]
             best.append(own[ranked.index(max(ranked))])
+            first += len(own)
         return best
 
     def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
