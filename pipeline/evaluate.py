@@ -87,6 +87,8 @@ def evaluate_subsets(
     A sample of which no given field is present still counts: the model then answers from nothing.
     """
     tasks = network.tasks
+    for task in tasks.values():
+        task.thorough = True
     totals: list[States] = [{n: {} for n in tasks} for _ in subsets]
     weights = [WeightSums() for _ in subsets]
     for pack in read_share(reader):

@@ -194,7 +194,7 @@ AnyField = Annotated[ImageField | TextField | TableField | AudioField | SeriesFi
 
 
 def check_vocabularies(fields: Mapping[str, AnyField]) -> None:
-    """Refuse a vocabulary that one field alone names, or fields of unequal tokenizers. Raises ValueError."""
+    """Refuse a vocabulary that one text alone names, or texts of unequal tokenizers. Raises ValueError."""
     users: dict[str, list[str]] = {}
     for name, field in fields.items():
         if isinstance(field, TextField) and field.vocabulary is not None:
@@ -202,7 +202,7 @@ def check_vocabularies(fields: Mapping[str, AnyField]) -> None:
     faults = []
     for vocabulary, (first, *others) in users.items():
         if not others:
-            faults.append(f"`{first}.vocabulary`: expected another field of the vocabulary `{vocabulary}`")
+            faults.append(f"`{first}.vocabulary`: expected another user of the vocabulary `{vocabulary}`")
         for other in others:
             for setting in ("tokenizer", "vocab_size", "ngram"):
                 one, two = getattr(fields[first], setting), getattr(fields[other], setting)

@@ -25,6 +25,7 @@ from pipeline.fields import AnyField, ImageField, Node, check_vocabularies
 from pipeline.optim_settings import Optim as Optim
 from pipeline.task_settings import AnyTask as AnyTask
 from pipeline.task_settings import ClassificationTask as ClassificationTask
+from pipeline.task_settings import GenerationTask as GenerationTask
 from pipeline.task_settings import ReconstructionTask as ReconstructionTask
 from pipeline.task_settings import RegressionTask as RegressionTask
 from pipeline.task_settings import RetrievalTask as RetrievalTask
@@ -141,11 +142,20 @@ class Recipe(Node):
                 raise ValueError(f"{name}.patch must be a power of two for the `cnn` stem, but is {item.patch}")
         return fields
 
-    @field_validator("fields")
-    @classmethod
-    def _vocabularies(cls, fields: dict[str, AnyField]) -> dict[str, AnyField]:
-        check_vocabularies(fields)
-        return fields
+    @model_validator(mode="after")
+    def _vocabularies(self) -> "Recipe":
+        texts = {f"tasks.{n}": task.text for n, task in self.tasks.items() if isinstance(task, GenerationTask)}
+        check_vocabularies({**{f"fields.{n}": field for n, field in self.fields.items()}, **texts})
+        return self
+
+    @model_validator(mode="after")
+    def _ctc_fields(self) -> "Recipe":
+        for name, task in self.tasks.items():
+            if not isinstance(task, GenerationTask) or task.ctc_field is None:
+                continue
+            if self.model.fusion == "early" or not self.model.field_layers:
+                raise ValueError(f"`tasks.{name}.ctc_field` needs layers within the field (`fusion: mid`)")
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> "Recipe":

@@ -19,6 +19,10 @@ from numpy.typing import NDArray
 
 TokenKind = Literal["ids", "patches"]
 
+UNKNOWN, BEGIN, END = 0, 1, 2
+NUM_SPECIALS = 3
+"""Ids of texts before those of every tokenizer; see `pipeline.modalities.text`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldSpec:

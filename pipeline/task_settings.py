@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.fields import Node
+from pipeline.fields import Node, TextField
 
 
 class _Task(Node):
@@ -141,6 +141,76 @@ class ReconstructionTask(_Task):
         return self
 
 
+class GenerationTask(_Task):
+    """Write a text: captioning, speech recognition, translation."""
+
+    target_keys: ClassVar[tuple[str, ...]] = (
+        "task", "column", "tokenizer", "vocab_size", "max_tokens", "vocabulary", "ctc_field",
+    )  # fmt: skip
+    _of_decoder: ClassVar[tuple[str, ...]] = ("layers", "tied", "label_smoothing", "beam", "length_penalty")
+
+    task: Literal["generation"]
+    column: str = Field(description="Column of the text to write.")
+    tokenizer: Literal["bytes", "bpe", "characters"] = Field(
+        "bytes", description="How the text becomes tokens; as of a text field."
+    )
+    vocab_size: int = Field(1000, ge=260, le=200_000, description="Ids of a fitted vocabulary.")
+    vocabulary: str | None = Field(
+        None, min_length=1, description="Name of a vocabulary shared with the text fields that give this name."
+    )
+    max_tokens: int = Field(256, ge=1, description="Longer texts are cut to this many tokens, also when generating.")
+    layers: int = Field(2, ge=1, description="Layers of the decoder.")
+    tied: bool = Field(
+        True, description="The output matrix is the table of input vectors, and that of a field with this `vocabulary`."
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all tokens.")
+    ctc_field: str | None = Field(None, description="Field whose own tokens spell the text by CTC, such as speech.")
+    ctc_weight: float = Field(0.0, ge=0, le=1, description="Share of CTC in the loss; at 1 there is no decoder.")
+    beam: int = Field(1, ge=1, le=64, description="Texts kept at each step of the search; 1 is greedy.")
+    length_penalty: float = Field(
+        0.0, ge=0, le=2, description="Beam search: log-probabilities are divided by ((5 + length) / 6) to this power."
+    )
+    eval_samples: int = Field(
+        200, ge=0, description="Texts written by an evaluation while training (of its first rows); at the end all are."
+    )
+    metric: Literal["loss", "wer", "cer", "bleu", "chrf"] = Field(
+        "loss", description="What the best checkpoint is chosen by."
+    )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the target, read together."""
+        return (self.column,)
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """The field that CTC reads, if any."""
+        return () if self.ctc_field is None else (self.ctc_field,)
+
+    @property
+    def text(self) -> TextField:
+        """The text field that reads the target as this task does."""
+        names = ("column", "tokenizer", "vocab_size", "vocabulary", "max_tokens")
+        return TextField(modality="text", **{name: getattr(self, name) for name in names})
+
+    @model_validator(mode="after")
+    def _no_void_settings(self) -> "GenerationTask":
+        if (self.ctc_field is None) != (self.ctc_weight == 0):
+            raise ValueError("`ctc_field` and a `ctc_weight` above 0 go together")
+        if self.vocabulary is not None and self.tokenizer == "bytes":
+            raise ValueError("`vocabulary` has no effect with `tokenizer: bytes`, which fits none")
+        if self.ctc_weight == 1:
+            for name in self._of_decoder:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"`{name}` has no effect with `ctc_weight: 1`, which has no decoder")
+        if self.length_penalty and self.beam == 1:
+            raise ValueError("`length_penalty` has no effect with `beam: 1`")
+        if self.metric != "loss" and not self.eval_samples:
+            raise ValueError(f"`metric: {self.metric}` needs texts, but `eval_samples` is 0")
+        return self
+
+
 AnyTask = Annotated[
-    ClassificationTask | RegressionTask | RetrievalTask | ReconstructionTask, Field(discriminator="task")
+    ClassificationTask | RegressionTask | RetrievalTask | ReconstructionTask | GenerationTask,
+    Field(discriminator="task"),
 ]

@@ -21,7 +21,7 @@ from pipeline.data.targets import target_learner
 from pipeline.errors import DataError
 from pipeline.fields import AnyField, TextField
 from pipeline.modalities.base import Known, Learner
-from pipeline.recipe import Recipe
+from pipeline.recipe import AnyTask, GenerationTask, Recipe
 
 Fitted = Mapping[str, Mapping[str, Any]]
 """`{"fields": {name: state}, "targets": {name: state}}`, plain JSON."""
@@ -48,13 +48,20 @@ def lessons(recipe: Recipe) -> dict[str, Lesson]:
         made[key] = Lesson(learner=modalities.learner(field), columns=(*before, field.columns))
     for name, task in recipe.tasks.items():
         if task.columns:
-            made[f"tasks.{name}"] = Lesson(learner=target_learner(task), columns=(task.columns,))
+            key = _lesson_of_task(name, task)
+            before = made[key].columns if key in made else ()
+            made[key] = Lesson(learner=target_learner(task), columns=(*before, task.columns))
     return made
 
 
 def _lesson_of(name: str, field: AnyField) -> str:
     shared = isinstance(field, TextField) and field.vocabulary
     return f"vocabulary.{shared}" if shared else f"fields.{name}"
+
+
+def _lesson_of_task(name: str, task: AnyTask) -> str:
+    shared = isinstance(task, GenerationTask) and task.vocabulary
+    return f"vocabulary.{shared}" if shared else f"tasks.{name}"
 
 
 def fit(recipe: Recipe, groups: Sequence[RowGroup], mapper: Mapper) -> Fitted:
@@ -77,7 +84,7 @@ def fit(recipe: Recipe, groups: Sequence[RowGroup], mapper: Mapper) -> Fitted:
     states = {n: lesson.learner.finish() for n, lesson in totals.items()}
     return {
         "fields": {n: states[_lesson_of(n, f)] for n, f in recipe.fields.items()},
-        "targets": {n: states[f"tasks.{n}"] for n, t in recipe.tasks.items() if t.columns},
+        "targets": {n: states[_lesson_of_task(n, t)] for n, t in recipe.tasks.items() if t.columns},
     }
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import xxhash
+from numpy.typing import NDArray
 
 from pipeline import modalities
 from pipeline.data.cache import CACHE_VERSION, LIBRARIES, Cache
@@ -29,7 +30,7 @@ from pipeline.data.plan import PlanSettings
 from pipeline.data.reader import Reader, Recordings, field_value, num_tokens, record_hash
 from pipeline.data.schema import check_schemas
 from pipeline.data.sources import SPARSE, Mapper, RowGroup, ShardFormat, faults_of, find_shards, open_source
-from pipeline.data.targets import make_target
+from pipeline.data.targets import Target, TextTarget, ctc_tokens, make_target
 from pipeline.errors import BadShareError, DataError, RecordError
 from pipeline.fields import AnyField
 from pipeline.recipe import Recipe, Source
@@ -158,6 +159,7 @@ def build_manifest(
     tables = mapper(MeasureGroup(tuple(open_source(s) for s in sources), recordings), groups)
     table = pa.concat_tables(tables)
     assert table.num_rows == sum(g.num_rows for g in groups)
+    check_alignment(int(np.count_nonzero(table["unaligned"].to_numpy())), table.num_rows, recordings)
     reasons = table["reason"].to_pylist()
     places = [(g.shard, g.first_row + i) for g in groups for i in range(g.num_rows)]
     bad = tuple(
@@ -183,17 +185,17 @@ class MeasureGroup:
     recordings: Recordings
 
     def __call__(self, group: RowGroup) -> pa.Table:
-        """One row a record: `hash`, `<field>.0`, `<field>.1`, `reason`."""
+        """One row a record: `hash`, `<field>.0`, `<field>.1`, `reason`, `unaligned`."""
         names = list(self.recordings.fields)
         try:
             table = self.readers[group.source].read(group, self.recordings.columns)
         except DataError as error:
-            return self._table([(0, [(MISSING, MISSING)] * len(names), str(error))] * group.num_rows)
+            return self._table([(0, [(MISSING, MISSING)] * len(names), str(error), False)] * group.num_rows)
         rows = zip(table.to_pylist(), faults_of(table), strict=True)
         unread = [(MISSING, MISSING)] * len(names)
-        return self._table([(0, unread, fault) if fault else self._measure(record) for record, fault in rows])
+        return self._table([(0, unread, fault, False) if fault else self._measure(record) for record, fault in rows])
 
-    def _measure(self, record: Mapping[str, Any]) -> tuple[int, list[tuple[int, int]], str | None]:
+    def _measure(self, record: Mapping[str, Any]) -> tuple[int, list[tuple[int, int]], str | None, bool]:
         reason: str | None = None
         extents = [(MISSING, MISSING)] * len(self.recordings.fields)
         for i, (name, (modality, columns)) in enumerate(self.recordings.fields.items()):
@@ -204,29 +206,51 @@ class MeasureGroup:
                 extents[i] = modality.measure(value)
             except RecordError as error:
                 reason = reason or f"field `{name}`: {error}"
+        unaligned = False
         try:
             for target, columns in self.recordings.targets.values():
                 if (value := field_value(record, columns)) is not None:
-                    target.encode(value)
+                    unaligned |= self._is_unaligned(target, target.encode(value), extents)
         except RecordError as error:
             reason = reason or str(error)
         if reason is None and not self._has_token(extents):
             reason = "no field has a token: every field of the record is missing or empty"
-        return record_hash(record, self.recordings.columns), extents, reason
+        return record_hash(record, self.recordings.columns), extents, reason, unaligned
+
+    def _is_unaligned(self, target: Target, ids: NDArray[Any], extents: Sequence[tuple[int, int]]) -> bool:
+        """Whether the field that CTC reads is there, but has too few tokens for the text."""
+        if not isinstance(target, TextTarget) or target.ctc_field is None:
+            return False
+        extent = extents[list(self.recordings.fields).index(target.ctc_field)]
+        modality = self.recordings.fields[target.ctc_field][0]
+        return extent[0] != MISSING and modality.num_tokens(extent) < ctc_tokens(ids)
 
     def _has_token(self, extents: Sequence[tuple[int, int]]) -> bool:
         pairs = zip(extents, self.recordings.fields.values(), strict=True)
         return any(e[0] != MISSING and m.num_tokens(e) > 0 for e, (m, _) in pairs)
 
-    def _table(self, rows: list[tuple[int, list[tuple[int, int]], str | None]]) -> pa.Table:
+    def _table(self, rows: list[tuple[int, list[tuple[int, int]], str | None, bool]]) -> pa.Table:
         columns: dict[str, pa.Array] = {
             "hash": pa.array([r[0] for r in rows], pa.uint64()),
             "reason": pa.array([r[2] for r in rows], pa.string()),
+            "unaligned": pa.array([r[3] for r in rows], pa.bool_()),
         }
         for i, name in enumerate(self.recordings.fields):
             columns[f"{name}.0"] = pa.array([r[1][i][0] for r in rows], pa.int32())
             columns[f"{name}.1"] = pa.array([r[1][i][1] for r in rows], pa.int32())
         return pa.table(columns)
+
+
+def check_alignment(unaligned: int, num_rows: int, recordings: Recordings) -> None:
+    """Refuse data of which CTC could align less than half; fewer texts are left out of its loss. Raises DataError."""
+    if unaligned * 2 > num_rows:
+        fields = {t.ctc_field for t, _ in recordings.targets.values() if isinstance(t, TextTarget)} - {None}
+        name = " or ".join(sorted(map(str, fields)))
+        raise DataError(
+            f"CTC needs a token of its field for each token of the text, and one more for each that repeats the one"
+            f" before, but {unaligned} of {num_rows} texts have fewer: lower `fields.{name}.patch_frames` or `hop_ms`,"
+            " or use a tokenizer of longer pieces"
+        )
 
 
 def check_manifest(manifest: Manifest, split: str, recipe: Recipe, recordings: Recordings) -> None:

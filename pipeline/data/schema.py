@@ -9,7 +9,7 @@ from pyarrow import types
 from pipeline.errors import DataError
 from pipeline.fields import AnyField, AudioField, ImageField, SeriesField, TableField, TextField
 from pipeline.recipe import Recipe
-from pipeline.task_settings import AnyTask, ClassificationTask, RegressionTask
+from pipeline.task_settings import AnyTask, ClassificationTask, GenerationTask, RegressionTask
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -80,6 +80,8 @@ def _field_check(field: AnyField, column: str) -> Check:
 def _task_check(task: AnyTask) -> Check:
     if isinstance(task, RegressionTask):
         return "a number", _is_number
+    if isinstance(task, GenerationTask):
+        return "string", _is_string
     if isinstance(task, ClassificationTask) and task.multi_label:
         return "a list of strings, integers or booleans", _is_list_of_categories
     return "string, integer or boolean", _is_category

@@ -1,8 +1,8 @@
 """Target columns -> target arrays.
 
 In: the raw values of a task's columns. Out: int64 class indices, one for a single label, any number for several; or
-standardised float32 numbers; or the int64 hash of a group. What is learned of the training rows (`target_learner`:
-classes, means, deviations) travels with the model as plain JSON.
+standardised float32 numbers; or the int64 hash of a group; or ids of a text. What is learned of the training rows
+(`target_learner`: classes, means, deviations, vocabularies) travels with the model as plain JSON.
 """
 
 import math
@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError, RecordError
 from pipeline.modalities.base import Fitted, Known, Learner, Values
 from pipeline.modalities.numeric import Moments, number
-from pipeline.task_settings import AnyTask, ClassificationTask, RegressionTask, RetrievalTask
+from pipeline.modalities.text import TextModality
+from pipeline.modalities.vocabulary import text_learner
+from pipeline.sample import END
+from pipeline.task_settings import AnyTask, ClassificationTask, GenerationTask, RegressionTask, RetrievalTask
 
 _SHOWN = 8
 
@@ -199,10 +202,42 @@ def _group_learner(task: RetrievalTask) -> Learner:
     return Known({})
 
 
+@final
+class TextTarget(Target):
+    """Ids of the text as its tokenizer gives them, then `END` where the text was not cut."""
+
+    def __init__(self, task: GenerationTask, fitted: Fitted) -> None:
+        self._text = TextModality(task.column, task.text, fitted)
+        self._limit = task.max_tokens
+        self.ctc_field = task.ctc_field
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Ids are int64."""
+        return np.dtype(np.int64)
+
+    def encode(self, value: tuple[Any, ...]) -> NDArray[np.int64]:
+        """Ids, int64 `[n]`; an empty text is `END` alone. Raises RecordError."""
+        ids = self._text.decode(value).astype(np.int64)
+        whole = self._text.measure(value)[0] <= self._limit
+        return np.append(ids, END) if whole and ids[-1] != END else ids
+
+
+def ctc_tokens(ids: NDArray[Any]) -> int:
+    """Tokens of a field that CTC needs to spell a text: one for each id, one more between two that are equal."""
+    spelled = ids[ids != END]
+    return len(spelled) + int(np.count_nonzero(spelled[1:] == spelled[:-1]))
+
+
+def _text_target_learner(task: GenerationTask) -> Learner:
+    return text_learner(task.text)
+
+
 TARGETS: dict[str, tuple[Callable[[Any], Learner], Callable[[Any, Fitted], Target]]] = {
     "classification": (ClassLearner, ClassTarget),
     "regression": (NumberLearner, NumberTarget),
     "retrieval": (_group_learner, GroupTarget),
+    "generation": (_text_target_learner, TextTarget),
 }
 """`task` of a task's settings -> what learns for its target, how to make it."""
 

@@ -20,10 +20,9 @@ from tokenizers import Tokenizer
 from pipeline.errors import RecordError
 from pipeline.fields import TextField
 from pipeline.modalities.base import Extent, Fitted, Modality
-from pipeline.modalities.vocabulary import NUM_SPECIALS, is_text, word_pieces
-from pipeline.sample import FieldSpec, Tokens
+from pipeline.modalities.vocabulary import is_text, word_pieces
+from pipeline.sample import END, NUM_SPECIALS, UNKNOWN, FieldSpec, Tokens
 
-UNKNOWN, BEGIN, END = 0, 1, 2
 _SPECIAL_WORDS = (None, "<begin>", "<end>")
 
 

@@ -21,9 +21,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from pipeline.errors import DataError
 from pipeline.fields import TextField
 from pipeline.modalities.base import Fitted, Known, Learner, Values
-
-NUM_SPECIALS = 3
-"""Ids that come before those of every vocabulary."""
+from pipeline.sample import NUM_SPECIALS
 
 _REPEATS = 1000
 """Copies of a word that the trainer gets at once."""

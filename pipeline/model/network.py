@@ -4,9 +4,9 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from pipeline.batch import Batch
 from pipeline.fields import AnyField
 from pipeline.model.attention import Segments
-from pipeline.model.embedding import Clock, FieldEmbedding
+from pipeline.model.decoder import Decoder
+from pipeline.model.embedding import Clock, FieldEmbedding, IdTable
 from pipeline.model.fusion import FieldTokens, Fusion, Joint, interlace, key
 from pipeline.model.fusions import FUSIONS
 from pipeline.model.transformer import CrossLayer, Layer
@@ -52,6 +53,7 @@ class Outputs:
             fusion has no such weights. Those that are attention are there only while `Network.measuring`.
         votes_SF: weights, with their gradient, by which tasks combine predictions that they make from each field alone;
             None where they predict from `sample_SD`.
+        tables: the vectors `[V, D]` of each field of ids, for tasks that write in the same vocabulary.
     """
 
     sample_SD: Tensor
@@ -62,6 +64,7 @@ class Outputs:
     hidden: Mapping[str, Tensor]
     weights_SF: Tensor | None = None
     votes_SF: Tensor | None = None
+    tables: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Network(nn.Module):
@@ -138,6 +141,7 @@ class Network(nn.Module):
             hidden=hidden,
             weights_SF=fused.weights_SF,
             votes_SF=fused.votes_SF,
+            tables=self._tables(),
         )
 
     @contextmanager
@@ -154,6 +158,11 @@ class Network(nn.Module):
         inside_F = torch.tensor([name in group for name in self.names], device=present_SF.device)
         keep_SF = present_SF & inside_F
         return FieldState(pooled_SD=self.fusion(tokens, keep_SF).sample_SD, present_S=keep_SF.any(1))
+
+    def _tables(self) -> dict[str, Tensor]:
+        """The vectors of the ids of each field that has ids."""
+        contents = {name: self.embeddings[key(name)].content for name in self.names}
+        return {name: content.table.weight for name, content in contents.items() if isinstance(content, IdTable)}
 
     def _hidden(self, batch: Batch) -> dict[str, Tensor]:
         """Tokens that the tasks hide; what one task hides is hidden from all."""
@@ -178,7 +187,7 @@ def initialise(network: nn.Module, num_layers: int) -> None:
     """Set all weights; each module's are drawn from torch's seed and its name, whatever other modules there are.
 
     So the order of fields, and fields that come or go, change no other weights. Matrices and tables: normal, cut at two
-    deviations of 0.02; what writes to the residual stream is divided by the root of twice the number of layers
+    deviations of 0.02; what writes to the residual stream is divided by the root of the number of matrices that do
     (Radford et al. 2019, GPT-2). Convolutions: by fan-in (He et al. 2015). Biases zero, gains one.
     """
     for name, module in network.named_modules():
@@ -190,10 +199,17 @@ def initialise(network: nn.Module, num_layers: int) -> None:
             nn.init.zeros_(module.bias)
     for module in network.modules():
         if isinstance(module, Layer | CrossLayer):
-            for matrix in (module.attention_out, module.mlp_out):
-                matrix.weight.data.div_(math.sqrt(2 * num_layers))
+            _divide((module.attention_out, module.mlp_out), 2 * num_layers)
+        elif isinstance(module, Decoder):
+            _divide(matrices := module.residual_matrices(), len(matrices))
 
 
 def _generator(name: str) -> torch.Generator:
     seed = hashlib.sha256(f"{torch.initial_seed()}/{name}".encode()).digest()[:8]
     return torch.Generator().manual_seed(int.from_bytes(seed, "little"))
+
+
+def _divide(matrices: Sequence[nn.Linear], writers: int) -> None:
+    """Shrink what each of so many matrices adds to one stream."""
+    for matrix in matrices:
+        matrix.weight.data.div_(math.sqrt(writers))

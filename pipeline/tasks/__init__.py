@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.tasks.base import Context, State, Task
 from pipeline.tasks.classification import ClassificationTask
+from pipeline.tasks.generation import GenerationTask
 from pipeline.tasks.reconstruction import ReconstructionTask
 from pipeline.tasks.regression import RegressionTask
 from pipeline.tasks.retrieval import RetrievalTask
@@ -16,12 +17,14 @@ TASKS: dict[str, Any] = {
     "regression": RegressionTask,
     "retrieval": RetrievalTask,
     "reconstruction": ReconstructionTask,
+    "generation": GenerationTask,
 }
 
 __all__ = [
     "TASKS",
     "ClassificationTask",
     "Context",
+    "GenerationTask",
     "ReconstructionTask",
     "RegressionTask",
     "RetrievalTask",

@@ -53,6 +53,8 @@ class Task(nn.Module, ABC):
     """Groups of fields whose fused state, made from them alone, it reads as `outputs.groups[group]`."""
     hides: tuple[str, ...] = ()
     """Fields of which it hides tokens from the network; see `hidden`."""
+    thorough: bool = False
+    """Whether `state` spares no cost, as for the evaluation at the end; while training it may look at some samples."""
 
     def hidden(self, batch: Batch) -> dict[str, Tensor]:
         """Which tokens the network must not see: bool `[n]` for each field in `hides`."""

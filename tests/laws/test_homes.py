@@ -25,10 +25,11 @@ HOMES: dict[str, tuple[str, ...]] = {
     "ray.data": ("pipeline/data/stream.py",),
     "ray.train": ("pipeline/data/stream.py", "pipeline/train/run.py", "pipeline/train/worker.py"),
     "rich": ("jobs/",),
+    "sacrebleu": ("pipeline/tasks/text_metrics.py",),
     "safetensors": ("pipeline/train/tensors.py",),
     "soundfile": ("pipeline/modalities/audio.py",),
     "soxr": ("pipeline/modalities/audio.py",),
-    "tokenizers": ("pipeline/modalities/text.py", "pipeline/modalities/vocabulary.py"),
+    "tokenizers": ("pipeline/detokenizer.py", "pipeline/modalities/text.py", "pipeline/modalities/vocabulary.py"),
     "torch": (
         "pipeline/batch.py", "pipeline/model/", "pipeline/tasks/", "pipeline/train/", "pipeline/evaluate.py",
         "pipeline/predict.py", "jobs/report.py", "jobs/start.py", "jobs/train.py",

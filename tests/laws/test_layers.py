@@ -9,6 +9,7 @@ from tests.laws.code import Import, imports, sources
 
 LAYERS = (
     (
+        "pipeline.detokenizer",
         "pipeline.errors",
         "pipeline.exhibits",
         "pipeline.faults",

@@ -195,16 +195,16 @@ TEXT = {"modality": "text", "column": "source", "tokenizer": "bpe", "vocabulary"
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        ({}, "`a.vocabulary`: expected another field of the vocabulary `joint`"),
+        ({}, "`fields.a.vocabulary`: expected another user of the vocabulary `joint`"),
         (
             {"b": {**TEXT, "vocab_size": 300}},
-            "`a.vocab_size` and `b.vocab_size` must be equal, because they share the vocabulary `joint`, but are 1000"
-            " and 300",
+            "`fields.a.vocab_size` and `fields.b.vocab_size` must be equal, because they share the vocabulary `joint`,"
+            " but are 1000 and 300",
         ),
         (
             {"b": TEXT, "c": {**TEXT, "tokenizer": "characters"}},
-            "`a.tokenizer` and `c.tokenizer` must be equal, because they share the vocabulary `joint`, but are 'bpe'"
-            " and 'characters'",
+            "`fields.a.tokenizer` and `fields.c.tokenizer` must be equal, because they share the vocabulary `joint`,"
+            " but are 'bpe' and 'characters'",
         ),
         (
             {"b": {**TEXT, "tokenizer": "bytes"}},
