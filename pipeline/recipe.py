@@ -135,6 +135,10 @@ class Model(Node):
     joint_layers: int = Field(2, ge=0, description="Layers within the sample (not used by `weighted_sum`).")
     mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of a feed-forward block over `dim`.")
     pool: Literal["mean", "max"] = Field("mean", description="How the tokens of a field or sample become one state.")
+    init: Literal["small", "fan_in"] = Field(
+        "small",
+        description="First matrices: deviation 0.02, or 1 / root of inputs, which learns faster in runs of few steps.",
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training.")
     modality_dropout: float = Field(0.0, ge=0, lt=1, description="Chance that training hides a field of a sample.")
 

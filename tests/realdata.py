@@ -107,7 +107,13 @@ def esc10(data: Path, out: Path) -> None:
 
 def omniglot(data: Path, out: Path) -> None:
     """Characters by drawer."""
-    split_by(out, pq.read_table(data / "omniglot" / "five_alphabets.parquet"), "drawer", DRAWERS_HELD_OUT.__contains__)
+    split_omniglot(out, pq.read_table(data / "omniglot" / "five_alphabets.parquet"), DRAWERS_HELD_OUT)
+
+
+def split_omniglot(out: Path, table: pa.Table, drawers: Sequence[int]) -> None:
+    """Characters, these drawers in validation, with the alphabet's name before the character's: `letter`."""
+    letters = pc.binary_join_element_wise(table["alphabet"], table["character"], "/")
+    split_by(out, table.append_column("letter", letters), "drawer", drawers.__contains__)
 
 
 def watch_exercises(data: Path, out: Path) -> None:

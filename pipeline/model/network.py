@@ -75,7 +75,7 @@ class Network(nn.Module):
         )
         self.fusion: Fusion = FUSIONS[model.fusion](model, self.names)
         self.heads = nn.ModuleDict({key(name): task for name, task in tasks.items()})
-        initialise(self, num_layers=model.field_layers + model.joint_layers)
+        initialise(self, model)
 
     @property
     def tasks(self) -> Mapping[str, Any]:
@@ -110,16 +110,18 @@ def draw_kept(present_SF: Tensor, rate: float) -> Tensor:
     return stays_SF & present_SF
 
 
-def initialise(network: nn.Module, num_layers: int) -> None:
+def initialise(network: nn.Module, model: Model) -> None:
     """Set all weights from torch's global generator.
 
-    Matrices and tables: normal, cut at two deviations of 0.02; what writes to the residual stream is divided by the
-    root of twice the number of layers (Radford et al. 2019, GPT-2). Convolutions: by fan-in (He et al. 2015).
-    Biases zero, gains one.
+    Matrices: normal, cut at two deviations, of 0.02 (Radford et al. 2019, GPT-2) or of 1 / root of the inputs
+    (LeCun et al. 1998), as `init` says; what writes to the residual stream is divided by the root of twice the number
+    of layers (GPT-2). Tables: 0.02. Convolutions: by fan-in (He et al. 2015). Biases zero, gains one.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+            by_inputs = model.init == "fan_in" and isinstance(module, nn.Linear)
+            std = 1 / math.sqrt(module.weight.shape[1]) if by_inputs else 0.02
+            nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
         elif isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
@@ -127,4 +129,4 @@ def initialise(network: nn.Module, num_layers: int) -> None:
     for module in network.modules():
         if isinstance(module, Layer):
             for matrix in (module.attention_out, module.mlp_out):
-                matrix.weight.data.div_(math.sqrt(2 * num_layers))
+                matrix.weight.data.div_(math.sqrt(2 * (model.field_layers + model.joint_layers)))
