@@ -27,7 +27,7 @@ class _Field(Node):
 class ImageField(_Field):
     """A column of encoded pictures (PNG, JPEG and whatever Pillow reads)."""
 
-    training_only = frozenset({"stem", "rotate_degrees", "rescale", "shift", "flip", "color", "erase"})
+    training_only = frozenset({"stem", "rotate_degrees", "rescale", "shift", "flip", "color", "erase", "noise"})
 
     modality: Literal["image"]
     column: str = Field(description="Column that holds the encoded bytes.")
@@ -40,6 +40,7 @@ class ImageField(_Field):
     flip: bool = Field(False, description="Training: mirror left and right in half of the draws.")
     color: float = Field(0.0, ge=0, lt=1, description="Training: brightness, contrast, saturation from 1 +- this.")
     erase: float = Field(0.0, ge=0, lt=1, description="Training: largest share of the area that a box blanks out.")
+    noise: float = Field(0.0, ge=0, le=1, description="Training: largest deviation of noise, as a share of white.")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -116,6 +117,7 @@ class AudioField(_Field):
     window_ms: float = Field(25.0, gt=0, le=500, description="Length of a frame of the short-time spectrum.")
     hop_ms: float = Field(10.0, gt=0, le=500, description="Time between frames.")
     patch_frames: int = Field(4, ge=1, le=256, description="Frames in a patch; one patch is one token.")
+    range_db: float | None = Field(None, gt=0, le=200, description="What is further below the loudest is raised to it.")
     normalise: Literal["none", "bands"] = Field("bands", description="`bands`: the mean of each band is removed.")
     gain_db: float = Field(0.0, ge=0, le=60, description="Training: loudness changed by up to +- this.")
     shift_s: float = Field(0.0, ge=0, description="Training: moved in time by up to +- this.")

@@ -48,6 +48,10 @@ class Model(Node):
     query: str | None = Field(None, description="`cross_attention`: the field that queries; each where not given.")
     mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of a feed-forward block over `dim`.")
     pool: Literal["mean", "max"] = Field("mean", description="How the tokens of a field or sample become one state.")
+    first_weights: Literal["small", "fan_in"] = Field(
+        "small",
+        description="First matrices: deviation 0.02, or 1 / root of inputs, which learns faster in runs of few steps.",
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training.")
     modality_dropout: float = Field(0.0, ge=0, lt=1, description="Chance that training hides a field of a sample.")
 

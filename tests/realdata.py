@@ -52,16 +52,39 @@ def digits(data: Path, out: Path) -> None:
 
     Voices are split by speaker, pictures and pens by their number before they are drawn.
     """
+    pair_digits(data, out)
+
+
+def pair_digits(
+    data: Path, out: Path, speaker: str = SPEAKERS_HELD_OUT[0], repeats: int = 1, share: float = 0.3
+) -> None:
+    """The digits with another speaker in validation, or with each voice of the others drawn several times.
+
+    Args:
+        data: folder of real data.
+        out: see above.
+        speaker: in validation; any other than the speaker of the test leaves that one out altogether.
+        repeats: how often each voice of training occurs, with another picture and pen each time.
+        share: of the pictures and pens that training never draws from. Those of the test are the first 0.3 of them;
+            another speaker draws from what is left.
+    """
     speech = pq.read_table(data / "fsdd" / "speech.parquet")
     pictures = pq.read_table(data / "mnist10k" / "train.parquet")
     pens = pq.read_table(data / "pendigits" / "train.parquet")
-    side = [speaker in SPEAKERS_HELD_OUT for speaker in speech["speaker"].to_pylist()]
+    test = speaker in SPEAKERS_HELD_OUT
+    speakers = speech["speaker"].to_pylist()
+    takes = [i for _ in range(repeats) for i, s in enumerate(speakers) if s not in (*SPEAKERS_HELD_OUT, speaker)]
+    takes = sorted(takes + [i for i, s in enumerate(speakers) if s == speaker])
+    speech = speech.take(takes)
+    side = [s == speaker for s in speech["speaker"].to_pylist()]
     labels = list(zip(speech["label"].to_pylist(), side, strict=True))
     rows: dict[str, list[int]] = {}
     for seed, (name, table) in enumerate((("picture", pictures), ("pen", pens))):
         stock: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
         for row in np.random.default_rng(seed).permutation(table.num_rows).tolist():
-            stock[table["label"][row].as_py(), held_out(f"{name}/{row}", 0.3)].append(row)
+            key = f"{name}/{row}"
+            if test or not held_out(key, 0.3):
+                stock[table["label"][row].as_py(), held_out(key, share)].append(row)
         rows[name] = [stock[key].pop() for key in labels]
     columns = {n: pens[n].take(rows["pen"]) for n in ("x", "y")}
     columns |= {"image": pictures["image"].take(rows["picture"]), "audio": speech["audio"], "label": speech["label"]}
@@ -86,7 +109,13 @@ def esc10(data: Path, out: Path) -> None:
 
 def omniglot(data: Path, out: Path) -> None:
     """Characters by drawer."""
-    split_by(out, pq.read_table(data / "omniglot" / "five_alphabets.parquet"), "drawer", DRAWERS_HELD_OUT.__contains__)
+    split_omniglot(out, pq.read_table(data / "omniglot" / "five_alphabets.parquet"), DRAWERS_HELD_OUT)
+
+
+def split_omniglot(out: Path, table: pa.Table, drawers: Sequence[int]) -> None:
+    """Characters, these drawers in validation, with the alphabet's name before the character's: `letter`."""
+    letters = pc.binary_join_element_wise(table["alphabet"], table["character"], "/")
+    split_by(out, table.append_column("letter", letters), "drawer", drawers.__contains__)
 
 
 def watch_exercises(data: Path, out: Path) -> None:

@@ -190,9 +190,13 @@ class AudioModality(Modality):
         """Patches of the bands, float16 `[n, patch_frames * num_mels]`, the last one filled up with zeros.
 
         Under `bands` the mean of each band over the value is removed first (cepstral mean normalisation: a microphone's
-        colour and loudness go, and so does a sound of a single frame). A token's time is the middle of its frames.
+        colour and loudness go, and so does a sound of a single frame). Before that, `range_db` raises whatever is
+        further below the loudest band of the sound: else silence, and silence that training moved into view, is so far
+        from all speech that it decides the means. A token's time is the middle of its frames.
         """
         times, bands = decoded[:, 0], decoded[:, 1:]
+        if self._field.range_db is not None:
+            bands = np.maximum(bands, bands.max() - np.float32(self._field.range_db * math.log(10) / 10))
         if self._field.normalise == "bands":
             bands = bands - bands.mean(axis=0)
         size, count = self._field.patch_frames, self._patches(len(bands))

@@ -122,17 +122,19 @@ class ImageModality(Modality):
             return self._fill(np.asarray(image), at)
 
     def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """Rotate, rescale, mirror and shift (one bilinear transform), change colours (one matrix), erase a box.
+        """Rotate, rescale, mirror, shift (one bilinear transform), change colours (one matrix), erase a box, add noise.
 
         The canvas keeps its size; background fills what comes into view. Colours are
         `contrast * (saturation * (brightness * x))`, each towards the grey that `PIL.ImageEnhance` uses, rounded and
         clipped once at the end.
         """
         changed = self._changed(decoded, rng)
-        return _erase(changed, self._field.erase, self._background, rng) if self._field.erase else changed
+        if self._field.erase:
+            changed = _erase(changed, self._field.erase, self._background, rng)
+        return _add_noise(changed, self._field.noise, rng) if self._field.noise else changed
 
     def _changed(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """All of `augment` but for the box."""
+        """All of `augment` but for box and noise."""
         field = self._field
         turn, zoom, *colors = rng.uniform(-1.0, 1.0, 5)
         mirror = field.flip and rng.random() < 0.5
@@ -277,6 +279,13 @@ def _erase(
     erased = pixels.copy()
     erased[top : top + box[0], left : left + box[1]] = background
     return erased
+
+
+def _add_noise(pixels: NDArray[np.uint8], most: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Normal noise on the brightness of each pixel, cut to 0..255; its deviation is drawn from 0 to `most` of white."""
+    deviation = np.float32(rng.uniform(0, most) * 255)
+    noise = rng.standard_normal((*pixels.shape[:2], 1), np.float32) * deviation
+    return np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)
 
 
 def _recolor(image: Image.Image, brightness: float, saturation: float, contrast: float) -> Image.Image:

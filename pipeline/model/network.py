@@ -102,7 +102,7 @@ class Network(nn.Module):
         self.weighting = weighting
         self._groups = tuple(dict.fromkeys(group for task in tasks.values() for group in task.groups))
         self._reads_sample = any(task.reads_sample for task in tasks.values())
-        initialise(self, num_layers=model.field_layers + model.joint_layers)
+        initialise(self, model)
 
     @property
     def tasks(self) -> Mapping[str, Any]:
@@ -183,23 +183,26 @@ def draw_kept(present_SF: Tensor, rate: float) -> Tensor:
     return stays_SF & present_SF
 
 
-def initialise(network: nn.Module, num_layers: int) -> None:
+def initialise(network: nn.Module, model: Model) -> None:
     """Set all weights; each module's are drawn from torch's seed and its name, whatever other modules there are.
 
-    So the order of fields, and fields that come or go, change no other weights. Matrices and tables: normal, cut at two
-    deviations of 0.02; what writes to the residual stream is divided by the root of the number of matrices that do
-    (Radford et al. 2019, GPT-2). Convolutions: by fan-in (He et al. 2015). Biases zero, gains one.
+    So the order of fields, and fields that come or go, change no other weights. Matrices: normal, cut at two
+    deviations, of 0.02 (Radford et al. 2019, GPT-2) or of 1 / root of the inputs (LeCun et al. 1998), as
+    `first_weights` says; what writes to the residual stream is divided by the root of the number of matrices that do
+    (GPT-2). Tables: 0.02. Convolutions: by fan-in (He et al. 2015). Biases zero, gains one.
     """
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04, generator=_generator(name))
+            by_inputs = model.first_weights == "fan_in" and isinstance(module, nn.Linear)
+            std = 1 / math.sqrt(module.weight.shape[1]) if by_inputs else 0.02
+            nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std, generator=_generator(name))
         elif isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=_generator(name))
         if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
             nn.init.zeros_(module.bias)
     for module in network.modules():
         if isinstance(module, Layer | CrossLayer):
-            _divide((module.attention_out, module.mlp_out), 2 * num_layers)
+            _divide((module.attention_out, module.mlp_out), 2 * (model.field_layers + model.joint_layers))
         elif isinstance(module, Decoder):
             _divide(matrices := module.residual_matrices(), len(matrices))
 

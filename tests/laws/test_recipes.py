@@ -10,10 +10,11 @@ from tests.laws.code import ROOT
 from tests.realdata import SETS
 
 RECIPES = sorted((ROOT / "jobs" / "recipes").glob("*"))
-TEST_RECIPES = sorted((ROOT / "tests" / "recipes").glob("*"))
+TEST_RECIPES = sorted((ROOT / "tests" / "recipes").glob("*.yaml"))
+FULL_RECIPES = sorted((ROOT / "tests" / "recipes" / "full").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", RECIPES + TEST_RECIPES, ids=lambda p: f"{p.parts[-3]}-{p.name}")
+@pytest.mark.parametrize("path", RECIPES + TEST_RECIPES + FULL_RECIPES, ids=lambda p: f"{p.parts[-3]}-{p.name}")
 def test_a_shipped_recipe_is_the_fixed_point_of_writing_and_reading(path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(path)
     text = to_yaml(recipe)
@@ -27,7 +28,9 @@ def test_a_shipped_recipe_is_the_fixed_point_of_writing_and_reading(path: Path, 
 
 
 def test_recipes_are_named_as_their_files_and_ship() -> None:
-    assert [load_recipe(p).name for p in RECIPES] == [p.stem for p in RECIPES]
+    for paths in (RECIPES, FULL_RECIPES):
+        assert [load_recipe(p).name for p in paths] == [p.stem for p in paths]
+    assert len(FULL_RECIPES) > 2
     shipped = {f.name for f in resources.files("jobs").joinpath("recipes").iterdir()}
     assert {p.name for p in RECIPES} <= shipped
     assert "emoji.yaml" in shipped

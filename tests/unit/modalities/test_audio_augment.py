@@ -237,3 +237,11 @@ def test_blanked_frames_and_bands_are_zeros_after_normalising(decoded):
             hit = variant[:, 1:] != decoded[:, 1:]
             cells = m.encode(variant).values.reshape(-1, 64)[: len(decoded)]
             assert np.abs(cells[hit]).max(initial=0) < (1e-3 if "band_mask" in settings else 1.5)
+
+
+def test_silence_that_comes_into_view_is_no_further_from_the_sound_than_its_range(decoded):
+    plain, bounded = modality(speed=0.5), modality(speed=0.5, range_db=40)
+    drawn = [plain.augment(decoded, np.random.default_rng(seed)) for seed in range(20)]
+    spread = [np.ptp(m.encode(v).values.astype(float), axis=0).max() for m in (plain, bounded) for v in drawn]
+    assert max(spread[20:]) < 40 * math.log(10) / 10 + 0.1
+    assert max(spread[:20]) > 15

@@ -77,6 +77,7 @@ def chosen(draw) -> dict[str, object]:
         "hop_ms": draw(st.sampled_from((1.7, 10.0, 33.3, 100.0))),
         "patch_frames": draw(st.integers(1, 12)),
         "normalise": draw(st.sampled_from(("none", "bands"))),
+        "range_db": draw(st.sampled_from((None, 1.0, 60.0))),
     }
 
 
@@ -219,3 +220,13 @@ def test_settings_in_time_have_their_effect():
     m = modality(patch_frames=10, max_seconds=2)
     assert m.spec.patch_dim == 640
     assert m.num_tokens((10**6, 16_000)) == m.spec.max_grid[0] == 20
+
+
+def test_range_raises_only_what_is_further_below_the_loudest():
+    value = (save(np.concatenate([noise(4000), 0.001 * noise(4000)])),)
+    plain, bounded = (modality(normalise="none", range_db=r, patch_frames=1) for r in (None, 30.0))
+    before = plain.encode(plain.decode(value)).values.astype(float)
+    after = bounded.encode(bounded.decode(value)).values.astype(float)
+    floor = before.max() - 30 * math.log(10) / 10
+    assert np.allclose(after, np.maximum(before, floor), atol=0.01)
+    assert 0.3 < (before < floor).mean() < 0.7

@@ -339,3 +339,17 @@ def test_erase_blanks_one_box_and_leaves_the_other_draws(more):
     assert np.mean(shares) == pytest.approx(0.25, abs=0.05)
     assert min(aspects) < 0.5
     assert max(aspects) > 2
+
+
+def test_noise_is_normal_on_brightness_and_at_most_as_strong_as_set():
+    m = modality(noise=0.2)
+    decoded = np.full((64, 64, 3), 128, np.uint8)
+    deviations = []
+    for seed in range(40):
+        change = m.augment(decoded, np.random.default_rng(seed)).astype(float) - 128
+        assert (change == change[..., :1]).all()
+        assert abs(change.mean()) < 4
+        deviations.append(change[..., 0].std())
+        assert (np.abs(change[..., 0]) < 2 * deviations[-1] + 1).mean() > 0.9
+    assert max(deviations) < 0.21 * 255
+    assert np.mean(deviations) == pytest.approx(0.1 * 255, rel=0.2)

@@ -10,6 +10,7 @@ from pipeline.batch import Batch
 from pipeline.model import transformer
 from pipeline.model.attention import Segments
 from pipeline.model.network import Network, Outputs
+from pipeline.recipe import Model
 from tests.networks import FIELDS, FUSIONS, SPECS, build, draw_batch, one_sample, rows_of, with_fields, without
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
@@ -247,3 +248,18 @@ def test_bf16_autocast_is_close_to_fp32(fusion: str):
     assert half.dtype == torch.float32
     assert not torch.equal(exact, half)
     assert (half - exact).norm() / exact.norm() < 0.02
+
+
+@pytest.mark.parametrize("kind", ["small", "fan_in"])
+def test_matrices_begin_at_the_deviation_that_first_weights_says(kind: str):
+    model = Model.model_validate({"dim": 128, "first_weights": kind, "field_layers": 1, "joint_layers": 1})
+    torch.manual_seed(0)
+    network = Network({n: SPECS[n] for n in ("photo", "type")}, FIELDS, model, {})
+    ratios = []
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Linear) and module.weight.numel() > 2000:
+            want = 0.02 if kind == "small" else module.in_features**-0.5
+            want /= 2 if name.endswith("_out") else 1  # two layers: the root of 2 * 2
+            ratios.append(float(module.weight.detach().std()) / want)
+    assert len(ratios) > 10
+    assert 0.85 < min(ratios) <= max(ratios) < 0.92  # a normal cut at two deviations has 0.88 of its own
