@@ -1,7 +1,7 @@
 """Settings of fields, one class a modality: which columns of a source they read, and how values become tokens.
 
-A field's `training_only` names the settings that do not decide which tokens a value gives outside training (stems and
-augmentation): neither the index nor the cache of decoded values depends on them.
+A field's `training_only` names the settings that do not decide which tokens a value gives outside training (the model's
+and augmentation): neither the index nor the cache of decoded values depends on them. `places` names the columns.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -15,18 +15,73 @@ class Node(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Start(Node):
+    """Another run whose weights and fitted state are the start of a whole network."""
+
+    run: str = Field(description="Folder of a run, of an exported model, or of a checkpoint.")
+    digest: str | None = Field(
+        None, description="Hash of what is started from; a run fills it in, and then `run` needs not be there any more."
+    )
+
+
+class FieldStart(Start):
+    """A field of another run whose weights and fitted state are the start of a field."""
+
+    field: str | None = Field(None, description="The field's name there; the same as here where not given.")
+
+
+class PretrainedEncoder(Node):
+    """A model of the `transformers` library in a local folder, as a field's encoder."""
+
+    pretrained: str = Field(description="Folder of an AutoModel: `config.json`, `model.safetensors`, its tokenizer.")
+    digest: str | None = Field(
+        None, description="Hash of that folder; a run fills it in, and then the folder needs not be there any more."
+    )
+    freeze: bool = Field(True, description="Its weights stay as they are; the projection behind it learns.")
+    lr_factor: float = Field(1.0, gt=0, le=1, description="Its learning rate over the field's, where it is not frozen.")
+
+    @model_validator(mode="after")
+    def _rate_of_what_learns(self) -> "PretrainedEncoder":
+        if self.freeze and self.lr_factor != 1.0:
+            raise ValueError("`lr_factor` has no effect with `freeze: true`")
+        return self
+
+
+MODEL_SETTINGS = frozenset({"stem", "init", "freeze", "lr_factor"})
+"""Settings of a field that only the model reads."""
+
+
 class _Field(Node):
-    training_only: ClassVar[frozenset[str]] = frozenset({"stem"})
+    training_only: ClassVar[frozenset[str]] = MODEL_SETTINGS
+    places: ClassVar[frozenset[str]] = frozenset({"column"})
 
     stem: Literal["linear", "cnn"] = Field(
         "linear", description="What comes before the field's Transformer layers: a projection, or convolutions."
     )
+    init: FieldStart | None = Field(
+        None, description="Another run to start the field's embedding, stem, layers and fitted state from."
+    )
+    freeze: bool = Field(False, description="The field's embedding, stem and layers stay as they began.")
+    lr_factor: float = Field(1.0, gt=0, le=100, description="The field's learning rate over `optim.lr`.")
+
+    @model_validator(mode="after")
+    def _frozen_or_learning(self) -> "_Field":
+        if self.freeze and self.lr_factor != 1.0:
+            raise ValueError("`lr_factor` has no effect with `freeze: true`")
+        return self
+
+
+_SEQUENCE_STEM = Field(
+    "linear",
+    description="What comes before the field's Transformer layers: a projection, convolutions over neighbouring tokens,"
+    " or a recurrent network over them (a bidirectional GRU; slow on long sequences).",
+)
 
 
 class ImageField(_Field):
     """A column of encoded pictures (PNG, JPEG and whatever Pillow reads)."""
 
-    training_only = frozenset({"stem", "rotate_degrees", "rescale", "shift", "flip", "color", "erase"})
+    training_only = MODEL_SETTINGS | frozenset({"rotate_degrees", "rescale", "shift", "flip", "color", "erase"})
 
     modality: Literal["image"]
     column: str = Field(description="Column that holds the encoded bytes.")
@@ -49,9 +104,10 @@ class ImageField(_Field):
 class TextField(_Field):
     """A column of strings."""
 
-    training_only = frozenset({"stem", "word_dropout", "word_swap"})
+    training_only = MODEL_SETTINGS | frozenset({"word_dropout", "word_swap"})
 
     modality: Literal["text"]
+    stem: Literal["linear", "cnn", "rnn"] = _SEQUENCE_STEM
     column: str = Field(description="Column that holds the string.")
     tokenizer: Literal["bytes", "bpe", "characters", "ngrams"] = Field(
         "bytes",
@@ -74,6 +130,8 @@ class TextField(_Field):
 class TableField(_Field):
     """Several columns of one table row, all numbers, all categories or all dates; one token for each present value."""
 
+    places = frozenset({"numbers", "categories", "dates"})
+
     modality: Literal["table"]
     numbers: tuple[str, ...] = Field((), description="Numeric columns, standardised by the training rows.")
     categories: tuple[str, ...] = Field((), description="Columns of categories (strings, integers or booleans).")
@@ -95,9 +153,10 @@ class TableField(_Field):
 class AudioField(_Field):
     """A column of encoded sound (WAV, FLAC, Ogg and whatever libsndfile reads) as log-mel frames."""
 
-    training_only = frozenset({"stem", "gain_db", "shift_s", "noise_db", "speed", "time_mask", "band_mask"})
+    training_only = MODEL_SETTINGS | frozenset({"gain_db", "shift_s", "noise_db", "speed", "time_mask", "band_mask"})
 
     modality: Literal["audio"]
+    stem: Literal["linear", "cnn", "rnn"] = _SEQUENCE_STEM
     column: str = Field(description="Column that holds the encoded bytes.")
     rate_hz: int = Field(16_000, ge=1000, le=192_000, description="Sounds are mixed to mono and resampled to this.")
     max_seconds: float = Field(10.0, gt=0, le=600, description="Longer sounds are cut to their middle of this length.")
@@ -122,9 +181,11 @@ class AudioField(_Field):
 class SeriesField(_Field):
     """Sensor readings over time: regular (one list a channel, or one list of rows) or irregular (aligned lists)."""
 
-    training_only = frozenset({"stem", "jitter", "scale", "shift", "time_mask"})
+    training_only = MODEL_SETTINGS | frozenset({"jitter", "scale", "shift", "time_mask"})
+    places = frozenset({"channels", "column", "time", "channel", "value"})
 
     modality: Literal["series"]
+    stem: Literal["linear", "cnn", "rnn"] = _SEQUENCE_STEM
     channels: tuple[str, ...] = Field((), description="Regular: a column of numbers for each channel, of equal length.")
     column: str | None = Field(None, description="Regular: one column of rows `[n, channels]`.")
     time: str | None = Field(None, description="Irregular: column of a list of times; also needs `channel`, `value`.")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.batch import Batch
 from pipeline.fields import AnyField
 from pipeline.model.attention import Segments
-from pipeline.model.embedding import Clock, FieldEmbedding
+from pipeline.model.embedding import Clock, FieldEmbedding, stands_apart
 from pipeline.model.fusion import FUSIONS, FieldTokens, Fusion, Joint, interlace, key
 from pipeline.model.transformer import Layer
 from pipeline.recipe import Model
@@ -79,7 +79,8 @@ class Network(nn.Module):
         self.names = tuple(specs)
         self.model = model
         hides = {name for task in tasks.values() for name in task.hides}
-        self.clock = Clock(model.dim) if any(spec.clocked for spec in specs.values()) else None
+        shared = [spec.clocked and not stands_apart(fields[name]) for name, spec in specs.items()]
+        self.clock = Clock(model.dim) if any(shared) else None
         self.embeddings = nn.ModuleDict(
             {
                 key(name): FieldEmbedding(spec, fields[name], model.dim, hides=name in hides)
@@ -91,11 +92,26 @@ class Network(nn.Module):
         self._groups = tuple(dict.fromkeys(group for task in tasks.values() for group in task.groups))
         self._reads_sample = any(task.reads_sample for task in tasks.values())
         initialise(self, num_layers=model.field_layers + model.joint_layers)
+        self._frozen = tuple(m for name in specs if fields[name].freeze for m in self.encoder_of(name))
+        for module in self._frozen:
+            module.requires_grad_(False)
 
     @property
     def tasks(self) -> Mapping[str, Any]:
         """The tasks (`pipeline.tasks.Task`) by their names in the recipe."""
         return {name.removeprefix(key("")): task for name, task in self.heads.items()}
+
+    def encoder_of(self, name: str) -> tuple[nn.Module, ...]:
+        """What a field has to itself: its embedding with stem, and its layers where the fusion has such."""
+        layers = getattr(self.fusion, "encoders", {})
+        return (self.embeddings[key(name)], *([layers[key(name)]] if key(name) in layers else []))
+
+    def train(self, mode: bool = True) -> "Network":
+        """As of every module, but what is frozen stays as in evaluation: no dropout."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def forward(self, batch: Batch) -> Outputs:
         """States of the samples; in training, fields are hidden at random (`modality_dropout`)."""

@@ -26,7 +26,7 @@ from pipeline.data.plan import Plan, Schedule
 from pipeline.data.stream import data_config, dataset
 from pipeline.errors import InterlaceError, ResumeError
 from pipeline.lock import DRIVER, held, worker_lock
-from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, to_yaml
+from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, is_place, to_yaml
 from pipeline.train.checkpoint import newest_checkpoint
 from pipeline.train.worker import FAILURE, Job, train_worker
 
@@ -201,7 +201,8 @@ SOURCE_KEYS = ("data.train", "data.validation", "data.mix.")
 
 def _identity(prepared: Prepared) -> dict[str, Any]:
     """What a run must keep to go on: digests of the data, and every setting that decides weights, data or plan."""
-    settings = {k: v for k, v in flatten(prepared.recipe).items() if not k.startswith(FREE_TO_CHANGE)}
+    flat = flatten(prepared.recipe)
+    settings = {k: v for k, v in flat.items() if not (k.startswith(FREE_TO_CHANGE) or is_place(k, flat))}
     settings = {k: v for k, v in settings.items() if not k.startswith(SOURCE_KEYS) or k.endswith(".weight")}
     return {
         "data": {split: m.digest for split, m in prepared.index.manifests.items() if split != "test"},
