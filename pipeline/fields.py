@@ -55,8 +55,10 @@ class _Field(Node):
     training_only: ClassVar[frozenset[str]] = MODEL_SETTINGS
     places: ClassVar[frozenset[str]] = frozenset({"column"})
 
-    stem: Literal["linear", "cnn"] = Field(
-        "linear", description="What comes before the field's Transformer layers: a projection, or convolutions."
+    stem: Literal["linear", "cnn", "rnn"] = Field(
+        "linear",
+        description="What comes before the field's Transformer layers: a projection, convolutions over neighbouring"
+        " tokens, or a bidirectional GRU over them (slow on long sequences).",
     )
     init: FieldStart | None = Field(
         None, description="Another run to start the field's embedding, stem, layers and fitted state from."
@@ -71,19 +73,15 @@ class _Field(Node):
         return self
 
 
-_SEQUENCE_STEM = Field(
-    "linear",
-    description="What comes before the field's Transformer layers: a projection, convolutions over neighbouring tokens,"
-    " or a recurrent network over them (a bidirectional GRU; slow on long sequences).",
-)
-
-
 class ImageField(_Field):
     """A column of encoded pictures (PNG, JPEG and whatever Pillow reads)."""
 
     training_only = MODEL_SETTINGS | frozenset({"rotate_degrees", "rescale", "shift", "flip", "color", "erase"})
 
     modality: Literal["image"]
+    stem: Literal["linear", "cnn"] = Field(
+        "linear", description="What comes before the field's Transformer layers: a projection, or convolutions."
+    )
     column: str = Field(description="Column that holds the encoded bytes.")
     max_size: int = Field(64, ge=1, le=4096, description="Longest side in pixels; larger pictures are shrunk to it.")
     patch: int = Field(8, ge=1, le=64, description="Side of a square patch in pixels; one patch is one token.")
@@ -107,7 +105,6 @@ class TextField(_Field):
     training_only = MODEL_SETTINGS | frozenset({"word_dropout", "word_swap"})
 
     modality: Literal["text"]
-    stem: Literal["linear", "cnn", "rnn"] = _SEQUENCE_STEM
     column: str = Field(description="Column that holds the string.")
     tokenizer: Literal["bytes", "bpe", "characters", "ngrams"] = Field(
         "bytes",
@@ -133,6 +130,9 @@ class TableField(_Field):
     places = frozenset({"numbers", "categories", "dates"})
 
     modality: Literal["table"]
+    stem: Literal["linear", "cnn"] = Field(
+        "linear", description="What comes before the field's Transformer layers: a projection, or convolutions."
+    )
     numbers: tuple[str, ...] = Field((), description="Numeric columns, standardised by the training rows.")
     categories: tuple[str, ...] = Field((), description="Columns of categories (strings, integers or booleans).")
     dates: tuple[str, ...] = Field((), description="Columns of dates or timestamps, or of ISO 8601 strings.")
@@ -156,7 +156,6 @@ class AudioField(_Field):
     training_only = MODEL_SETTINGS | frozenset({"gain_db", "shift_s", "noise_db", "speed", "time_mask", "band_mask"})
 
     modality: Literal["audio"]
-    stem: Literal["linear", "cnn", "rnn"] = _SEQUENCE_STEM
     column: str = Field(description="Column that holds the encoded bytes.")
     rate_hz: int = Field(16_000, ge=1000, le=192_000, description="Sounds are mixed to mono and resampled to this.")
     max_seconds: float = Field(10.0, gt=0, le=600, description="Longer sounds are cut to their middle of this length.")
@@ -185,7 +184,6 @@ class SeriesField(_Field):
     places = frozenset({"channels", "column", "time", "channel", "value"})
 
     modality: Literal["series"]
-    stem: Literal["linear", "cnn", "rnn"] = _SEQUENCE_STEM
     channels: tuple[str, ...] = Field((), description="Regular: a column of numbers for each channel, of equal length.")
     column: str | None = Field(None, description="Regular: one column of rows `[n, channels]`.")
     time: str | None = Field(None, description="Irregular: column of a list of times; also needs `channel`, `value`.")

@@ -30,6 +30,7 @@ from pipeline.data.sources import SPARSE, RowGroup, ShardFormat, faults_of, find
 from pipeline.data.targets import fit_target, make_target
 from pipeline.errors import BadShareError, DataError, RecordError
 from pipeline.fields import AnyField
+from pipeline.origin import fitted_from, pin, starts_folder
 from pipeline.recipe import Recipe, Source
 from pipeline.sample import BadRecord
 
@@ -114,8 +115,10 @@ def build_index(recipe: Recipe, mapper: Mapper = map) -> Index:
 
     Raises:
         DataError: shards, columns, types or the sizes of row groups are not as the recipe needs them.
+        StartError: a field can't start from what its `init` names.
         BadShareError: too many records are bad.
     """
+    recipe = pin(recipe)
     splits = recipe.data.splits()
     shards = {n: [find_shards(s.paths, recipe.data.root) for s in sources] for n, sources in splits.items()}
     prints = {n: [[fingerprint(s) for s in found] for found in lists] for n, lists in shards.items()}
@@ -261,7 +264,10 @@ def _cached_fit(recipe: Recipe, shards: Sequence[Sequence[str]], folder: Path) -
 
 
 def fit(recipe: Recipe, shards: Sequence[Sequence[str]]) -> Fitted:
-    """Fit every field and target on the training rows, each in one pass over its own columns."""
+    """Fit every field and target on the training rows, each in one pass over its own columns.
+
+    A field that starts from another run (`init` of a pinned recipe) takes its state from there.
+    """
     sources = recipe.data.splits()["train"]
     groups = list_groups(sources, shards, recipe)
     readers = [open_source(source) for source in sources]
@@ -278,7 +284,10 @@ def fit(recipe: Recipe, shards: Sequence[Sequence[str]]) -> Fitted:
                     yield value
 
     return {
-        "fields": {n: modalities.fit(f, values(f.columns)) for n, f in recipe.fields.items()},
+        "fields": {
+            n: fitted_from(starts_folder(recipe), n, f) or modalities.fit(f, values(f.columns))
+            for n, f in recipe.fields.items()
+        },
         "targets": {n: fit_target(t, values(t.columns)) for n, t in recipe.tasks.items() if t.columns},
     }
 
@@ -307,4 +316,6 @@ def _reading(field: AnyField) -> dict[str, Any]:
     file = settings.get("tokenizer_file")
     if file is not None and Path(file).exists():
         settings["tokenizer_file"] = xxhash.xxh3_64(Path(file).read_bytes()).hexdigest()
+    if field.init is not None:
+        settings["init"] = [field.init.digest, field.init.field]
     return settings

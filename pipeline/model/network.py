@@ -19,6 +19,9 @@ from pipeline.model.transformer import Layer
 from pipeline.recipe import Model
 from pipeline.sample import FieldSpec
 
+FIELD_PARTS = ("embeddings", "fusion.encoders")
+"""Where in the network the modules are that a field has to itself, each under the field's `key`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldState:
@@ -103,8 +106,8 @@ class Network(nn.Module):
 
     def encoder_of(self, name: str) -> tuple[nn.Module, ...]:
         """What a field has to itself: its embedding with stem, and its layers where the fusion has such."""
-        layers = getattr(self.fusion, "encoders", {})
-        return (self.embeddings[key(name)], *([layers[key(name)]] if key(name) in layers else []))
+        modules = dict(self.named_modules())
+        return tuple(modules[path] for part in FIELD_PARTS if (path := f"{part}.{key(name)}") in modules)
 
     def train(self, mode: bool = True) -> "Network":
         """As of every module, but what is frozen stays as in evaluation: no dropout."""

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 import xxhash
@@ -78,6 +79,14 @@ def verify(folder: Path) -> RunState:
             raise CheckpointError(f"{folder}: {name} is damaged (its hash differs from {HASHES})")
     state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
     return RunState(**state)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name. Raises CheckpointError if it is none."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: expected weights in safetensors, but {error}") from error
 
 
 def load_weights(folder: Path, network: nn.Module) -> None:

@@ -1,22 +1,33 @@
 """Optimizers and learning-rate schedules."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
+from pipeline.fields import AnyField
+from pipeline.model.fusion import key
+from pipeline.model.network import FIELD_PARTS
 from pipeline.recipe import Optim
 
+RateFactor = Callable[[str], float]
+"""From a parameter's name in the network to a factor of its learning rate."""
 
-def make_optimizer(settings: Optim, network: nn.Module) -> torch.optim.Optimizer:
+
+def make_optimizer(settings: Optim, network: nn.Module, factors: Sequence[RateFactor] = ()) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019) or SGD with momentum; only matrices are decayed.
 
-    Vectors (gains, biases) and embedding-like tables of one row gain nothing from decay.
+    Vectors (gains, biases) and embedding-like tables of one row gain nothing from decay. Frozen parameters are left
+    out. Learning rates are multiplied with the product of `factors`.
     """
-    named = [p for p in network.parameters() if p.requires_grad]
+    parts: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, p in network.named_parameters():
+        if p.requires_grad:
+            parts.setdefault((math.prod(f(name) for f in factors), p.ndim >= 2), []).append(p)
     groups = [
-        {"params": [p for p in named if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in named if p.ndim < 2], "weight_decay": 0.0},
+        {"params": params, "factor": factor, "weight_decay": settings.weight_decay if matrix else 0.0}
+        for (factor, matrix), params in parts.items()
     ]
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.beta1, nesterov=settings.beta1 > 0)
@@ -39,6 +50,12 @@ def learning_rate(settings: Optim, step: int, num_steps: int) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group the same learning rate."""
+    """Give every parameter group this learning rate times its factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
+
+
+def rate_factor(fields: Mapping[str, AnyField]) -> RateFactor:
+    """What the fields' settings say: `lr_factor` for all that a field has to itself, 1 for what fields share."""
+    known = [(f"{part}.{key(name)}.", field) for name, field in fields.items() for part in FIELD_PARTS]
+    return lambda name: next((field.lr_factor for prefix, field in known if name.startswith(prefix)), 1.0)

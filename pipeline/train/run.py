@@ -26,8 +26,11 @@ from pipeline.data.plan import Plan, Schedule
 from pipeline.data.stream import data_config, dataset
 from pipeline.errors import InterlaceError, ResumeError
 from pipeline.lock import DRIVER, held, worker_lock
+from pipeline.origin import pin, starts_folder
 from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, is_place, to_yaml
+from pipeline.train.build import network_for
 from pipeline.train.checkpoint import newest_checkpoint
+from pipeline.train.start import start
 from pipeline.train.worker import FAILURE, Job, train_worker
 
 COLLECTIVE_TIMEOUT_S = 600
@@ -58,7 +61,9 @@ class Prepared:
 
 def prepare(recipe: Recipe, mapper: Mapper) -> Prepared:
     """Index the data (or take the index from the cache) and plan the run. Raises InterlaceError."""
+    recipe = pin(recipe)
     index = build_index(recipe, mapper)
+    start(network_for(recipe, index.fitted), recipe, starts_folder(recipe))  # faults are for now, not for workers
     plan = index.reader(recipe, "train", training=True).plan()
     schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
     first_epoch = sum(w.num_packs for w in schedule.windows if w.epoch == 0)
@@ -189,6 +194,7 @@ def _job(run: Run, prepared: Prepared) -> Job:
         threads=prepared.threads,
         data_digest=train.digest,
         recipe_digest=digest(recipe),
+        starts=starts_folder(recipe),
     )
 
 

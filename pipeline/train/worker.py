@@ -25,6 +25,7 @@ from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack, table_to_pack
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import (
+    Found,
     RunState,
     checkpoint_folder,
     load_optimizer,
@@ -35,7 +36,8 @@ from pipeline.train.checkpoint import (
 )
 from pipeline.train.feed import read_ahead
 from pipeline.train.loop import Loop, StepReport, evaluate, sum_over_ranks
-from pipeline.train.optim import make_optimizer
+from pipeline.train.optim import make_optimizer, rate_factor
+from pipeline.train.start import start
 
 READ_AHEAD = 4
 LOCK_WAIT_S = 60.0
@@ -60,6 +62,7 @@ class Job:
         threads: torch threads of a worker.
         data_digest: digest of the training manifest.
         recipe_digest: digest of the recipe.
+        starts: folder of what the recipe starts from.
     """
 
     recipe: Recipe
@@ -73,6 +76,7 @@ class Job:
     threads: int
     data_digest: str
     recipe_digest: str
+    starts: Path
 
 
 def train_worker(config: dict[str, Job]) -> None:
@@ -107,16 +111,20 @@ class Worker:
         self.device = _device(job.recipe)
         torch.manual_seed(job.recipe.seed)
         network = network_for(job.recipe, job.fitted).to(self.device)
+        found = newest_checkpoint(job.run)
+        if found.folder is None:
+            for line in start(network, job.recipe, job.starts):
+                self._say(f"started from: {line}")
         self.loop = Loop(
             network=network,
-            optimizer=make_optimizer(job.recipe.optim, network),
+            optimizer=make_optimizer(job.recipe.optim, network, (rate_factor(job.recipe.fields),)),
             recipe=job.recipe,
             num_steps=job.num_steps,
             device=self.device,
             rank=rank,
             world_size=world_size,
         )
-        self.state = self._restore()
+        self.state = self._restore(found)
         self.journal = Journal(journal_path(job.run)) if rank == 0 else None
         self.quarantine = Quarantine(job, rank, world_size)
         self.trace = (job.run / f"trace-{rank}.jsonl").open("a", encoding="utf-8") if job.recipe.train.trace else None
@@ -155,8 +163,7 @@ class Worker:
     def _is_due(self, step: int) -> bool:
         return step % self.job.eval_every == 0 or step == self.job.num_steps
 
-    def _restore(self) -> RunState:
-        found = newest_checkpoint(self.job.run)
+    def _restore(self, found: Found) -> RunState:
         for reason in found.refused:
             self._say(f"checkpoint refused: {reason}")
         if found.folder is None or found.state is None:

@@ -33,7 +33,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "pipeline/predict.py", "jobs/report.py", "jobs/start.py", "jobs/train.py",
     ),
     "typer": ("jobs/",),
-    "xxhash": ("pipeline/data/", "pipeline/train/checkpoint.py"),
+    "xxhash": ("pipeline/data/", "pipeline/origin.py", "pipeline/train/checkpoint.py"),
     "yaml": ("pipeline/recipe.py",),
 }  # fmt: skip
 """Package or its part -> the files and folders that may import it. The longest name that fits decides."""

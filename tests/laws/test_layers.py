@@ -13,6 +13,7 @@ LAYERS = (
         "pipeline.faults",
         "pipeline.fields",
         "pipeline.lock",
+        "pipeline.origin",
         "pipeline.preparation",
         "pipeline.recipe",
         "pipeline.sample",
