@@ -117,6 +117,16 @@ class TextField(_Field):
     max_tokens: int = Field(256, ge=1, description="Longer texts are cut to this many tokens.")
     word_dropout: float = Field(0.0, ge=0, lt=1, description="Training: share of tokens replaced by the unknown token.")
     word_swap: float = Field(0.0, ge=0, lt=1, description="Training: share of tokens that change places with the next.")
+    encoder: PretrainedEncoder | None = Field(
+        None, description="A pretrained model to read the text, with its own tokenizer, before the field's layers."
+    )
+
+    @model_validator(mode="after")
+    def _one_tokenizer(self) -> "TextField":
+        own = ("tokenizer", "ngram", "vocab_size", "tokenizer_file")
+        if self.encoder and (given := [n for n in own if getattr(self, n) != type(self).model_fields[n].default]):
+            raise ValueError(f"`{given[0]}` has no effect with `encoder`, whose tokenizer is used")
+        return self
 
     @property
     def columns(self) -> tuple[str, ...]:

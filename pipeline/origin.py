@@ -17,11 +17,12 @@ from typing import Any
 import xxhash
 
 from pipeline.errors import StartError
-from pipeline.fields import AnyField, FieldStart
+from pipeline.fields import AnyField, FieldStart, PretrainedEncoder
 from pipeline.recipe import Recipe, load_recipe
 
 RECIPE, FITTED, MODEL = "recipe.yaml", "fitted.json", "model.safetensors"
-CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
+PRETRAINED = ("*.json", "model*.safetensors")
+"""What is kept of a pretrained folder; nothing else of it is ever read."""
 
 Files = dict[str, Path]
 
@@ -55,8 +56,16 @@ def pin(recipe: Recipe) -> Recipe:
         if init is not None:
             digest = keep(home, init.run, init.digest, files_of_run, f"fields.{name}.init")
             init = init.model_copy(update={"digest": digest, "field": init.field or name})
-        fields[name] = field.model_copy(update={"init": init})
+        fields[name] = field.model_copy(update={"init": init, **_pinned_encoder(home, name, field)})
     return recipe.model_copy(update={"fields": fields})
+
+
+def _pinned_encoder(home: Path, name: str, field: AnyField) -> dict[str, PretrainedEncoder]:
+    encoder: PretrainedEncoder | None = getattr(field, "encoder", None)
+    if encoder is None:
+        return {}
+    digest = keep(home, encoder.pretrained, encoder.digest, files_of_pretrained, f"fields.{name}.encoder")
+    return {"encoder": encoder.model_copy(update={"digest": digest})}
 
 
 def _with(recipe: Recipe, section: str, **settings: Any) -> Recipe:
@@ -125,6 +134,17 @@ def files_of_run(place: Path) -> Files:
     return files
 
 
+def files_of_pretrained(place: Path) -> Files:
+    """Settings and weights of a folder of the `transformers` library. Raises FileNotFoundError."""
+    files = {path.name: path for pattern in PRETRAINED for path in place.glob(pattern)}
+    if "config.json" not in files or not any(name.endswith(".safetensors") for name in files):
+        there = ", ".join(sorted(path.name for path in place.glob("*"))) or "nothing"
+        raise FileNotFoundError(
+            f"expected a folder with config.json and model.safetensors (nothing pickled is read), but {place}: {there}"
+        )
+    return files
+
+
 def hash_file(path: Path) -> str:
     """xxh3 of a file's content, 128 bits, as checkpoints have it."""
     hasher = xxhash.xxh3_128()
@@ -173,6 +193,8 @@ def _differences(here: AnyField, there: AnyField) -> list[str]:
 
 def _comparable(field: AnyField) -> dict[str, Any]:
     settings = field.model_dump(mode="json", exclude={*field.training_only, "tokenizer_file"} - {"stem"})
+    if settings.get("encoder") is not None:
+        settings["encoder"] = settings["encoder"]["digest"]
     for name in field.places:
         value = settings.pop(name)
         settings[f"number of `{name}`"] = len(value) if isinstance(value, list) else int(value is not None)

@@ -29,7 +29,8 @@ from pipeline.data.schema import check_schemas
 from pipeline.data.sources import SPARSE, RowGroup, ShardFormat, faults_of, find_shards, open_source, usable_rows
 from pipeline.data.targets import fit_target, make_target
 from pipeline.errors import BadShareError, DataError, RecordError
-from pipeline.fields import AnyField
+from pipeline.fields import AnyField, PretrainedEncoder
+from pipeline.modalities.pretrained import fit_pretrained
 from pipeline.origin import fitted_from, pin, starts_folder
 from pipeline.recipe import Recipe, Source
 from pipeline.sample import BadRecord
@@ -284,12 +285,19 @@ def fit(recipe: Recipe, shards: Sequence[Sequence[str]]) -> Fitted:
                     yield value
 
     return {
-        "fields": {
-            n: fitted_from(starts_folder(recipe), n, f) or modalities.fit(f, values(f.columns))
-            for n, f in recipe.fields.items()
-        },
+        "fields": {n: _started(recipe, n, f) or modalities.fit(f, values(f.columns)) for n, f in recipe.fields.items()},
         "targets": {n: fit_target(t, values(t.columns)) for n, t in recipe.tasks.items() if t.columns},
     }
+
+
+def _started(recipe: Recipe, name: str, field: AnyField) -> Mapping[str, Any] | None:
+    """The state of a field that comes with the run or the pretrained model that it starts from."""
+    home = starts_folder(recipe)
+    encoder: PretrainedEncoder | None = getattr(field, "encoder", None)
+    if field.init is None and encoder is not None:
+        assert encoder.digest is not None, "not pinned"
+        return fit_pretrained(home / encoder.digest)
+    return fitted_from(home, name, field)
 
 
 def _key(recipe: Recipe, split: str, fingerprints: Sequence[Sequence[str]], of: Any) -> str:
@@ -318,4 +326,6 @@ def _reading(field: AnyField) -> dict[str, Any]:
         settings["tokenizer_file"] = xxhash.xxh3_64(Path(file).read_bytes()).hexdigest()
     if field.init is not None:
         settings["init"] = [field.init.digest, field.init.field]
+    if (encoder := settings.pop("encoder", None)) is not None:
+        settings["encoder"] = encoder["digest"]
     return settings

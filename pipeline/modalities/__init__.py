@@ -12,17 +12,24 @@ To add a modality: its settings in `pipeline/fields.py`, one file here with a `f
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.fields import AnyField
+from pipeline.fields import AnyField, TextField
 from pipeline.modalities.audio import AudioModality, fit_audio
 from pipeline.modalities.base import Fitted, Modality, Values
 from pipeline.modalities.image import ImageModality, fit_image
+from pipeline.modalities.pretrained import PretrainedText
 from pipeline.modalities.series import fit_series, make_series
 from pipeline.modalities.table import fit_table, make_table
 from pipeline.modalities.text import TextModality, fit_text
 
+
+def make_text(name: str, field: TextField, fitted: Fitted) -> Modality:
+    """The modality of a field of strings, with a tokenizer of its own or of a pretrained model."""
+    return TextModality(name, field, fitted) if field.encoder is None else PretrainedText(name, field, fitted)
+
+
 MODALITIES: dict[str, tuple[Callable[[Any, Values], Fitted], Callable[[str, Any, Fitted], Modality]]] = {
     "image": (fit_image, ImageModality),
-    "text": (fit_text, TextModality),
+    "text": (fit_text, make_text),
     "table": (fit_table, make_table),
     "audio": (fit_audio, AudioModality),
     "series": (fit_series, make_series),

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, max_pool2d, pad
 
 from pipeline.batch import FieldBatch
-from pipeline.fields import AnyField
+from pipeline.fields import AnyField, PretrainedEncoder
 from pipeline.model.attention import Segments, round_up
+from pipeline.model.pretrained import PretrainedTokens
 from pipeline.model.recurrent import RecurrentStem
 from pipeline.sample import FieldSpec
 
@@ -53,7 +54,7 @@ class FieldEmbedding(nn.Module):
 
     Args:
         spec: the shape of the field's tokens.
-        settings: the field's settings; `stem`, `init` and `freeze` are read.
+        settings: the field's settings; `stem`, `encoder`, `init` and `freeze` are read.
         dim: width of the vectors.
         hides: whether a task hides tokens; a learned vector then stands for their content (Devlin et al. 2019, BERT).
     """
@@ -61,8 +62,11 @@ class FieldEmbedding(nn.Module):
     def __init__(self, spec: FieldSpec, settings: AnyField, dim: int, *, hides: bool = False) -> None:
         super().__init__()
         convolve = settings.stem == "cnn"
-        self.content: IdTable | PatchProjection | PixelStem
-        if spec.kind == "ids":
+        self.content: IdTable | PatchProjection | PixelStem | PretrainedTokens
+        encoder = encoder_of(settings)
+        if encoder is not None:
+            self.content = PretrainedTokens(spec, encoder, dim)
+        elif spec.kind == "ids":
             self.content = IdTable(spec, dim)
         elif spec.channels and convolve:
             self.content = PixelStem(spec, dim)
@@ -73,7 +77,7 @@ class FieldEmbedding(nn.Module):
             self.stem = RecurrentStem(dim)
         elif convolve and not spec.channels:
             self.stem = SequenceStem(dim)
-        self.position = GridPosition(spec.max_grid, dim)
+        self.position = GridPosition((1, 1) if encoder else spec.max_grid, dim)  # a pretrained model has its own
         self.field_D = nn.Parameter(torch.zeros(dim))
         self.mask_D = nn.Parameter(torch.zeros(dim)) if hides else None
         self.clock = Clock(dim) if spec.clocked and stands_apart(settings) else None
@@ -102,6 +106,12 @@ class FieldEmbedding(nn.Module):
             x_TD = x_TD + own(tokens.times, segments.num_rows)
         out_TD: Tensor = x_TD if self.stem is None else self.stem(x_TD, segments)
         return out_TD
+
+
+def encoder_of(settings: AnyField) -> PretrainedEncoder | None:
+    """The pretrained encoder of a field, None where it has none or its modality takes none."""
+    found: PretrainedEncoder | None = getattr(settings, "encoder", None)
+    return found
 
 
 def stands_apart(settings: AnyField) -> bool:

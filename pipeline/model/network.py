@@ -15,6 +15,7 @@ from pipeline.fields import AnyField
 from pipeline.model.attention import Segments
 from pipeline.model.embedding import Clock, FieldEmbedding, stands_apart
 from pipeline.model.fusion import FUSIONS, FieldTokens, Fusion, Joint, interlace, key
+from pipeline.model.pretrained import PretrainedTokens
 from pipeline.model.transformer import Layer
 from pipeline.recipe import Model
 from pipeline.sample import FieldSpec
@@ -95,9 +96,11 @@ class Network(nn.Module):
         self._groups = tuple(dict.fromkeys(group for task in tasks.values() for group in task.groups))
         self._reads_sample = any(task.reads_sample for task in tasks.values())
         initialise(self, num_layers=model.field_layers + model.joint_layers)
-        self._frozen = tuple(m for name in specs if fields[name].freeze for m in self.encoder_of(name))
-        for module in self._frozen:
+        frozen = [m for name in specs if fields[name].freeze for m in self.encoder_of(name)]
+        for module in frozen:
             module.requires_grad_(False)
+        pretrained = [m.model for m in self.modules() if isinstance(m, PretrainedTokens) and m.frozen]
+        self._frozen: tuple[nn.Module, ...] = (*frozen, *pretrained)
 
     @property
     def tasks(self) -> Mapping[str, Any]:
@@ -174,9 +177,12 @@ def initialise(network: nn.Module, num_layers: int) -> None:
 
     Matrices and tables: normal, cut at two deviations of 0.02; what writes to the residual stream is divided by the
     root of twice the number of layers (Radford et al. 2019, GPT-2). Convolutions: by fan-in (He et al. 2015).
-    Biases zero, gains one.
+    Biases zero, gains one. Pretrained models and recurrent cells keep what their libraries gave them.
     """
+    pretrained = {id(m) for p in network.modules() if isinstance(p, PretrainedTokens) for m in p.model.modules()}
     for module in network.modules():
+        if id(module) in pretrained:
+            continue
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
         elif isinstance(module, nn.Conv2d):

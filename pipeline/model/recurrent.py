@@ -53,7 +53,7 @@ class RecurrentStem(nn.Module):
     def _mix(self, x_TD: Tensor, segments: Segments) -> Tensor:
         """What the residual adds to each token, `[num_tokens, D]`."""
         if not segments.num_tokens:  # run on a token of zeros all the same, so that every weight has a gradient (zero)
-            nothing = PackedSequence(x_TD.new_zeros(1, x_TD.shape[1]), torch.ones(1, dtype=torch.int64))
+            nothing = PackedSequence(pad(x_TD, (0, 0, 0, 1)), torch.ones(1, dtype=torch.int64))
             none: Tensor = self.project(self.cells(nothing)[0].data)[:0]
             return none
         rows, batch_sizes = time_major(segments.lengths_N)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.fields import AnyField
+from pipeline.model.embedding import encoder_of
 from pipeline.model.fusion import key
 from pipeline.model.network import FIELD_PARTS
 from pipeline.recipe import Optim
@@ -56,6 +57,14 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def rate_factor(fields: Mapping[str, AnyField]) -> RateFactor:
-    """What the fields' settings say: `lr_factor` for all that a field has to itself, 1 for what fields share."""
-    known = [(f"{part}.{key(name)}.", field) for name, field in fields.items() for part in FIELD_PARTS]
-    return lambda name: next((field.lr_factor for prefix, field in known if name.startswith(prefix)), 1.0)
+    """What the fields' settings say: `lr_factor` for all that a field has to itself, 1 for what fields share.
+
+    The model inside a pretrained encoder has that of the encoder besides.
+    """
+    known = [(f"{part}.{key(name)}.", field.lr_factor) for name, field in fields.items() for part in FIELD_PARTS]
+    known += [
+        (f"embeddings.{key(name)}.content.model.", encoder.lr_factor)
+        for name, field in fields.items()
+        if (encoder := encoder_of(field)) is not None
+    ]
+    return lambda name: math.prod(factor for prefix, factor in known if name.startswith(prefix))

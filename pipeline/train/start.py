@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import StartError
+from pipeline.model.embedding import encoder_of
 from pipeline.model.fusion import key
 from pipeline.model.network import FIELD_PARTS, Network
+from pipeline.model.pretrained import read_pretrained
 from pipeline.origin import MODEL, RECIPE
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.train.checkpoint import read_weights
@@ -44,6 +46,12 @@ def start(network: Network, recipe: Recipe, home: Path) -> list[str]:
             own = _field(state, recipe, name, home)
             found |= own
             said.append(f"field `{name}`: {len(own)} tensors from `{field.init.field}` of {field.init.run}")
+        elif (encoder := encoder_of(field)) is not None:
+            assert encoder.digest is not None, "not pinned"
+            within = f"embeddings.{key(name)}.content.model."
+            own = {within + n: t for n, t in read_pretrained(home / encoder.digest).items()}
+            found |= {n: t for n, t in own.items() if n in state}
+            said.append(f"field `{name}`: {len(own)} tensors from {encoder.pretrained}")
     with torch.no_grad():
         for name, tensor in found.items():
             state[name].copy_(tensor)

@@ -27,11 +27,12 @@ HOMES: dict[str, tuple[str, ...]] = {
     "safetensors": ("pipeline/train/checkpoint.py",),
     "soundfile": ("pipeline/modalities/audio.py",),
     "soxr": ("pipeline/modalities/audio.py",),
-    "tokenizers": ("pipeline/modalities/text.py",),
+    "tokenizers": ("pipeline/modalities/text.py", "pipeline/modalities/pretrained.py"),
     "torch": (
         "pipeline/batch.py", "pipeline/model/", "pipeline/tasks/", "pipeline/train/", "pipeline/evaluate.py",
         "pipeline/predict.py", "jobs/report.py", "jobs/start.py", "jobs/train.py",
     ),
+    "transformers": ("pipeline/model/pretrained.py",),
     "typer": ("jobs/",),
     "xxhash": ("pipeline/data/", "pipeline/origin.py", "pipeline/train/checkpoint.py"),
     "yaml": ("pipeline/recipe.py",),

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.batch import Batch, to_batch
 from pipeline.data.index import Index, build_index
@@ -155,6 +157,22 @@ def test_what_is_frozen_has_no_gradient_and_no_optimizer_state(shapes: EmojiLike
     learning = [p for p in fused.network.parameters() if p.requires_grad]
     assert all(p.grad is not None for p in learning)
     assert len(learning) > 10 < len(frozen)
+
+
+def test_frozen_parts_do_not_hold_up_data_parallel_training(
+    shapes: EmojiLike, trained: tuple[Here, Path], tmp_path: Path
+):
+    """DistributedDataParallel refuses the second step where a parameter that learns was left out of the first."""
+    settings = joined(shapes, tmp_path, trained[1], freeze=True)
+    want = [r.loss for r in Here(settings).run()]
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        here = Here(settings)
+        here.loop.losses = DistributedDataParallel(here.loop.losses)
+        assert [r.loss for r in here.run()] == want
+    finally:
+        dist.destroy_process_group()
+    assert len(want) == 4
 
 
 def test_resume_equals_uninterrupted_without_the_other_run(
