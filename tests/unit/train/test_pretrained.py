@@ -35,7 +35,10 @@ from pipeline.train.start import start
 from tests.conftest import REPOSITORY
 from tests.data import COLORS, EmojiLike
 
-transformers = pytest.importorskip("transformers", reason="the extra `hf` is not installed")
+pytestmark = [  # importing transformers takes several seconds
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="the extra `hf` is not installed"),
+]
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "very", *COLORS, "##dish", "disc"]
 OLD_UNKNOWN = {"__type": "AddedToken", "content": "[UNK]", "special": True} | dict.fromkeys(
@@ -48,6 +51,8 @@ TEXTS = ["A very red disc", "a blue", "", "very very very very very green disc",
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small random BERT and its tokenizer, as `transformers` saves them."""
     folder = tmp_path_factory.mktemp("tiny")
+    import transformers
+
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
@@ -100,6 +105,8 @@ def packed(folder: Path, texts: list[str], **settings: Any) -> tuple[PretrainedT
 
 def padded_states(folder: Path, texts: list[str], length: int) -> tuple[Tensor, list[list[int]]]:
     """`transformers`' own tokenizer and model on one padded batch: states of real tokens, ids of each text."""
+    import transformers
+
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pad_token = "[PAD]"
