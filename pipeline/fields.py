@@ -92,6 +92,17 @@ class ImageField(_Field):
     flip: bool = Field(False, description="Training: mirror left and right in half of the draws.")
     color: float = Field(0.0, ge=0, lt=1, description="Training: brightness, contrast, saturation from 1 +- this.")
     erase: float = Field(0.0, ge=0, lt=1, description="Training: largest share of the area that a box blanks out.")
+    encoder: PretrainedEncoder | None = Field(
+        None,
+        description="A pretrained vision Transformer to see the picture, in its own size, before the field's layers.",
+    )
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "ImageField":
+        own = ("stem", "max_size", "patch")
+        if self.encoder and (given := [n for n in own if getattr(self, n) != type(self).model_fields[n].default]):
+            raise ValueError(f"`{given[0]}` has no effect with `encoder`, whose size and patches are used")
+        return self
 
     @property
     def columns(self) -> tuple[str, ...]:

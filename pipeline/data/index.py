@@ -30,7 +30,6 @@ from pipeline.data.sources import SPARSE, RowGroup, ShardFormat, faults_of, find
 from pipeline.data.targets import fit_target, make_target
 from pipeline.errors import BadShareError, DataError, RecordError
 from pipeline.fields import AnyField, PretrainedEncoder
-from pipeline.modalities.pretrained import fit_pretrained
 from pipeline.origin import fitted_from, pin, starts_folder
 from pipeline.recipe import Recipe, Source
 from pipeline.sample import BadRecord
@@ -296,7 +295,7 @@ def _started(recipe: Recipe, name: str, field: AnyField) -> Mapping[str, Any] | 
     encoder: PretrainedEncoder | None = getattr(field, "encoder", None)
     if field.init is None and encoder is not None:
         assert encoder.digest is not None, "not pinned"
-        return fit_pretrained(home / encoder.digest)
+        return modalities.fit_from_folder(field, home / encoder.digest)
     return fitted_from(home, name, field)
 
 

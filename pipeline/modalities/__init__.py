@@ -10,16 +10,23 @@ To add a modality: its settings in `pipeline/fields.py`, one file here with a `f
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from pipeline.fields import AnyField, TextField
+from pipeline.fields import AnyField, ImageField, TextField
 from pipeline.modalities.audio import AudioModality, fit_audio
 from pipeline.modalities.base import Fitted, Modality, Values
 from pipeline.modalities.image import ImageModality, fit_image
-from pipeline.modalities.pretrained import PretrainedText
+from pipeline.modalities.pretrained import PretrainedText, fit_pretrained
+from pipeline.modalities.pretrained_image import PretrainedImage, fit_pretrained_image
 from pipeline.modalities.series import fit_series, make_series
 from pipeline.modalities.table import fit_table, make_table
 from pipeline.modalities.text import TextModality, fit_text
+
+
+def make_image(name: str, field: ImageField, fitted: Fitted) -> Modality:
+    """The modality of a field of pictures, in a size of its own or of a pretrained model."""
+    return ImageModality(name, field, fitted) if field.encoder is None else PretrainedImage(name, field, fitted)
 
 
 def make_text(name: str, field: TextField, fitted: Fitted) -> Modality:
@@ -28,7 +35,7 @@ def make_text(name: str, field: TextField, fitted: Fitted) -> Modality:
 
 
 MODALITIES: dict[str, tuple[Callable[[Any, Values], Fitted], Callable[[str, Any, Fitted], Modality]]] = {
-    "image": (fit_image, ImageModality),
+    "image": (fit_image, make_image),
     "text": (fit_text, make_text),
     "table": (fit_table, make_table),
     "audio": (fit_audio, AudioModality),
@@ -50,6 +57,11 @@ def fit(field: AnyField, values: Values) -> Fitted:
         DataError: settings that can't be followed (a tokenizer file that can't be read).
     """
     return MODALITIES[field.modality][0](field, values)
+
+
+def fit_from_folder(field: AnyField, folder: Path) -> Fitted:
+    """The state of a field with a pretrained encoder: what the encoder's folder says. Raises DataError."""
+    return fit_pretrained_image(folder) if field.modality == "image" else fit_pretrained(folder)
 
 
 def make(name: str, field: AnyField, fitted: Fitted) -> Modality:

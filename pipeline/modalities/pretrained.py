@@ -1,5 +1,6 @@
-"""Strings -> the ids that a pretrained model of the `transformers` library knows; the data arm's half of `encoder`.
+"""What a pretrained model of the `transformers` library reads: the data arm's half of `encoder`.
 
+Strings -> the ids that it knows (pictures in its size: `pipeline.modalities.pretrained_image`).
 In: `(str,)`. Out: int32 ids `[n]` with the special tokens around them, `n` at most `max_tokens` and what the model can
 take. Read with the `tokenizers` library alone: neither torch nor `transformers` is imported here. Ids are the model's
 own, without the three that `pipeline.modalities.text` puts before those of its tokenizers.
@@ -39,9 +40,9 @@ def fit_pretrained(folder: Path) -> Fitted:
     Raises:
         DataError: a file is missing or is no JSON, or there is no vocabulary.
     """
-    config = _read(folder / CONFIG)
-    settings = _read(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
-    whole = _read(folder / TOKENIZER)
+    config = read_json(folder / CONFIG)
+    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+    whole = read_json(folder / TOKENIZER)
     normalizer = whole.get("normalizer") or {}
     if normalizer.get("type") == "BertNormalizer":
         normalizer.update({own: settings[name] for name, own in NORMALIZER.items() if name in settings})
@@ -112,7 +113,8 @@ class PretrainedText(Modality):
         return tuple(self._tokenizer.id_to_token(i) for i in decoded.tolist())
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a file of a model's folder. Raises DataError."""
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

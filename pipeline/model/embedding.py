@@ -18,7 +18,7 @@ from torch.nn.functional import gelu, max_pool2d, pad
 from pipeline.batch import FieldBatch
 from pipeline.fields import AnyField, PretrainedEncoder
 from pipeline.model.attention import Segments, round_up
-from pipeline.model.pretrained import PretrainedTokens
+from pipeline.model.pretrained import Pretrained, PretrainedPixels, PretrainedTokens
 from pipeline.model.recurrent import RecurrentStem
 from pipeline.sample import FieldSpec
 
@@ -62,10 +62,10 @@ class FieldEmbedding(nn.Module):
     def __init__(self, spec: FieldSpec, settings: AnyField, dim: int, *, hides: bool = False) -> None:
         super().__init__()
         convolve = settings.stem == "cnn"
-        self.content: IdTable | PatchProjection | PixelStem | PretrainedTokens
+        self.content: IdTable | PatchProjection | PixelStem | Pretrained
         encoder = encoder_of(settings)
         if encoder is not None:
-            self.content = PretrainedTokens(spec, encoder, dim)
+            self.content = (PretrainedTokens if spec.kind == "ids" else PretrainedPixels)(spec, encoder, dim)
         elif spec.kind == "ids":
             self.content = IdTable(spec, dim)
         elif spec.channels and convolve:

@@ -15,7 +15,7 @@ from pipeline.fields import AnyField
 from pipeline.model.attention import Segments
 from pipeline.model.embedding import Clock, FieldEmbedding, stands_apart
 from pipeline.model.fusion import FUSIONS, FieldTokens, Fusion, Joint, interlace, key
-from pipeline.model.pretrained import PretrainedTokens
+from pipeline.model.pretrained import Pretrained
 from pipeline.model.transformer import Layer
 from pipeline.recipe import Model
 from pipeline.sample import FieldSpec
@@ -99,7 +99,7 @@ class Network(nn.Module):
         frozen = [m for name in specs if fields[name].freeze for m in self.encoder_of(name)]
         for module in frozen:
             module.requires_grad_(False)
-        pretrained = [m.model for m in self.modules() if isinstance(m, PretrainedTokens) and m.frozen]
+        pretrained = [m.model for m in self.modules() if isinstance(m, Pretrained) and m.frozen]
         self._frozen: tuple[nn.Module, ...] = (*frozen, *pretrained)
 
     @property
@@ -179,7 +179,7 @@ def initialise(network: nn.Module, num_layers: int) -> None:
     root of twice the number of layers (Radford et al. 2019, GPT-2). Convolutions: by fan-in (He et al. 2015).
     Biases zero, gains one. Pretrained models and recurrent cells keep what their libraries gave them.
     """
-    pretrained = {id(m) for p in network.modules() if isinstance(p, PretrainedTokens) for m in p.model.modules()}
+    pretrained = {id(m) for p in network.modules() if isinstance(p, Pretrained) for m in p.model.modules()}
     for module in network.modules():
         if id(module) in pretrained:
             continue

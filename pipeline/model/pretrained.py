@@ -7,9 +7,11 @@ with the field (`FieldSpec.pretrained`), the weights from a kept folder, a check
 # T rows of the sequence (tokens, then slack), N tokens, B segments of a bucket, L padded length, E width of the model
 
 import json
+import math
 import os
+from abc import abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +22,9 @@ from pipeline.errors import InterlaceError
 from pipeline.fields import PretrainedEncoder
 from pipeline.model.attention import Segments, bucket_lengths
 from pipeline.sample import FieldSpec
+
+if TYPE_CHECKING:
+    from pipeline.model.embedding import Cells
 
 
 def transformers() -> Any:
@@ -63,20 +68,21 @@ def read_pretrained(folder: Path) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("pooler.")}
 
 
-class PretrainedTokens(nn.Module):
-    """Last hidden states of a pretrained model for each token of a sample, projected to the network's width.
+class Pretrained(nn.Module):
+    """A pretrained model and a projection of its last hidden states to the network's width.
 
-    Samples of similar length share a padded batch (`attention.bucket_lengths`); padding is masked, and rows come back
-    packed.
+    Args:
+        spec: with the model's configuration.
+        settings: whether it learns.
+        dim: width of the output.
     """
 
     def __init__(self, spec: FieldSpec, settings: PretrainedEncoder, dim: int) -> None:
         super().__init__()
         self.model = build(spec.pretrained)
-        config = self.model.config
-        self.padding = config.pad_token_id or 0
-        self.project = nn.Linear(config.hidden_size, dim)
+        self.project = nn.Linear(self.model.config.hidden_size, dim)
         self.frozen = settings.freeze
+        self.spec = spec
         if settings.freeze:
             self.model.requires_grad_(False)
         else:
@@ -84,26 +90,44 @@ class PretrainedTokens(nn.Module):
 
     def _freeze_unread(self) -> None:
         """Parameters that no hidden state depends on must not wait for a gradient."""
-        one = torch.ones(1, 1, dtype=torch.int64)
-        self._hidden(one, one.bool()).square().sum().backward()  # type: ignore[no-untyped-call]
+        self.least().square().sum().backward()  # type: ignore[no-untyped-call]
         for parameter in self.model.parameters():
             parameter.requires_grad_(parameter.grad is not None)
             parameter.grad = None
 
-    def forward(self, ids_N: Tensor, cells: Any) -> Tensor:
-        """`[N]` -> `[T, D]`."""
-        segments: Segments = cells.segments
-        states_NE = self.states(ids_N, segments)
-        out_TD: Tensor = self.project(pad(states_NE, (0, 0, 0, segments.num_rows - len(ids_N))))
+    @abstractmethod
+    def least(self) -> Tensor:
+        """Hidden states `[n, E]` of the least input there is, so that every weight that learns takes part."""
+
+    @abstractmethod
+    def states(self, values_N: Tensor, segments: Segments) -> Tensor:
+        """The model's last hidden state of each token, float32 `[N, E]`; at least one token is there."""
+
+    def forward(self, values_N: Tensor, cells: "Cells") -> Tensor:
+        """Tokens `[N]` or `[N, P]` -> `[T, D]`."""
+        segments = cells.segments
+        states_NE = self.states(values_N, segments) if segments.num_tokens else self.least()[:0]
+        out_TD: Tensor = self.project(pad(states_NE, (0, 0, 0, segments.num_rows - segments.num_tokens)))
         return out_TD
 
+
+class PretrainedTokens(Pretrained):
+    """Text: the ids of a sample, special tokens included.
+
+    Samples of similar length share a padded batch (`attention.bucket_lengths`); padding is masked, and rows come back
+    packed.
+    """
+
+    def least(self) -> Tensor:
+        """See `Pretrained`."""
+        one = torch.ones(1, 1, dtype=torch.int64, device=self.project.weight.device)
+        return self._hidden(one, one.bool()).flatten(0, 1)
+
     def states(self, ids_N: Tensor, segments: Segments) -> Tensor:
-        """The model's last hidden state of each token, float32 `[N, E]`."""
+        """See `Pretrained`."""
         lengths = segments.lengths_N.cpu().numpy()
         limits = bucket_lengths(lengths)
-        if not limits:  # one token all the same, so that every weight that learns has a gradient (zero)
-            nothing = ids_N.new_full((1, 1), self.padding)
-            return self._hidden(nothing, torch.ones_like(nothing, dtype=torch.bool)).flatten(0, 1)[:0]
+        padding = self.model.config.pad_token_id or 0
         starts, bucket_of = np.cumsum(lengths) - lengths, np.searchsorted(limits, lengths)
         rows, parts = [], []
         for number in range(len(limits)):
@@ -111,7 +135,7 @@ class PretrainedTokens(nn.Module):
             places = np.arange(lengths[members].max())
             inside = torch.from_numpy(places < lengths[members, None]).to(ids_N.device)
             rows_BL = torch.from_numpy(starts[members, None] + places).to(ids_N.device).masked_fill(~inside, 0)
-            hidden_BLE = self._hidden(ids_N[rows_BL].masked_fill(~inside, self.padding), inside)
+            hidden_BLE = self._hidden(ids_N[rows_BL].masked_fill(~inside, padding), inside)
             rows.append(rows_BL[inside])
             parts.append(hidden_BLE[inside])
         states_NE = torch.cat(parts)
@@ -121,3 +145,26 @@ class PretrainedTokens(nn.Module):
         """Float32 `[B, L, E]`."""
         found: Tensor = self.model(input_ids=ids_BL, attention_mask=inside_BL.long()).last_hidden_state
         return found.float()
+
+
+class PretrainedPixels(Pretrained):
+    """Pictures, all of the model's size: the states of the patches, without those of the model's own tokens."""
+
+    def least(self) -> Tensor:
+        """See `Pretrained`."""
+        rows, columns = self.spec.max_grid
+        size = (rows * columns, self.spec.patch_dim)
+        return self._hidden(torch.zeros(size, dtype=torch.uint8, device=self.project.weight.device))
+
+    def states(self, values_NP: Tensor, segments: Segments) -> Tensor:
+        """See `Pretrained`."""
+        return self._hidden(values_NP)
+
+    def _hidden(self, values_NP: Tensor) -> Tensor:
+        config, (rows, columns), channels = self.model.config, self.spec.max_grid, self.spec.channels
+        side = math.isqrt(self.spec.patch_dim // channels)
+        cells = values_NP.view(-1, rows, columns, side, side, channels).permute(0, 5, 1, 3, 2, 4)
+        pixels_BCHW = cells.reshape(-1, channels, rows * side, columns * side).float() / 255
+        mean, std = (pixels_BCHW.new_tensor(x).view(-1, 1, 1) for x in (config.pixel_mean, config.pixel_std))
+        found_BLE: Tensor = self.model(pixel_values=(pixels_BCHW - mean) / std).last_hidden_state
+        return found_BLE[:, -rows * columns :].flatten(0, 1).float()

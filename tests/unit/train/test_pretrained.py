@@ -1,6 +1,7 @@
 """Laws of pretrained encoders: `transformers` itself, on padded input, is the reference. Nothing is downloaded."""
 
 import importlib.util
+import io
 import json
 import shutil
 import subprocess
@@ -9,21 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 from pipeline import modalities
 from pipeline.batch import Batch, FieldBatch, to_batch
 from pipeline.data.index import build_index
-from pipeline.errors import InterlaceError, RecipeError, StartError
-from pipeline.fields import PretrainedEncoder, TextField
+from pipeline.errors import DataError, InterlaceError, RecipeError, StartError
+from pipeline.fields import ImageField, PretrainedEncoder, TextField
 from pipeline.modalities.pretrained import fit_pretrained
 from pipeline.model.attention import Segments
 from pipeline.model.embedding import find_cells
 from pipeline.model.network import Network
-from pipeline.model.pretrained import PretrainedTokens, read_pretrained
+from pipeline.model.pretrained import PretrainedPixels, PretrainedTokens, read_pretrained
 from pipeline.origin import pin, starts_folder
 from pipeline.predict import Predictor, export_model
 from pipeline.recipe import Recipe, parse_recipe
@@ -33,7 +36,7 @@ from pipeline.train.loop import Loop
 from pipeline.train.optim import make_optimizer, rate_factor
 from pipeline.train.start import start
 from tests.conftest import REPOSITORY
-from tests.data import COLORS, EmojiLike
+from tests.data import COLORS, EmojiLike, png
 
 pytestmark = [  # importing transformers takes several seconds
     pytest.mark.slow,
@@ -44,6 +47,9 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "very", *COLORS, "##
 OLD_UNKNOWN = {"__type": "AddedToken", "content": "[UNK]", "special": True} | dict.fromkeys(
     ("lstrip", "rstrip", "normalized", "single_word"), False
 )
+PROCESSOR: dict[str, Any] = {
+    "size": {"height": 12, "width": 16}, "resample": 3, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4],
+}  # fmt: skip
 TEXTS = ["A very red disc", "a blue", "", "very very very very very green disc", "grey", "GREYdish purple disc"]
 
 
@@ -118,6 +124,64 @@ def padded_states(folder: Path, texts: list[str], length: int) -> tuple[Tensor, 
     return states[real], [row[keep].tolist() for row, keep in zip(inputs["input_ids"], real, strict=True)]
 
 
+@pytest.fixture(scope="module")
+def vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small random vision Transformer and the settings of its processor."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("vision")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=[12, 16],
+        patch_size=4,
+    )  # fmt: skip
+    model = transformers.ViTModel(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR), encoding="utf-8")
+    return folder
+
+
+def test_packed_patches_equal_transformers_on_whole_pictures(vision: Path):
+    import transformers
+
+    encoder = PretrainedEncoder(pretrained=str(vision))
+    field = ImageField(modality="image", column="image", encoder=encoder)
+    modality = modalities.make("image", field, json.loads(json.dumps(modalities.fit_from_folder(field, vision))))
+    rng = np.random.default_rng(0)
+    pictures = [png(rng, color, side) for color, side in zip(COLORS.values(), (24, 9, 40, 12), strict=True)]
+    tokens = [modality.encode(modality.decode((picture,))) for picture in pictures]
+    assert {modality.num_tokens(modality.measure((p,))) for p in pictures} == {12}
+    module = PretrainedPixels(modality.spec, encoder, 32)
+    module.model.load_state_dict(read_pretrained(vision))
+    lengths = torch.tensor([12, 0, 12, 12, 12])  # one sample without a picture
+    with torch.no_grad():
+        got = module.states(torch.from_numpy(np.concatenate([t.values for t in tokens])), Segments(lengths))
+    stretched = [np.asarray(Image.open(io.BytesIO(p)).convert("RGB").resize((16, 12), 3)) for p in pictures]
+    pixels = (np.stack(stretched) / 255 - PROCESSOR["image_mean"]) / PROCESSOR["image_std"]
+    model = transformers.AutoModel.from_pretrained(vision, local_files_only=True).eval()
+    with torch.no_grad():
+        want = model(pixel_values=torch.from_numpy(pixels).float().permute(0, 3, 1, 2)).last_hidden_state[:, 1:]
+    torch.testing.assert_close(got, want.flatten(0, 1), atol=1e-4, rtol=1e-4)
+    assert want.std() > 0.1
+    assert module.least().shape == (12, 16)
+
+
+def test_a_processor_that_does_more_is_refused(vision: Path, tmp_path: Path):
+    folder = shutil.copytree(vision, tmp_path / "vision")
+    for change, why in (
+        ({"do_center_crop": True}, "crops"),
+        ({"size": {"shortest_edge": 12}}, "has the size|the size"),
+    ):
+        (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | change), encoding="utf-8")
+        with pytest.raises(DataError, match=why):
+            modalities.fit_from_folder(ImageField(modality="image", column="image"), folder)
+    with pytest.raises(ValueError, match="`patch` has no effect with `encoder`"):
+        ImageField(modality="image", column="image", patch=4, encoder=PretrainedEncoder(pretrained="x"))
+
+
 @pytest.mark.parametrize("which", ["tiny", "minilm"])
 def test_packed_states_equal_transformers_on_padded_input(which: str, request: pytest.FixtureRequest):
     folder: Path = request.getfixturevalue(which)
@@ -144,8 +208,6 @@ def test_packed_rows_are_projected_and_slack_is_there(tiny: Path):
 
 
 def test_special_tokens_stay_in_place_under_augmentation(tiny: Path):
-    import numpy as np
-
     field = field_of(tiny, word_dropout=0.9, word_swap=0.5)
     modality = modalities.make("caption", field, fit_pretrained(tiny))
     decoded = modality.decode((TEXTS[3],))
@@ -171,10 +233,12 @@ def test_the_data_arm_reads_a_folder_without_torch_and_transformers(tiny: Path):
 class Here:
     """A fused model over pictures and captions that a pretrained model reads, begun as a worker begins one."""
 
-    def __init__(self, shapes: EmojiLike, out: Path, folder: Path, **encoder: Any) -> None:
+    def __init__(self, shapes: EmojiLike, out: Path, folder: Path, vision: Path | None = None, **encoder: Any) -> None:
         tree = shapes.tree(out, batch={"global_batch": 2}, data={"max_bad_share": 1.0})
         caption = {"modality": "text", "column": "caption", "encoder": {"pretrained": str(folder), **encoder}}
-        fields = {"image": {"modality": "image", "column": "image", "max_size": 16, "patch": 8}, "caption": caption}
+        size: dict[str, Any] = {"max_size": 16, "patch": 8}
+        seen = {"encoder": {"pretrained": str(vision), **encoder}} if vision else size
+        fields = {"image": {"modality": "image", "column": "image", **seen}, "caption": caption}
         self.recipe: Recipe = pin(parse_recipe({**tree, "fields": fields}))
         self.index = build_index(self.recipe)
         self.network: Network = network_for(self.recipe, self.index.fitted)
@@ -205,9 +269,9 @@ def test_a_frozen_pretrained_model_stays_and_its_projection_learns(shapes: Emoji
 
 
 def test_a_tuned_pretrained_model_learns_at_its_own_rate_and_no_weight_waits(
-    shapes: EmojiLike, tiny: Path, tmp_path: Path
+    shapes: EmojiLike, tiny: Path, vision: Path, tmp_path: Path
 ):
-    here = Here(shapes, tmp_path, tiny, freeze=False, lr_factor=0.1)
+    here = Here(shapes, tmp_path, tiny, vision, freeze=False, lr_factor=0.1)
     groups = {id(p): g["factor"] for g in here.optimizer.param_groups for p in g["params"]}
     named = dict(here.network.named_parameters())
     inside = {k: p for k, p in named.items() if ".content.model." in k}
@@ -216,10 +280,11 @@ def test_a_tuned_pretrained_model_learns_at_its_own_rate_and_no_weight_waits(
     before = here.weights()
     list(here.loop.steps(iter(here.packs), 0))
     assert sum(not torch.equal(v, before[k]) for k, v in here.weights().items()) > 20
-    here.network.zero_grad(set_to_none=True)
-    batch = here.batch().only(frozenset({"image"}))  # a rank whose packs hold no caption
-    here.network.tasks["color"].loss(here.network.train()(batch), batch).backward()
-    assert [k for k, p in named.items() if p.requires_grad and p.grad is None] == []
+    for present in ("image", "caption"):  # a rank whose packs hold no caption, or no picture
+        here.network.zero_grad(set_to_none=True)
+        batch = here.batch().only(frozenset({present}))
+        here.network.tasks["color"].loss(here.network.train()(batch), batch).backward()
+        assert [k for k, p in named.items() if p.requires_grad and p.grad is None] == []
 
 
 def test_an_exported_model_needs_no_pretrained_folder(shapes: EmojiLike, tiny: Path, tmp_path: Path):
