@@ -14,6 +14,8 @@ BYTES_PER_PARAMETER = 16
 """fp32 weight, gradient and the two moments of AdamW."""
 ACTIVATIONS_PER_TOKEN_AND_LAYER = 34
 """Bytes over `dim` kept for backward in 16-bit (Korthikanti et al. 2022, without the attention matrix)."""
+INPUT_OF_A_LAYER = 4
+"""Bytes over `dim` kept for each token and layer with `train.checkpoint_activations`: the input in fp32."""
 
 
 def describe(prepared: Prepared, allotment: Allotment, *, whole_recipe: bool) -> Iterator[str]:
@@ -63,8 +65,11 @@ def _memory(prepared: Prepared) -> str:
     network = network_for(recipe, prepared.index.fitted)
     parameters = sum(p.numel() for p in network.parameters())
     layers = recipe.model.field_layers + recipe.model.joint_layers
-    activations = recipe.batch.token_budget * recipe.model.dim * layers * ACTIVATIONS_PER_TOKEN_AND_LAYER
+    kept = INPUT_OF_A_LAYER if recipe.train.checkpoint_activations else ACTIVATIONS_PER_TOKEN_AND_LAYER
+    activations = recipe.batch.token_budget * recipe.model.dim * layers * kept
+    parts = recipe.train.workers if recipe.train.parallel == "fsdp" else 1
+    split = f" / {parts} workers" if parts > 1 else ""
     return (
-        f"memory a worker: {parameters:,} parameters x {BYTES_PER_PARAMETER} B ="
-        f" {parameters * BYTES_PER_PARAMETER / 1e6:.1f} MB, activations about {activations / 1e6:.1f} MB"
+        f"memory a worker: {parameters:,} parameters x {BYTES_PER_PARAMETER} B{split} ="
+        f" {parameters * BYTES_PER_PARAMETER / parts / 1e6:.1f} MB, activations about {activations / 1e6:.1f} MB"
     )

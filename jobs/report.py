@@ -2,24 +2,28 @@
 
 import csv
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from torch import Tensor, device
+from torch import device
 
 from jobs.console import console
 from pipeline.data.reader import Reader
 from pipeline.data.sources import usable_rows
 from pipeline.evaluate import SubsetResult, evaluate_subsets, field_subsets
-from pipeline.figures import confusion_figure
+from pipeline.exhibits import Exhibit
+from pipeline.figures import bars_figure, write_exhibit
 from pipeline.predict import Predictor
 from pipeline.tracking import ModelCard
 from pipeline.train.run import Prepared
 
 EXAMPLE_ROWS = 3
+TYPED_ROWS = 32
+"""Rows predicted to know the types of what is predicted; a task may have nothing to say of some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,40 +34,55 @@ class Evaluation:
         split: `test`, `validation` or `train`.
         num_samples: samples read.
         results: one for each subset of fields, all fields first.
-        labels: classes of each task, in the order of its states.
+        exhibits: figures and tables with all fields given, by file name without its ending.
     """
 
     split: str
     num_samples: int
     results: tuple[SubsetResult, ...]
-    labels: Mapping[str, list[str]]
+    exhibits: Mapping[str, Exhibit]
 
     def journal_metrics(self) -> dict[str, float]:
-        """`test/task/metric` with all fields, `test_only/field/task/metric` for each alone; files have all subsets."""
+        """`test/task/metric` with all fields, `test_only/field/task/metric` for each alone; files have all subsets.
+
+        `test_weight/field` is the mean of what the fusion weighs the field with, where it weighs fields.
+        """
         metrics = {f"{self.split}/{k}": v for k, v in self.results[0].metrics.items()}
+        metrics |= {f"{self.split}_weight/{field}": w.mean for field, w in self.results[0].weights.items()}
         for result in self.results[1:]:
             if len(result.fields) == 1:
                 metrics |= {f"{self.split}_only/{result.fields[0]}/{k}": v for k, v in result.metrics.items()}
         return metrics
 
     def write(self, folder: Path) -> None:
-        """`fields.csv`, `evaluation.json`, and a confusion matrix as PNG for each single-label task."""
+        """`fields.csv`, `evaluation.json`, what each task shows as PNG or CSV, and the weights of the fusion.
+
+        A metric that has no value (a task without targets, or given none of its fields) is empty, null in JSON.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         names = list(self.results[0].metrics)
         with (folder / "fields.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["fields", *names])
-            writer.writerows(["+".join(r.fields), *(r.metrics[n] for n in names)] for r in self.results)
-        whole = {
+            writer.writerows(["+".join(r.fields), *_known(r.metrics).values()] for r in self.results)
+        whole: dict[str, Any] = {
             "split": self.split,
             "samples": self.num_samples,
-            "subsets": [{"fields": list(r.fields), "metrics": r.metrics} for r in self.results],
+            "subsets": [{"fields": list(r.fields), "metrics": _known(r.metrics)} for r in self.results],
         }
+        if weights := self.results[0].weights:
+            whole["weights"] = {field: {"mean": w.mean, "std": w.std} for field, w in weights.items()}
+            bars = {field: (w.mean, w.std) for field, w in weights.items()}
+            title = f"what the fusion weighs each field with ({self.split})"
+            bars_figure(bars, title, "mean over samples, and standard deviation", folder / "fields-model.png")
         (folder / "evaluation.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
-        for task, state in self.results[0].states.items():
-            if isinstance(matrix := state.get("confusion"), Tensor):
-                path = folder / f"confusion-{task}.png"
-                confusion_figure(matrix.numpy(), self.labels[task], f"{task} ({self.split})", path)
+        for name, exhibit in self.exhibits.items():
+            write_exhibit(exhibit, f"{name} ({self.split})", folder / name)
+
+
+def _known(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """The metrics with None for those that have no value."""
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
 def evaluate_model(folder: Path, reader: Reader, split: str) -> Evaluation:
@@ -71,12 +90,16 @@ def evaluate_model(folder: Path, reader: Reader, split: str) -> Evaluation:
     predictor = Predictor.load(folder)
     subsets = field_subsets(list(predictor.recipe.fields))
     results = evaluate_subsets(predictor.network, reader, predictor.recipe, subsets, device("cpu"))
-    fitted: dict[str, Any] = json.loads((folder / "fitted.json").read_text(encoding="utf-8"))
+    shown = {
+        f"{kind}-{name}": exhibit
+        for name, state in results[0].states.items()
+        for kind, exhibit in predictor.network.tasks[name].exhibits(state).items()
+    }
     return Evaluation(
         split=split,
         num_samples=reader.manifest.num_rows - len(reader.manifest.bad),
         results=tuple(results),
-        labels={n: [str(c) for c in t.get("classes", [])] for n, t in fitted["targets"].items()},
+        exhibits=shown,
     )
 
 
@@ -88,8 +111,12 @@ def print_evaluation(evaluation: Evaluation) -> None:
     for name in names:
         table.add_column(name, justify="right")
     for result in evaluation.results:
-        table.add_row("+".join(result.fields), *(f"{result.metrics[n]:.4f}" for n in names))
+        table.add_row("+".join(result.fields), *(_shown(result.metrics[n]) for n in names))
     console.print(table)
+
+
+def _shown(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
 
 
 def model_card(folder: Path, prepared: Prepared) -> ModelCard:
@@ -98,20 +125,20 @@ def model_card(folder: Path, prepared: Prepared) -> ModelCard:
     manifest = prepared.index.manifests["train"]
     columns = [c for field in recipe.fields.values() for c in field.columns]
     group = usable_rows(manifest.readers()[0].read(manifest.groups[0], columns))
-    rows = group.slice(0, EXAMPLE_ROWS).to_pylist()
+    rows = group.slice(0, TYPED_ROWS).to_pylist()
     predictions = Predictor.load(folder).predict(rows)
     return ModelCard(
         folder=folder,
         inputs={c: _column_type([r[c] for r in group.to_pylist()]) for c in columns},
         outputs={k: _column_type([p[k] for p in predictions], default="string") for k in predictions[0]},
-        examples=rows,
+        examples=rows[:EXAMPLE_ROWS],
     )
 
 
 def _column_type(values: list[Any], default: Any = "string") -> Any:
     """MLflow's name for the type of a column's values."""
     found = next((v for v in values if v is not None), None)
-    for kind, name in ((bool, "boolean"), (int, "long"), (float, "double"), (bytes, "binary")):
+    for kind, name in ((bool, "boolean"), (int, "long"), (float, "double"), (bytes, "binary"), (list, "doubles")):
         if isinstance(found, kind):
             return name
     return default

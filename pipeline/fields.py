@@ -4,6 +4,7 @@ A field's `training_only` names the settings that do not decide which tokens a v
 and augmentation): neither the index nor the cache of decoded values depends on them. `places` names the columns.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -125,6 +126,12 @@ class TextField(_Field):
     ngram: int = Field(4, ge=2, le=8, description="`ngrams`: characters in a piece.")
     vocab_size: int = Field(1000, ge=260, le=200_000, description="Ids of a fitted vocabulary.")
     tokenizer_file: str | None = Field(None, description="A `tokenizers` JSON file to use instead of fitting one.")
+    vocabulary: str | None = Field(
+        None,
+        min_length=1,
+        description="Name of a vocabulary fitted on all text fields that give this name, together; or that which one of"
+        " them starts with (`init`).",
+    )
     max_tokens: int = Field(256, ge=1, description="Longer texts are cut to this many tokens.")
     word_dropout: float = Field(0.0, ge=0, lt=1, description="Training: share of tokens replaced by the unknown token.")
     word_swap: float = Field(0.0, ge=0, lt=1, description="Training: share of tokens that change places with the next.")
@@ -134,9 +141,16 @@ class TextField(_Field):
 
     @model_validator(mode="after")
     def _one_tokenizer(self) -> "TextField":
-        own = ("tokenizer", "ngram", "vocab_size", "tokenizer_file")
+        own = ("tokenizer", "ngram", "vocab_size", "tokenizer_file", "vocabulary")
         if self.encoder and (given := [n for n in own if getattr(self, n) != type(self).model_fields[n].default]):
             raise ValueError(f"`{given[0]}` has no effect with `encoder`, whose tokenizer is used")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_one(self) -> "TextField":
+        if self.vocabulary is not None and (self.tokenizer == "bytes" or self.tokenizer_file is not None):
+            given = "tokenizer: bytes" if self.tokenizer == "bytes" else "tokenizer_file"
+            raise ValueError(f"`vocabulary` has no effect with `{given}`, which fits none")
         return self
 
     @property
@@ -238,3 +252,25 @@ class SeriesField(_Field):
 
 
 AnyField = Annotated[ImageField | TextField | TableField | AudioField | SeriesField, Field(discriminator="modality")]
+
+
+def check_vocabularies(fields: Mapping[str, AnyField]) -> None:
+    """Refuse a vocabulary that one field alone names, or fields of unequal tokenizers. Raises ValueError."""
+    users: dict[str, list[str]] = {}
+    for name, field in fields.items():
+        if isinstance(field, TextField) and field.vocabulary is not None:
+            users.setdefault(field.vocabulary, []).append(name)
+    faults = []
+    for vocabulary, (first, *others) in users.items():
+        if not others:
+            faults.append(f"`{first}.vocabulary`: expected another field of the vocabulary `{vocabulary}`")
+        for other in others:
+            for setting in ("tokenizer", "vocab_size", "ngram"):
+                one, two = getattr(fields[first], setting), getattr(fields[other], setting)
+                if one != two:
+                    faults.append(
+                        f"`{first}.{setting}` and `{other}.{setting}` must be equal, because they share the vocabulary"
+                        f" `{vocabulary}`, but are {one!r} and {two!r}"
+                    )
+    if faults:
+        raise ValueError("; ".join(faults))

@@ -1,7 +1,8 @@
 """Figures for people, as PNG files. The home of matplotlib."""
 
+import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,37 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pipeline.exhibits import Confusion, Curves, Density, Exhibit, Listing
+
 mpl.use("Agg")
 NAMED_UP_TO = 40
 """Classes above which axes carry numbers instead of names."""
 
 
-def confusion_figure(matrix: NDArray[Any], labels: Sequence[str], title: str, path: Path) -> None:
-    """Draw a confusion matrix: rows are true classes, columns predicted ones, shade is the share of the row.
+def write_exhibit(exhibit: Exhibit, title: str, path: Path) -> None:
+    """Write what a task shows as a PNG, a listing as CSV.
 
     Args:
-        matrix: `[C, C]` counts.
-        labels: C names.
-        title: above the figure.
-        path: PNG file to write.
+        exhibit: what is shown.
+        title: above a figure.
+        path: file to write, without its ending.
     """
+    if isinstance(exhibit, Listing):
+        with Path(f"{path}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([exhibit.columns, *exhibit.rows])
+        return
+    if isinstance(exhibit, Confusion):
+        figure = _confusion(exhibit)
+    else:
+        figure = Figure(figsize=(6, 5), layout="constrained")
+        _density(exhibit, figure) if isinstance(exhibit, Density) else _curves(exhibit, figure)
+    figure.axes[0].set_title(title)
+    figure.savefig(f"{path}.png", dpi=110)
+
+
+def _confusion(exhibit: Confusion) -> Figure:
+    """Rows are true classes, columns predicted ones, shade is the share of the row."""
+    matrix, labels = exhibit.counts, exhibit.labels
     count = len(labels)
     side = min(4 + 0.35 * count, 20)
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -40,6 +58,51 @@ def confusion_figure(matrix: NDArray[Any], labels: Sequence[str], title: str, pa
             axes.text(column, row, str(int(matrix[row, column])), ha="center", va="center", color=shade, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (samples)")
+    return figure
+
+
+def _density(exhibit: Density, figure: Figure) -> None:
+    """True values to the right, predicted ones upwards, darker where there are more; the line is where both agree."""
+    axes = figure.subplots()
+    low, high = exhibit.low, exhibit.high
+    counts = np.ma.masked_equal(exhibit.counts.T, 0)
+    drawn = axes.imshow(counts, origin="lower", extent=(low, high, low, high), cmap="viridis_r", aspect="auto")
+    axes.plot([low, high], [low, high], color="grey", linewidth=1)
+    figure.colorbar(drawn, label="samples")
+    axes.set_xlabel(f"true {exhibit.unit}")
+    axes.set_ylabel(f"predicted {exhibit.unit}")
+
+
+def _curves(exhibit: Curves, figure: Figure) -> None:
+    axes = figure.subplots()
+    for name, values in exhibit.lines.items():
+        axes.plot(exhibit.xs, values, label=name, marker=".", linestyle="--" if name == "chance" else "-")
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1)
+    axes.grid(alpha=0.3)
+    axes.set_xlabel(exhibit.x_label)
+    axes.set_ylabel(exhibit.y_label)
+    axes.legend()
+
+
+def bars_figure(bars: Mapping[str, tuple[float, float]], title: str, label: str, path: Path) -> None:
+    """Draw a horizontal bar for each name, from top to bottom.
+
+    Args:
+        bars: length and spread (drawn as a line of so much on both sides) by name.
+        title: above the figure.
+        label: of the lengths.
+        path: PNG file to write.
+    """
+    figure = Figure(figsize=(7, 1.5 + 0.4 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    lengths, spreads = zip(*bars.values(), strict=True)
+    places = range(len(bars))
+    axes.barh(places, lengths, xerr=spreads, color="#4878a8", ecolor="#333333", capsize=3)
+    axes.set_yticks(places, list(bars))
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel(label)
     axes.set_title(title)
     figure.savefig(path, dpi=110)
 

@@ -21,7 +21,9 @@ from pipeline.fields import AnyField, FieldStart, PretrainedEncoder
 from pipeline.recipe import Recipe, load_recipe
 
 RECIPE, FITTED, MODEL = "recipe.yaml", "fitted.json", "model.safetensors"
-PRETRAINED = ("*.json", "model*.safetensors")
+WEIGHTS = "model*.safetensors"
+"""The weights: one file, or a part of each worker of a run with `train.parallel: fsdp`."""
+PRETRAINED = ("*.json", WEIGHTS)
 """What is kept of a pretrained folder; nothing else of it is ever read."""
 
 Files = dict[str, Path]
@@ -124,13 +126,16 @@ def files_of_run(place: Path) -> Files:
         place = checkpoints[-1].parent
     hashes = place / "hashes.json"
     beside = place.parent.parent if hashes.exists() else place
-    files = {RECIPE: beside / RECIPE, FITTED: beside / FITTED, MODEL: place / MODEL}
+    known: dict[str, str] = json.loads(hashes.read_text(encoding="utf-8")) if hashes.exists() else {}
+    weights = [name for name in known if Path(name).match(WEIGHTS)] or [MODEL]
+    files = {RECIPE: beside / RECIPE, FITTED: beside / FITTED, **{name: place / name for name in weights}}
     if missing := [str(path) for path in files.values() if not path.exists()]:
         raise FileNotFoundError(
             f"expected the folder of a run, an exported model or a checkpoint, but there is no {', '.join(missing)}"
         )
-    if hashes.exists() and json.loads(hashes.read_text(encoding="utf-8")).get(MODEL) != hash_file(place / MODEL):
-        raise OSError(f"{place}: {MODEL} is damaged (its hash differs from hashes.json)")
+    for name in weights if known else ():
+        if known.get(name) != hash_file(place / name):
+            raise OSError(f"{place}: {name} is damaged (its hash differs from hashes.json)")
     return files
 
 
@@ -192,7 +197,8 @@ def _differences(here: AnyField, there: AnyField) -> list[str]:
 
 
 def _comparable(field: AnyField) -> dict[str, Any]:
-    settings = field.model_dump(mode="json", exclude={*field.training_only, "tokenizer_file"} - {"stem"})
+    unread = {*field.training_only, "tokenizer_file", "vocabulary"} - {"stem"}
+    settings = field.model_dump(mode="json", exclude=unread)
     if settings.get("encoder") is not None:
         settings["encoder"] = settings["encoder"]["digest"]
     for name in field.places:

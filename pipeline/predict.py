@@ -6,7 +6,6 @@ An exported model is a folder: `recipe.yaml`, `fitted.json`, `model.safetensors`
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from pipeline.recipe import Recipe, load_recipe, to_yaml
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import MODEL, load_weights
 from pipeline.train.loop import autocast
+from pipeline.train.tensors import join_parts
 
 RECIPE, FITTED = "recipe.yaml", "fitted.json"
 
@@ -33,7 +33,7 @@ def export_model(recipe: Recipe, fitted: Mapping[str, Any], checkpoint: Path, fo
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECIPE).write_text(to_yaml(recipe), encoding="utf-8")
     (folder / FITTED).write_text(json.dumps(fitted, ensure_ascii=False), encoding="utf-8")
-    shutil.copyfile(checkpoint / MODEL, folder / MODEL)
+    join_parts(checkpoint / MODEL, folder / MODEL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ class Predictor:
         for numbers in self._packs([slot for slot, _ in read]):
             pack = join(0, 0, np.array(numbers), [read[i][0] for i in numbers], self.recordings)
             with torch.no_grad(), autocast(self.recipe, self.device):
-                outputs = self.network(to_batch(pack, self.device))
+                outputs = self.network(to_batch(pack, self.device), hide=False)
                 decoded = [task.predict(outputs) for task in tasks.values()]
             found += [_join_tasks(tuple(tasks), parts) for parts in zip(*decoded, strict=True)]
         return [

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.data_settings import NAME
 from pipeline.fields import Node
-from pipeline.recipe import NAME, RUN_NAME, Source, flatten, load_tree
+from pipeline.recipe import RUN_NAME, Source, flatten, load_tree
 
 SplitName = Literal["train", "validation", "test"]
 Positive = Annotated[float, Field(gt=0)]

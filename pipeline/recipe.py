@@ -4,142 +4,47 @@
 its dotted path everywhere (`--set optim.lr=1e-3`, search spaces, MLflow parameters, messages).
 """
 
+import difflib
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from pipeline.data_settings import NAME
+from pipeline.data_settings import Data as Data
+from pipeline.data_settings import MixedSource as MixedSource
+from pipeline.data_settings import Source as Source
 from pipeline.errors import RecipeError
 from pipeline.faults import describe
-from pipeline.fields import AnyField, ImageField, Node, Start
+from pipeline.fields import AnyField, ImageField, Node, Start, check_vocabularies
+from pipeline.optim_settings import Optim as Optim
+from pipeline.task_settings import AnyTask as AnyTask
+from pipeline.task_settings import ClassificationTask as ClassificationTask
+from pipeline.task_settings import ReconstructionTask as ReconstructionTask
+from pipeline.task_settings import RegressionTask as RegressionTask
+from pipeline.task_settings import RetrievalTask as RetrievalTask
 
-NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Tree = TypeVar("Tree", bound=Node)
-
-
-ColumnType = Literal["string", "integer", "number", "boolean", "binary", "strings", "integers", "numbers"]
-
-
-class Source(Node):
-    """Shards of one split. Columns are named as in the recipe, after `rename`."""
-
-    format: Literal["parquet", "webdataset", "csv", "jsonl"] = Field("parquet", description="Format of the shards.")
-    paths: tuple[str, ...] = Field(min_length=1, description="Files or globs, relative to `data.root`.")
-    files: tuple[str, ...] = Field((), description="Columns of paths, relative to their table, read as those files.")
-    rename: dict[str, str] = Field(
-        {}, description="Name in the recipe: name in the shard; for `webdataset` extensions in order, `jpg;jpeg;png`."
-    )
-    types: dict[str, ColumnType] = Field(
-        {}, description="Types of columns that the first rows of a shard (for `webdataset` also names) get wrong."
-    )
-    group_rows: int = Field(256, ge=1, description="Rows in a row group, where the format has none of its own.")
-    delimiter: str = Field(",", min_length=1, max_length=1, description="`csv`: what separates values.")
-
-    @model_validator(mode="after")
-    def _of_format(self) -> "Source":
-        void = {
-            "parquet": ("types", "group_rows", "delimiter"),
-            "webdataset": ("files", "delimiter"),
-            "csv": (),
-            "jsonl": ("delimiter",),
-        }[self.format]
-        for name in void:
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"`{name}` has no effect with `format: {self.format}`")
-        if self.format == "csv" and (lists := [c for c, t in self.types.items() if t.endswith("s")]):
-            raise ValueError(f"`types.{lists[0]}` can't be a list with `format: csv`")
-        if self.delimiter in '"\r\n' or not self.delimiter.isascii():
-            raise ValueError(f"`delimiter` must be an ASCII character that is no quote or newline: {self.delimiter!r}")
-        return self
-
-
-class MixedSource(Source):
-    """One of several sources that training mixes."""
-
-    weight: float = Field(gt=0, description="Share of the samples drawn from this source, relative to the others'.")
-
-
-class Data(Node):
-    """Where samples come from and how they are read."""
-
-    root: str = Field(".", description="Folder that relative paths start from; itself relative to the current folder.")
-    train: Source | None = Field(None, description="Samples to train on; or give `mix`.")
-    mix: dict[Annotated[str, Field(pattern=NAME)], MixedSource] = Field(
-        {}, description="Several sources to train on, mixed by weight; or give `train`."
-    )
-    mix_rows: int = Field(1000, ge=1, description="`mix`: samples shuffled together, shares exact in each.")
-    validation: Source | None = Field(None, description="Samples to choose settings and the best checkpoint by.")
-    test: Source | None = Field(None, description="Samples to report on, never to choose by.")
-    window_groups: int = Field(8, ge=1, description="Row groups read and shuffled together: the unit of reading.")
-    max_bad_share: float = Field(0.01, ge=0, le=1, description="Share of bad records above which a run stops.")
-    cache_gb: float = Field(0.0, ge=0, description="Most gigabytes of decoded values kept on disk; 0 keeps none.")
-    cache_folder: str | None = Field(
-        None, description="Folder of decoded values, shared or local to a node; `<storage>/cache/decoded` by default."
-    )
-
-    @model_validator(mode="after")
-    def _folder_of_a_cache(self) -> "Data":
-        if self.cache_folder is not None and not self.cache_gb:
-            raise ValueError("`cache_folder` has no effect with `cache_gb: 0`")
-        return self
-
-    @model_validator(mode="after")
-    def _train_or_mix(self) -> "Data":
-        if (self.train is None) == (not self.mix):
-            raise ValueError("expected either `train` or `mix`")
-        return self
-
-    def splits(self) -> dict[str, tuple[Source, ...]]:
-        """The sources of each split that is given."""
-        named = {"train": self.train, "validation": self.validation, "test": self.test}
-        given: dict[str, tuple[Source, ...]] = {"train": tuple(self.mix.values())} if self.mix else {}
-        return given | {name: (source,) for name, source in named.items() if source is not None}
-
-
-class ClassificationTask(Node):
-    """Predict one class of a label column, or any number of them."""
-
-    target_keys: ClassVar[tuple[str, ...]] = ("task", "column", "multi_label")
-
-    task: Literal["classification"]
-    column: str = Field(description="Column of the label (string or integer), or of a list of labels.")
-    multi_label: bool = Field(False, description="The column holds a list of labels, each predicted by itself.")
-    class_weights: Literal["none", "balanced"] = Field("none", description="Weigh classes by inverse frequency.")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
-    mixup: float = Field(0.0, ge=0, description="Training: fused states mixed in pairs, shares from Beta(this, this).")
-    weight: float = Field(1.0, gt=0, description="Weight of this task's loss.")
-    field_loss: float = Field(0.5, ge=0, description="Weight of the light loss on each field's own pooled state.")
-    field_vote: float = Field(0.0, ge=0, description="Weight of the present fields' own heads in the prediction.")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns of the target, read together."""
-        return (self.column,)
-
-    @model_validator(mode="after")
-    def _heads_to_vote(self) -> "ClassificationTask":
-        if self.field_vote and not self.field_loss:
-            raise ValueError("`field_vote` needs heads of the fields, which `field_loss: 0` leaves out")
-        return self
-
-
-AnyTask = Annotated[Union[ClassificationTask], Field(discriminator="task")]  # noqa: UP007 - more tasks join here
 
 
 class Model(Node):
     """The fused Transformer."""
 
-    fusion: Literal["early", "mid", "weighted_sum"] = Field("mid", description="How the fields meet.")
+    fusion: Literal[
+        "early", "mid", "bottleneck", "cross_attention", "weighted_sum", "product", "gated", "concat", "decision"
+    ] = Field("mid", description="How the fields meet.")
     dim: int = Field(128, ge=8, description="Width of the residual stream.")
     head_dim: int = Field(64, ge=8, description="Width of an attention head; divides `dim`.")
     field_layers: int = Field(2, ge=0, description="Layers within each field (not used by `early`).")
-    joint_layers: int = Field(2, ge=0, description="Layers within the sample (not used by `weighted_sum`).")
+    joint_layers: int = Field(2, ge=0, description="Layers in which fields meet (not used by fusions of states).")
+    bottleneck_tokens: int = Field(4, ge=1, description="`bottleneck`: tokens of a sample that its fields share.")
+    query: str | None = Field(None, description="`cross_attention`: the field that queries; each where not given.")
     mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of a feed-forward block over `dim`.")
     pool: Literal["mean", "max"] = Field("mean", description="How the tokens of a field or sample become one state.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training.")
@@ -156,6 +61,13 @@ class Model(Node):
             raise ValueError(f"`head_dim` must divide `dim`, but {self.dim} % {self.head_dim} is not 0")
         return self
 
+    @model_validator(mode="after")
+    def _of_fusion(self) -> "Model":
+        for name, fusion in (("bottleneck_tokens", "bottleneck"), ("query", "cross_attention")):
+            if self.fusion != fusion and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` has no effect with `fusion: {self.fusion}`; it is for `{fusion}`")
+        return self
+
 
 class Batch(Node):
     """How samples are packed and how many packs make a step."""
@@ -163,20 +75,6 @@ class Batch(Node):
     token_budget: int = Field(2048, ge=8, description="Most tokens in a pack.")
     global_batch: int = Field(1, ge=1, description="Packs in one optimizer step, over all workers.")
     lookahead: int = Field(16, ge=1, description="Packs held open while packing; more fills them better.")
-
-
-class Optim(Node):
-    """Optimizer and schedule."""
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(0.05, ge=0, description="Decoupled decay of matrices; gains and biases have none.")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first beta; SGD's momentum.")
-    beta2: float = Field(0.98, ge=0, lt=1, description="AdamW's second beta.")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps over which the rate rises from 0.")
-    final_share: float = Field(0.01, ge=0, le=1, description="The rate at the end over the peak.")
-    clip: float = Field(1.0, gt=0, description="Largest norm of the whole gradient.")
 
 
 class Train(Node):
@@ -188,7 +86,14 @@ class Train(Node):
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray reserves for a worker.")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs that Ray reserves for a worker.")
     threads: int | None = Field(None, ge=1, description="Threads of a worker; all its CPUs where not given.")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="Several workers: whole weights on each (ddp), or rows of them and of optimizer state (fsdp).",
+    )
     precision: Literal["bf16", "fp32"] = Field("bf16", description="Autocast type; weights stay fp32.")
+    checkpoint_activations: bool = Field(
+        False, description="Compute layers' activations again in the backward pass: less memory, a third more time."
+    )
     eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; an epoch where not given.")
     patience: int | None = Field(None, ge=1, description="Stop after this many evaluations without improvement.")
     model_from: Literal["best", "last"] = Field(
@@ -224,7 +129,9 @@ class Recipe(Node):
     storage: str = Field("output", description="Folder of runs, caches and the MLflow store; seen by every node.")
     data: Data
     fields: dict[Annotated[str, Field(pattern=NAME)], AnyField] = Field(min_length=1)
-    tasks: dict[Annotated[str, Field(pattern=NAME)], AnyTask] = Field(min_length=1)
+    tasks: dict[Annotated[str, Field(pattern=NAME)], AnyTask] = Field(
+        min_length=1, description="What is learned, by name; the first task decides which checkpoint is the best."
+    )
     model: Model = Model()
     batch: Batch = Batch()
     optim: Optim = Optim()
@@ -237,6 +144,12 @@ class Recipe(Node):
         for name, item in fields.items():
             if isinstance(item, ImageField) and item.stem == "cnn" and item.patch & (item.patch - 1):
                 raise ValueError(f"{name}.patch must be a power of two for the `cnn` stem, but is {item.patch}")
+        return fields
+
+    @field_validator("fields")
+    @classmethod
+    def _vocabularies(cls, fields: dict[str, AnyField]) -> dict[str, AnyField]:
+        check_vocabularies(fields)
         return fields
 
     @model_validator(mode="after")
@@ -255,6 +168,38 @@ class Recipe(Node):
             )
         return self
 
+    @model_validator(mode="after")
+    def _plateau_is_seen(self) -> "Recipe":
+        if self.optim.schedule == "plateau" and self.data.validation is None:
+            raise ValueError("`optim.schedule: plateau` follows the evaluations, but `data.validation` is not given")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_fusion(self) -> "Recipe":
+        if (query := self.model.query) is not None and query not in self.fields:
+            raise ValueError(f"`model.query` must be one of the fields ({', '.join(self.fields)}), but is {query!r}")
+        for name, task in self.tasks.items() if self.model.fusion == "decision" else ():
+            if not task.decides:
+                raise ValueError(
+                    f"`fusion: decision` combines a prediction of each field, and `tasks.{name}` ({task.task}) makes"
+                    " none; `weighted_sum` gives such tasks one state of all fields"
+                )
+            if fused := [s for s in ("mixup", "field_vote") if getattr(task, s, 0)]:
+                raise ValueError(f"`tasks.{name}.{fused[0]}` needs a head on the fused state: `decision` has none")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_fit(self) -> "Recipe":
+        for name, task in self.tasks.items():
+            if unknown := [f for f in task.field_names if f not in self.fields]:
+                near = difflib.get_close_matches(unknown[0], self.fields, n=1) or list(self.fields)
+                raise ValueError(f"`tasks.{name}` names the field `{unknown[0]}`; did you mean {' or '.join(near)}?")
+            if isinstance(task, ReconstructionTask) and task.share == 1 and set(task.fields) == set(self.fields):
+                raise ValueError(f"`tasks.{name}.share: 1` hides every field: nothing is left to predict from")
+        if self.optim.task_weighting == "uncertainty" and len(self.tasks) < 2:
+            raise ValueError("`optim.task_weighting: uncertainty` needs at least two tasks")
+        return self
+
     def columns(self) -> tuple[str, ...]:
         """Every column that fields and tasks read, each once, in order."""
         return tuple(dict.fromkeys(c for part in (*self.fields.values(), *self.tasks.values()) for c in part.columns))
@@ -263,7 +208,8 @@ class Recipe(Node):
 PLACE_KEYS = (
     "storage", "tracking", "data.root", "data.cache_gb", "data.cache_folder", "train.workers", "train.cpus_per_worker",
     "train.gpus_per_worker", "train.threads", "train.max_failures", "train.keep_checkpoints",
-    "train.checkpoint_every", "train.checkpoint_every_s", "train.trace",
+    "train.checkpoint_every", "train.checkpoint_every_s", "train.trace", "train.parallel",
+    "train.checkpoint_activations",
 )  # fmt: skip
 """Settings of where a run happens, which do not decide what it computes: they are no part of its digest."""
 

@@ -12,7 +12,11 @@ from pipeline.model.network import Network
 from pipeline.sample import FieldPack, FieldSpec, Pack, TargetPack
 from pipeline.tasks import ClassificationTask, Context
 
-FUSIONS = ("early", "mid", "weighted_sum")
+FUSIONS = (
+    "early", "mid", "bottleneck", "cross_attention", "cross_attention by values", "weighted_sum", "product", "gated",
+    "concat", "decision",
+)  # fmt: skip
+"""What laws of fusions run over; `by` names the field that queries."""
 CLASSES = ("cat", "dog", "owl")
 
 SPECS: dict[str, FieldSpec] = {
@@ -34,8 +38,18 @@ FIELDS: dict[str, settings.AnyField] = {
 
 def build(fusion: str = "mid", *, names: Sequence[str] = tuple(SPECS), seed: int = 0, **model: object) -> Network:
     """A network of width 32 without dropout unless `model` says so."""
+    fusion, _, query = fusion.partition(" by ")
     settings = recipe.Model.model_validate(
-        {"fusion": fusion, "dim": 32, "head_dim": 16, "dropout": 0.0, "field_layers": 1, "joint_layers": 1} | model
+        {
+            "fusion": fusion,
+            "query": query or None,
+            "dim": 32,
+            "head_dim": 16,
+            "dropout": 0.0,
+            "field_layers": 1,
+            "joint_layers": 1,
+        }
+        | model
     )
     torch.manual_seed(seed)
     task = ClassificationTask(

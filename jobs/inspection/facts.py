@@ -135,7 +135,7 @@ def gather(recipe: Recipe, index: Index) -> Facts:
         max_bad_share=recipe.data.max_bad_share,
         token_budget=recipe.batch.token_budget,
         fields={n: f.modality for n, f in recipe.fields.items()},
-        tasks={n: t.column for n, t in recipe.tasks.items()},
+        tasks={n: ", ".join(t.columns) for n, t in recipe.tasks.items()},
         splits={n: split_facts(m, recordings) for n, m in index.manifests.items()},
         sources=source_facts(recipe, index.manifests["train"]),
         shared=shared_values({n: hash_values(m, compared) for n, m in index.manifests.items()}),

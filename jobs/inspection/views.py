@@ -184,7 +184,7 @@ def view_sample(record: Record, recordings: Recordings, rng: np.random.Generator
         views.append(found)
     return SampleView(
         place=place,
-        labels={name: _label_text(field_value(record, columns)) for name, (_, columns) in recordings.targets.items()},
+        labels={name: _label_text(record, columns) for name, (_, columns) in recordings.targets.items()},
         fields=tuple(views),
     )
 
@@ -308,8 +308,13 @@ def _fullest(counts: NDArray[np.intp]) -> tuple[list[int], int]:
     return sorted(ranked[:LINES]), len(ranked[LINES:])
 
 
-def _label_text(value: Any) -> str | None:
-    return ", ".join(map(str, value)) if isinstance(value, list) else None if value is None else str(value)
+def _label_text(record: Record, columns: tuple[str, ...]) -> str | None:
+    """The value of a target as it stands in the record; of several columns each that is there, with its name."""
+    found = {c: v for c in columns if (v := record.get(c)) is not None}
+    texts = {c: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for c, v in found.items()}
+    if len(columns) > 1:
+        return ", ".join(f"{c} = {text}" for c, text in texts.items()) or None
+    return next(iter(texts.values()), None)
 
 
 VIEWS: dict[type[Modality], Callable[[FieldView, Modality, _Seen], FieldView]] = {

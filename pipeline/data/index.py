@@ -2,15 +2,16 @@
 
     shards -> check columns and types -> fit (tokenizers, vocabularies, statistics) -> measure row groups -> manifest
 
-The units of work are row groups; `mapper` decides where they run: in this process (`map`) or as a Ray Data job
+Both are jobs over row groups; `mapper` decides where they run: in this process (`map`) or as a Ray Data job
 (`pipeline.data.stream.map_units`). Results lie in a cache folder named by what they depend on, so a second run of the
 same recipe starts at once.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,22 @@ import xxhash
 from pipeline import modalities
 from pipeline.data.cache import CACHE_VERSION, LIBRARIES, Cache
 from pipeline.data.fingerprint import fingerprint
+from pipeline.data.fit import Fitted, fit
 from pipeline.data.manifest import MISSING, Manifest, load_manifest, save_manifest
 from pipeline.data.mix import MixSettings
 from pipeline.data.plan import PlanSettings
 from pipeline.data.reader import Reader, Recordings, field_value, num_tokens, record_hash
 from pipeline.data.schema import check_schemas
-from pipeline.data.sources import SPARSE, RowGroup, ShardFormat, faults_of, find_shards, open_source, usable_rows
-from pipeline.data.targets import fit_target, make_target
+from pipeline.data.sources import SPARSE, Mapper, RowGroup, ShardFormat, faults_of, find_shards, open_source
+from pipeline.data.targets import make_target
 from pipeline.errors import BadShareError, DataError, RecordError
-from pipeline.fields import AnyField, PretrainedEncoder
-from pipeline.origin import fitted_from, pin, starts_folder
+from pipeline.fields import AnyField
+from pipeline.origin import pin
 from pipeline.recipe import Recipe, Source
 from pipeline.sample import BadRecord
 
-CODE_VERSION = 5
+CODE_VERSION = 6
 """Raised when the meaning of a cached index changes, so that older ones are made anew."""
-
-Measure = Callable[[RowGroup], pa.Table]
-Mapper = Callable[[Measure, Sequence[RowGroup]], Iterable[pa.Table]]
-Fitted = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,14 +120,22 @@ def build_index(recipe: Recipe, mapper: Mapper = map) -> Index:
     splits = recipe.data.splits()
     shards = {n: [find_shards(s.paths, recipe.data.root) for s in sources] for n, sources in splits.items()}
     prints = {n: [[fingerprint(s) for s in found] for found in lists] for n, lists in shards.items()}
-    cache = Path(recipe.storage).absolute() / "cache" / "index"
-    fitted = _cached_fit(recipe, shards["train"], cache / _key(recipe, "train", prints["train"], "fit"))
+    folder = Path(recipe.storage).absolute() / "cache" / "index"
+
+    @cache
+    def groups(split: str) -> list[RowGroup]:
+        return list_groups(splits[split], shards[split], recipe)
+
+    path = folder / _key(recipe, "train", prints["train"], "fit") / "fitted.json"
+    if not path.exists():
+        _save_fitted(fit(recipe, groups("train"), mapper), path)
+    fitted: Fitted = json.loads(path.read_text(encoding="utf-8"))
     recordings = make_recordings(recipe, fitted)
     manifests = {}
     for name, sources in splits.items():
-        path = cache / _key(recipe, name, prints[name], fitted) / "manifest.parquet"
+        path = folder / _key(recipe, name, prints[name], fitted) / "manifest.parquet"
         if not path.exists():
-            save_manifest(build_manifest(sources, shards[name], recipe, recordings, mapper), path)
+            save_manifest(build_manifest(sources, groups(name), recordings, mapper), path)
         manifests[name] = load_manifest(path)
         check_manifest(manifests[name], name, recipe, recordings)
     return Index(fitted=fitted, manifests=manifests)
@@ -149,14 +155,9 @@ def list_groups(sources: Sequence[Source], shards: Sequence[Sequence[str]], reci
 
 
 def build_manifest(
-    sources: Sequence[Source],
-    shards: Sequence[Sequence[str]],
-    recipe: Recipe,
-    recordings: Recordings,
-    mapper: Mapper,
+    sources: Sequence[Source], groups: Sequence[RowGroup], recordings: Recordings, mapper: Mapper
 ) -> Manifest:
-    """Measure every row group of the shards."""
-    groups = list_groups(sources, shards, recipe)
+    """Measure every row group."""
     tables = mapper(MeasureGroup(tuple(open_source(s) for s in sources), recordings), groups)
     table = pa.concat_tables(tables)
     assert table.num_rows == sum(g.num_rows for g in groups)
@@ -251,52 +252,12 @@ def check_manifest(manifest: Manifest, split: str, recipe: Recipe, recordings: R
         )
 
 
-def _cached_fit(recipe: Recipe, shards: Sequence[Sequence[str]], folder: Path) -> Fitted:
-    path = folder / "fitted.json"
-    if not path.exists():
-        text = json.dumps(fit(recipe, shards), ensure_ascii=False)
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{np.random.default_rng().integers(1 << 60)}.tmp")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    fitted: Fitted = json.loads(path.read_text(encoding="utf-8"))
-    return fitted
-
-
-def fit(recipe: Recipe, shards: Sequence[Sequence[str]]) -> Fitted:
-    """Fit every field and target on the training rows, each in one pass over its own columns.
-
-    A field that starts from another run (`init` of a pinned recipe) takes its state from there.
-    """
-    sources = recipe.data.splits()["train"]
-    groups = list_groups(sources, shards, recipe)
-    readers = [open_source(source) for source in sources]
-
-    def values(columns: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
-        for group in groups:
-            try:
-                records = usable_rows(readers[group.source].read(group, columns)).to_pylist()
-            except DataError:
-                continue  # the index lists the rows of a damaged row group, one by one
-            for record in records:
-                value = field_value(record, columns)
-                if value is not None:
-                    yield value
-
-    return {
-        "fields": {n: _started(recipe, n, f) or modalities.fit(f, values(f.columns)) for n, f in recipe.fields.items()},
-        "targets": {n: fit_target(t, values(t.columns)) for n, t in recipe.tasks.items() if t.columns},
-    }
-
-
-def _started(recipe: Recipe, name: str, field: AnyField) -> Mapping[str, Any] | None:
-    """The state of a field that comes with the run or the pretrained model that it starts from."""
-    home = starts_folder(recipe)
-    encoder: PretrainedEncoder | None = getattr(field, "encoder", None)
-    if field.init is None and encoder is not None:
-        assert encoder.digest is not None, "not pinned"
-        return modalities.fit_from_folder(field, home / encoder.digest)
-    return fitted_from(home, name, field)
+def _save_fitted(fitted: Fitted, path: Path) -> None:
+    """Write the state whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{np.random.default_rng().integers(1 << 60)}.tmp")
+    partial.write_text(json.dumps(fitted, ensure_ascii=False), encoding="utf-8")
+    partial.replace(path)
 
 
 def _key(recipe: Recipe, split: str, fingerprints: Sequence[Sequence[str]], of: Any) -> str:

@@ -9,6 +9,7 @@ from pyarrow import types
 from pipeline.errors import DataError
 from pipeline.fields import AnyField, AudioField, ImageField, SeriesField, TableField, TextField
 from pipeline.recipe import Recipe
+from pipeline.task_settings import AnyTask, ClassificationTask, RegressionTask
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -76,6 +77,14 @@ def _field_check(field: AnyField, column: str) -> Check:
     return "string, integer or boolean", _is_category
 
 
+def _task_check(task: AnyTask) -> Check:
+    if isinstance(task, RegressionTask):
+        return "a number", _is_number
+    if isinstance(task, ClassificationTask) and task.multi_label:
+        return "a list of strings, integers or booleans", _is_list_of_categories
+    return "string, integer or boolean", _is_category
+
+
 def check_schema(recipe: Recipe, schema: pa.Schema, shard: str) -> None:
     """Refuse a shard that lacks a column or has one in a type that can't be used; all faults at once.
 
@@ -86,10 +95,7 @@ def check_schema(recipe: Recipe, schema: pa.Schema, shard: str) -> None:
     for name, field in recipe.fields.items():
         wanted += [(f"fields.{name}", column, _field_check(field, column)) for column in field.columns]
     for name, task in recipe.tasks.items():
-        check: Check = ("string, integer or boolean", _is_category)
-        if task.multi_label:
-            check = ("a list of strings, integers or booleans", _is_list_of_categories)
-        wanted.append((f"tasks.{name}", task.column, check))
+        wanted += [(f"tasks.{name}", column, _task_check(task)) for column in task.columns]
     faults = []
     for key, column, (expected, accepts) in wanted:
         if column not in schema.names:

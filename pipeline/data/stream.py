@@ -6,10 +6,11 @@ out in turn: position p arrives at rank p mod W. The consumer checks that on eve
 """
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ray.train import DataConfig
 
 GROUPS_PER_TASK = 4
-"""Row groups that one indexing task measures: enough to pay for the 20 ms that a task costs."""
+"""Row groups that one indexing task does: enough to pay for the 20 ms that a task costs."""
 
 Unit = TypeVar("Unit")
 
@@ -73,23 +74,29 @@ def _load(shared: "ray.ObjectRef[Reader]") -> tuple[Reader, Plan]:
     return reader, reader.plan()
 
 
-def map_units(work: Callable[[Unit], pa.Table], units: Sequence[Unit]) -> Iterable[pa.Table]:
-    """Do units of work (row groups to measure) as a Ray Data job; tables in the order of the units."""
-    table: Any = pa.concat_tables(stream_units(work, units, GROUPS_PER_TASK))
-    # Blocks may arrive in any order; rows inside a unit keep theirs.
-    order = table["unit"].to_numpy().argsort(kind="stable")
-    return [table.take(pa.array(order)).drop_columns("unit")]
+def map_units(work: Callable[[Unit], pa.Table], units: Sequence[Unit]) -> Iterator[pa.Table]:
+    """Do units of work (row groups to fit on or to measure) as a Ray Data job; tables in the order of the units.
+
+    They come while the job runs: those that get done early wait in the object store, where Ray bounds them.
+    """
+    reached = -1
+    for table in stream_units(work, units, GROUPS_PER_TASK, ordered=True):
+        numbers = np.diff(table["unit"].to_numpy(), prepend=reached)
+        assert (numbers >= 0).all(), "Ray Data gave blocks out of order"
+        reached = table["unit"][-1].as_py()
+        yield table.drop_columns("unit")
 
 
 def stream_units(
-    work: Callable[[Unit], pa.Table], units: Sequence[Unit], units_per_task: int = 1
+    work: Callable[[Unit], pa.Table], units: Sequence[Unit], units_per_task: int = 1, *, ordered: bool = False
 ) -> Iterator[pa.Table]:
-    """Do units of work as a Ray Data job; tables as they get done, in any order, with a column `unit` added.
+    """Do units of work as a Ray Data job; tables as they get done, with a column `unit` added.
 
     Args:
         work: what to do with a unit.
         units: anything that can be pickled.
         units_per_task: how many one task does; a task costs about 20 ms.
+        ordered: tables in the order of the units; else in any order.
     """
 
     def run(rows: pa.Table) -> Iterator[pa.Table]:
@@ -101,6 +108,7 @@ def stream_units(
     blocks = max(1, len(units) // units_per_task)
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
+    context.execution_options.preserve_order = ordered
     with DataContext.current(context):
         ds = ray.data.from_arrow(pickled).repartition(blocks).map_batches(run, batch_format="pyarrow", batch_size=None)
         yield from (t for t in ds.iter_batches(batch_size=None, batch_format="pyarrow") if t.num_rows)

@@ -1,12 +1,13 @@
 """Modalities: how raw values become tokens.
 
 1. A *field* is a named column (or several, for a table) read through one modality.
-2. `fit(field, values)` goes once over the training rows and gives `Fitted`: plain JSON that travels with the model.
+2. `learner(field)` gives what learns from the training rows: `partial` of each row group, anywhere; `merge` and
+   `finish` in one place. The result, `Fitted`, is plain JSON that travels with the model.
 3. `make(name, field, fitted)` gives the `Modality`, cheap enough to make in every data task.
 4. Per value: `measure -> grid` when indexing (headers only), `decode -> augment -> encode` when reading.
 
-To add a modality: its settings in `pipeline/fields.py`, one file here with a `fit` function and a class that follows
-`base.Modality`, and one row of `MODALITIES`.
+To add a modality: its settings in `pipeline/fields.py`, one file here with a class that follows `base.Modality` and, if
+it learns, one that follows `base.Learner`; and one row of `MODALITIES`.
 """
 
 from collections.abc import Callable
@@ -14,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.fields import AnyField, ImageField, TextField
-from pipeline.modalities.audio import AudioModality, fit_audio
-from pipeline.modalities.base import Fitted, Modality, Values
-from pipeline.modalities.image import ImageModality, fit_image
+from pipeline.modalities.audio import AudioModality
+from pipeline.modalities.base import Fitted, Known, Learner, Modality
+from pipeline.modalities.image import ImageModality
 from pipeline.modalities.pretrained import PretrainedText, fit_pretrained
 from pipeline.modalities.pretrained_image import PretrainedImage, fit_pretrained_image
-from pipeline.modalities.series import fit_series, make_series
-from pipeline.modalities.table import fit_table, make_table
-from pipeline.modalities.text import TextModality, fit_text
+from pipeline.modalities.series import make_series, series_learner
+from pipeline.modalities.table import make_table, table_learner
+from pipeline.modalities.text import TextModality
+from pipeline.modalities.vocabulary import text_learner
 
 
 def make_image(name: str, field: ImageField, fitted: Fitted) -> Modality:
@@ -34,29 +36,28 @@ def make_text(name: str, field: TextField, fitted: Fitted) -> Modality:
     return TextModality(name, field, fitted) if field.encoder is None else PretrainedText(name, field, fitted)
 
 
-MODALITIES: dict[str, tuple[Callable[[Any, Values], Fitted], Callable[[str, Any, Fitted], Modality]]] = {
-    "image": (fit_image, make_image),
-    "text": (fit_text, make_text),
-    "table": (fit_table, make_table),
-    "audio": (fit_audio, AudioModality),
-    "series": (fit_series, make_series),
+def _nothing(field: AnyField) -> Learner:
+    """Pictures and sounds have nothing to learn from the training rows."""
+    return Known({})
+
+
+MODALITIES: dict[str, tuple[Callable[[Any], Learner], Callable[[str, Any, Fitted], Modality]]] = {
+    "image": (_nothing, make_image),
+    "text": (text_learner, make_text),
+    "table": (table_learner, make_table),
+    "audio": (_nothing, AudioModality),
+    "series": (series_learner, make_series),
 }
-"""`modality` of a field's settings -> how to fit it, how to make it."""
+"""`modality` of a field's settings -> what learns for it, how to make it."""
 
 
-def fit(field: AnyField, values: Values) -> Fitted:
-    """What a field must learn from the training rows, in one pass that keeps counts and statistics, not rows.
-
-    Values that `measure` would refuse are passed over. The same values in the same order give the same state.
-
-    Args:
-        field: the field's settings.
-        values: raw values of the training rows; not read at all where the modality has nothing to learn.
+def learner(field: AnyField) -> Learner:
+    """What learns for a field, and has learned nothing yet; `Known` where there is nothing to learn from rows.
 
     Raises:
         DataError: settings that can't be followed (a tokenizer file that can't be read).
     """
-    return MODALITIES[field.modality][0](field, values)
+    return MODALITIES[field.modality][0](field)
 
 
 def fit_from_folder(field: AnyField, folder: Path) -> Fitted:
@@ -70,6 +71,6 @@ def make(name: str, field: AnyField, fitted: Fitted) -> Modality:
     Args:
         name: the field's name in the recipe.
         field: its settings.
-        fitted: what `fit` gave for the same settings, possibly after a round trip through JSON.
+        fitted: what the learner of the same settings gave, possibly after a round trip through JSON.
     """
     return MODALITIES[field.modality][1](name, field, fitted)

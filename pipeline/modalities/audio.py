@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RecordError
 from pipeline.fields import AudioField
-from pipeline.modalities.base import Extent, Fitted, Modality, Values
+from pipeline.modalities.base import Extent, Fitted, Modality
 from pipeline.modalities.mel import (
     LOG_FLOOR,
     Floats,
@@ -79,11 +79,6 @@ def read_header(value: tuple[Any, ...]) -> Header:
             format=file.format,
             encoding=file.subtype,
         )
-
-
-def fit_audio(field: AudioField, values: Values) -> Fitted:
-    """Sounds have nothing to learn from the training rows."""
-    return {}
 
 
 @final

@@ -4,11 +4,13 @@ A modality is made for one field from its settings and its fitted state (a token
 tested for each: `encode(decode(v))` has exactly `num_tokens(measure(v))` tokens; measuring reads headers only where the
 format has one; decoding twice gives the same bytes; `augment` keeps the number of tokens; a value that can't be used
 raises `RecordError` with a reason.
+
+What a field must know of the training rows is learned by a `Learner`, a row group at a time and anywhere.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,3 +64,43 @@ class Modality(ABC):
 
 Values = Iterable[tuple[Any, ...]]
 """Raw values of one field over the training rows, for fitting; fields that are wholly null are left out."""
+
+
+class Learner(ABC):
+    """What one field (or target) learns from the training rows: `partial` for each row group, `merge`, then `finish`.
+
+    Partials are merged in the order of the row groups, so the fitted state does not depend on where they were made.
+    """
+
+    @abstractmethod
+    def partial(self, values: Values) -> Any:
+        """What these values tell, as plain JSON that is small beside them; changes nothing here.
+
+        It goes once over the values and passes over those that `measure` would refuse.
+        """
+
+    @abstractmethod
+    def merge(self, partial: Any) -> None:
+        """Take in a partial, possibly after a round trip through JSON. Raises DataError for values of no use at all."""
+
+    @abstractmethod
+    def finish(self) -> Fitted:
+        """The state that all merged partials give. Raises DataError if it is not enough."""
+
+
+@final
+class Known(Learner):
+    """The learner of a field whose state needs no values."""
+
+    def __init__(self, fitted: Fitted) -> None:
+        self._fitted = fitted
+
+    def partial(self, values: Values) -> None:
+        """Nothing; the values are not read."""
+
+    def merge(self, partial: None) -> None:
+        """Nothing."""
+
+    def finish(self) -> Fitted:
+        """The state as it was given."""
+        return self._fitted

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.errors import RecordError
 from pipeline.fields import ImageField
-from pipeline.modalities.base import Extent, Fitted, Modality, Values
+from pipeline.modalities.base import Extent, Fitted, Modality
 from pipeline.sample import FieldSpec, Tokens
 
 MAX_PIXELS = 100_000_000
@@ -70,11 +70,6 @@ def layout(extent: Extent, max_size: int, patch: int) -> Layout:
         width = max(1, (width * max_size + longest // 2) // longest)
         height = max(1, (height * max_size + longest // 2) // longest)
     return Layout(width=width, height=height, rows=-(-height // patch), columns=-(-width // patch))
-
-
-def fit_image(field: ImageField, values: Values) -> Fitted:
-    """Pictures have nothing to learn from the training rows."""
-    return {}
 
 
 @final

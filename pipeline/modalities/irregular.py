@@ -9,7 +9,7 @@ that is kept.
 """
 
 import math
-from itertools import repeat
+from itertools import compress, repeat
 from typing import Any, final
 
 import numpy as np
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError, RecordError
 from pipeline.fields import SeriesField
-from pipeline.modalities.base import Extent, Fitted, Modality, Values
-from pipeline.modalities.numeric import MAX_Z, Moments, numbers, plain_list, shown
+from pipeline.modalities.base import Extent, Fitted, Learner, Modality, Values
+from pipeline.modalities.numeric import MAX_Z, Moments, all_present, numbers, plain_list, shown
 from pipeline.sample import FieldSpec, Tokens
 
 MAX_WINDOWS = 100_000
@@ -26,6 +26,8 @@ MAX_WINDOWS = 100_000
 
 MAX_PATCH = 1_000_000
 """Numbers in a patch at most."""
+
+Line = NDArray[np.float64]
 
 MAX_TIME_S = 1e10
 """Times beyond are refused (they are in another unit); float64 tells a microsecond up to here."""
@@ -40,24 +42,46 @@ def check_windows(field: SeriesField, count: float) -> None:
         )
 
 
-def fit_irregular(field: SeriesField, values: Values) -> Fitted:
-    """The most frequent channels and their statistics; ties go by type and name. Raises DataError."""
-    check_windows(field, field.max_seconds / field.window_s)
-    ids: dict[str | int, int] = {}
-    moments = Moments()
-    for value in values:
-        try:
-            times, names, readings = _aligned(field, value)
-        except RecordError:
-            continue
-        used = _inside(field, times)[1] & ~np.isnan(readings)
-        channels = [ids.setdefault(name, len(ids)) for name, use in zip(names, used.tolist(), strict=True) if use]
-        moments.add(np.array(channels, np.intp), readings[used])
-    counts = moments.counts
-    ranked = sorted(ids, key=lambda c: (-counts[ids[c]], isinstance(c, str), c))[: field.max_channels]
-    at = [ids[c] for c in ranked]
-    names = [str(c) if isinstance(c, str) else int(c) for c in ranked]
-    return {"channels": names, "means": moments.means[at].tolist(), "stds": moments.stds[at].tolist()}
+@final
+class IrregularLearner(Learner):
+    """The most frequent channels and their statistics; ties go by type and name."""
+
+    def __init__(self, field: SeriesField) -> None:
+        check_windows(field, field.max_seconds / field.window_s)
+        self._field = field
+        self._ids: dict[str | int, int] = {}
+        self._moments = Moments()
+
+    def partial(self, values: Values) -> list[tuple[str | int, list[float]]]:
+        """Each channel with the state of its statistics."""
+        ids: dict[str | int, int] = {}
+        channels: list[int] = []
+        kept: list[NDArray[np.float64]] = [np.zeros(0)]
+        for value in values:
+            try:
+                times, names, readings = _aligned(self._field, value)
+            except RecordError:
+                continue
+            inside = _inside(self._field, times)[1]
+            used = ~np.isnan(readings) if inside is None else inside & ~np.isnan(readings)
+            channels += [ids.setdefault(name, len(ids)) for name in compress(names, used.tolist())]
+            kept.append(readings[used])
+        moments = Moments(len(ids))
+        moments.add(np.array(channels, np.intp), np.concatenate(kept))
+        names = [str(c) if isinstance(c, str) else int(c) for c in ids]
+        return list(zip(names, moments.state(), strict=True))
+
+    def merge(self, partial: list[tuple[str | int, list[float]]]) -> None:
+        """Join the statistics of channels of the same name."""
+        at = [self._ids.setdefault(name, len(self._ids)) for name, _ in partial]
+        self._moments.merge(np.array(at, np.intp), [state for _, state in partial])
+
+    def finish(self) -> Fitted:
+        """Names, means and deviations of the channels that are kept."""
+        ids, moments = self._ids, self._moments
+        ranked = sorted(ids, key=lambda c: (-moments.counts[ids[c]], isinstance(c, str), c))[: self._field.max_channels]
+        at = [ids[c] for c in ranked]
+        return {"channels": ranked, "means": moments.means[at].tolist(), "stds": moments.stds[at].tolist()}
 
 
 @final
@@ -93,8 +117,8 @@ class IrregularSeries(Modality):
 
     def measure(self, value: tuple[Any, ...]) -> Extent:
         """How many windows hold a reading, and how many readings there are. Raises RecordError."""
-        rows = self.decode(value)
-        return len(np.unique(rows[:, 0])), len(rows)
+        windows = self._placed(value)[1]
+        return int(np.count_nonzero(np.bincount(windows.astype(np.intp)))), len(windows)
 
     def grid(self, extent: Extent) -> tuple[int, int]:
         """One column of as many tokens."""
@@ -105,14 +129,11 @@ class IrregularSeries(Modality):
 
         A row is the middle of its window and its own time, in seconds from the beginning; its channel; its value.
         """
-        field = self._field
-        times, names, readings = _aligned(field, value)
-        start, inside = _inside(field, times)
-        channels = np.fromiter(map(self._ids.get, names, repeat(-1)), np.intp, len(names))
-        used = inside & (channels >= 0) & ~np.isnan(readings)
-        times = times[used]
-        windows = np.minimum((times - start) // field.window_s, self._last)
-        return np.stack([start + (windows + 0.5) * field.window_s, times, channels[used], readings[used]], axis=1)
+        start, windows, times, channels, readings = self._placed(value)
+        rows = np.empty((len(times), 4))
+        rows[:, 0] = start + (windows + 0.5) * self._field.window_s
+        rows[:, 1], rows[:, 2], rows[:, 3] = times, channels, readings
+        return rows
 
     def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Move the windows over the readings, scale each channel, add noise, and make a stretch of time absent.
@@ -139,13 +160,16 @@ class IrregularSeries(Modality):
 
     def encode(self, decoded: NDArray[Any]) -> Tokens:
         """Patches float32 `[n, 2 * C]`, with the middle of each window."""
-        middles, at = np.unique(decoded[:, 0], return_inverse=True)
+        middles, at = self._windows_of(decoded)
         size = len(middles) * self._width
-        present = ~np.isnan(decoded[:, 3])
-        channels = decoded[present, 2].astype(np.intp)
-        cells = at[present] * self._width + channels
+        found, readings = decoded[:, 2], decoded[:, 3]
+        if not all_present(readings):
+            present = ~np.isnan(readings)
+            at, found, readings = at[present], found[present], readings[present]
+        channels = found.astype(np.intp)
+        cells = at * self._width + channels
         counts = np.bincount(cells, minlength=size).reshape(len(middles), self._width)
-        scores = (decoded[present, 3] - self._means[channels]) / self._stds[channels]
+        scores = (readings - self._means[channels]) / self._stds[channels]
         sums = np.bincount(cells, scores, minlength=size).reshape(counts.shape)
         values = np.empty((len(middles), 2 * self._width), np.float32)
         values[:, : self._width] = np.clip(sums / np.maximum(counts, 1), -MAX_Z, MAX_Z)
@@ -155,6 +179,29 @@ class IrregularSeries(Modality):
     def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
         """None at all: patches are looked at."""
         return ()
+
+    def _windows_of(self, decoded: NDArray[np.float64]) -> tuple[Line, NDArray[np.intp]]:
+        """The middle of each window that has a row, ascending, and the window of each row; without a sort."""
+        if not len(decoded):
+            return np.zeros(0), np.zeros(0, np.intp)
+        first = decoded[:, 0].min()
+        steps = np.rint((decoded[:, 0] - first) / self._field.window_s).astype(np.intp)
+        at = (np.bincount(steps) > 0).cumsum()[steps] - 1
+        middles = np.empty(at.max() + 1)
+        middles[at] = decoded[:, 0]
+        return middles, at
+
+    def _placed(self, value: tuple[Any, ...]) -> tuple[float, Line, Line, NDArray[np.intp], Line]:
+        """Where windows begin, then window, time, channel and value of each present reading. Raises RecordError."""
+        field = self._field
+        times, names, readings = _aligned(field, value)
+        channels = np.fromiter(map(self._ids.get, names, repeat(-1)), np.intp, len(names))
+        start, inside = _inside(field, times)
+        if inside is not None or channels.min(initial=0) < 0 or not all_present(readings):
+            used = (channels >= 0) & ~np.isnan(readings)
+            used = used if inside is None else used & inside
+            times, channels, readings = times[used], channels[used], readings[used]
+        return start, np.minimum((times - start) // field.window_s, self._last), times, channels, readings
 
     def _moved(self, decoded: NDArray[np.float64], by_s: float) -> NDArray[np.float64]:
         """A copy whose windows begin `by_s` later, at most a window either way."""
@@ -188,8 +235,9 @@ def _aligned(
         raise RecordError(
             f"expected strings or integers in column `{channel}`, but one is {type(found).__name__} {shown(found)}"
         )
-    wrong = ~((times >= 0) & (times <= MAX_TIME_S / field.time_unit_s))
-    if wrong.any():
+    last = MAX_TIME_S / field.time_unit_s
+    if not (times.min(initial=0) >= 0 and times.max(initial=0) <= last):
+        wrong = ~((times >= 0) & (times <= last))
         raise RecordError(
             f"expected times from 0 to {MAX_TIME_S:g} s in column `{time}`, but one is {times[wrong][0]:g} (times"
             f" {field.time_unit_s:g} s)"
@@ -197,10 +245,12 @@ def _aligned(
     return times * field.time_unit_s, names, readings
 
 
-def _inside(field: SeriesField, times: NDArray[np.float64]) -> tuple[float, NDArray[np.bool_]]:
-    """Where the part that is kept begins, in seconds, and which times lie in it."""
+def _inside(field: SeriesField, times: NDArray[np.float64]) -> tuple[float, NDArray[np.bool_] | None]:
+    """Where the part that is kept begins, in seconds, and which times lie in it; None where all do."""
     end = float(times.max(initial=0.0))
     spare = max(0.0, end - field.max_seconds)
+    if not spare:
+        return 0.0, None
     start = {"first": 0.0, "middle": spare / 2, "last": spare}[field.keep]
-    stop = end if field.keep == "last" or not spare else start + field.max_seconds
+    stop = end if field.keep == "last" else start + field.max_seconds
     return start, (times >= start) & (times <= stop)

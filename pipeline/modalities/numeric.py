@@ -38,8 +38,13 @@ def numbers(values: Any, column: str) -> NDArray[np.float64]:
     `array` takes Python's numbers at least as fast as numpy and, unlike numpy, doesn't read numbers out of strings.
     """
     values = plain_list(values, "numbers", column)
-    found = _packed(values)
-    if found is None:  # None inside, or what is no number
+    try:
+        return np.asarray(array("q", values), np.float64)  # first, as a float ends it at once; none is too large
+    except (TypeError, ValueError, OverflowError):
+        pass
+    try:
+        found = np.asarray(array("d", values), np.float64)
+    except (TypeError, ValueError, OverflowError):  # None inside, or what is no number
         return np.array([number(v, column) for v in values], np.float64)
     if (np.abs(found) > MAX_NUMBER).any():
         far = values[int(np.argmax(np.abs(found) > MAX_NUMBER))]
@@ -47,14 +52,9 @@ def numbers(values: Any, column: str) -> NDArray[np.float64]:
     return found
 
 
-def _packed(values: list[Any] | tuple[Any, ...]) -> NDArray[np.float64] | None:
-    """Numbers as float64 `[n]`, None if not all are; whole numbers are tried first, as a float ends that at once."""
-    for code in ("q", "d"):
-        try:
-            return np.asarray(array(code, values), np.float64)
-        except (TypeError, ValueError, OverflowError):
-            continue
-    return None
+def all_present(readings: NDArray[np.float64]) -> bool:
+    """Whether none of these numbers (of float32 size) is NaN, by one sum."""
+    return not math.isnan(readings.sum())
 
 
 def plain_list(value: Any, of: str, column: str) -> list[Any] | tuple[Any, ...]:
@@ -72,12 +72,16 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+State = list[list[float]]
+"""What `Moments` hold as plain JSON. For each channel: count, first reading, mean less the first, sum of squares."""
+
+
 @final
 class Moments:
     """Mean and standard deviation of many channels, one batch of readings at a time.
 
-    Each batch is joined to those before by the update of Chan, Golub and LeVeque (1983). Readings are taken relative to
-    the first of their channel, so that those of a constant channel deviate by exactly 0.
+    Batches are joined by the update of Chan, Golub and LeVeque (1983). Readings are taken relative to the first of
+    their channel, so that those of a constant channel deviate by exactly 0.
     """
 
     def __init__(self, num_channels: int = 0) -> None:
@@ -86,21 +90,50 @@ class Moments:
         self._means = np.zeros(num_channels)
         self._squares = np.zeros(num_channels)
 
+    def add_rows(self, rows: NDArray[np.float64]) -> None:
+        """Readings `[n, C]` of all channels, NaN where absent."""
+        if not len(rows):
+            return
+        present = ~np.isnan(rows)
+        count = present.sum(0)
+        first = np.where(count > 0, rows[present.argmax(0), np.arange(rows.shape[1])], 0.0)
+        away = np.where(present, rows - first, 0.0)
+        mean = away.sum(0) / np.maximum(count, 1)
+        squares = (np.where(present, away - mean, 0.0) ** 2).sum(0)
+        self._join(np.arange(rows.shape[1]), np.stack([count, first, mean, squares]))
+
     def add(self, channels: NDArray[np.intp], readings: NDArray[np.float64]) -> None:
         """Readings `[n]` of channels `[n]`, in any order; the number of channels grows as needed."""
+        seen, places, at = np.unique(channels, return_index=True, return_inverse=True)
+        first = readings[places]
+        away = readings - first[at]
+        count = np.bincount(at, minlength=len(seen))
+        mean = np.bincount(at, away, len(seen)) / count
+        squares = np.bincount(at, (away - mean[at]) ** 2, len(seen))
+        self._join(seen, np.stack([count, first, mean, squares]))
+
+    def merge(self, channels: NDArray[np.intp], state: State) -> None:
+        """The readings of a `state`, whose channels are `channels` here, each once."""
+        self._join(channels, np.array(state, np.float64).reshape(-1, 4).T)
+
+    def state(self) -> State:
+        """What was added so far, for `merge`."""
+        rows: State = np.stack([self.counts, self._first, self._means, self._squares], axis=1).tolist()
+        return rows
+
+    def _join(self, channels: NDArray[np.intp], more: NDArray[np.float64]) -> None:
+        """Join count, first, mean and squares `[4, n]` of channels `[n]`."""
+        channels, (count, first, mean, squares) = channels[more[0] > 0], more[:, more[0] > 0]
         if not len(channels):
             return
         self._grow(int(channels.max()) + 1)
-        seen, places, at = np.unique(channels, return_index=True, return_inverse=True)
-        new = self.counts[seen] == 0
-        self._first[seen[new]] = readings[places[new]]
-        away = readings - self._first[channels]
-        count, before = np.bincount(at), self.counts[seen]
-        mean = np.bincount(at, away) / count
-        delta, total = mean - self._means[seen], before + count
-        self._means[seen] += delta * count / total
-        self._squares[seen] += np.bincount(at, (away - mean[at]) ** 2) + delta**2 * before * count / total
-        self.counts[seen] = total
+        before = self.counts[channels]
+        own = np.where(before > 0, self._first[channels], first)
+        delta, total = mean + (first - own) - self._means[channels], before + count
+        self._first[channels] = own
+        self._means[channels] += delta * count / total
+        self._squares[channels] += squares + delta**2 * before * count / total
+        self.counts[channels] = total
 
     @property
     def means(self) -> NDArray[np.float64]:

@@ -19,23 +19,23 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError, RecordError
 from pipeline.fields import SeriesField
-from pipeline.modalities.base import Extent, Fitted, Modality, Values
-from pipeline.modalities.irregular import MAX_PATCH, MAX_TIME_S, IrregularSeries, check_windows, fit_irregular
-from pipeline.modalities.numeric import MAX_Z, Moments, numbers, plain_list
+from pipeline.modalities.base import Extent, Fitted, Learner, Modality, Values
+from pipeline.modalities.irregular import MAX_PATCH, MAX_TIME_S, IrregularLearner, IrregularSeries, check_windows
+from pipeline.modalities.numeric import MAX_Z, Moments, State, all_present, numbers, plain_list
 from pipeline.sample import FieldSpec, Tokens
 
 
-def fit_series(field: SeriesField, values: Values) -> Fitted:
-    """Statistics of the readings that are kept.
+def series_learner(field: SeriesField) -> Learner:
+    """What learns statistics of the readings that are kept.
 
-    Returns:
-        `{"means": [C], "stds": [C]}`, population standard deviation, 1 for a constant or empty channel; irregular also
-        `{"channels": [C]}`, names, most frequent first. Rows of a `column` are as wide as most of the readings say.
+    The state is `{"means": [C], "stds": [C]}`, population standard deviation, 1 for a constant or empty channel;
+    irregular also `{"channels": [C]}`, names, most frequent first. Rows of a `column` are as wide as most of the
+    readings say.
 
     Raises:
         DataError: windows of the settings are too many or too large.
     """
-    return fit_irregular(field, values) if field.time else _fit_regular(field, values)
+    return IrregularLearner(field) if field.time else _Regular(field)
 
 
 def make_series(name: str, field: SeriesField, fitted: Fitted) -> Modality:
@@ -93,7 +93,10 @@ class RegularSeries(Modality):
 
     def measure(self, value: tuple[Any, ...]) -> Extent:
         """How many windows hold a reading, and how many readings there are. Raises RecordError."""
-        present = ~np.isnan(_kept(_readings(self._field, value, self._width), self._field, self._most)[0])
+        kept = _kept(_readings(self._field, value, self._width), self._field, self._most)[0]
+        if all_present(kept):
+            return -(-len(kept) // self._window), kept.size
+        present = ~np.isnan(kept)
         windows = np.flatnonzero(present.any(1)) // self._window
         return int(np.count_nonzero(np.diff(windows, prepend=-1))), int(np.count_nonzero(present))
 
@@ -109,12 +112,13 @@ class RegularSeries(Modality):
         width = self._width
         kept, start = _kept(_readings(self._field, value, width), self._field, self._most)
         whole, rest = divmod(len(kept), self._window)
-        rows = np.full((whole + (rest > 0), 1 + self._window * width), np.nan)
+        rows = np.empty((whole + (rest > 0), 1 + self._window * width))
         rows[:whole, 1:] = kept[: whole * self._window].reshape(whole, self._window * width)
-        rows[whole:, 1 : 1 + rest * width] = kept[whole * self._window :].reshape(len(rows) - whole, rest * width)
+        if rest:
+            rows[whole, 1 : 1 + rest * width] = kept[whole * self._window :].reshape(rest * width)
+            rows[whole, 1 + rest * width :] = np.nan
         rows[:, 0] = (start + (np.arange(len(rows)) + 0.5) * self._window) / self._field.rate_hz
-        held = ~np.isnan(rows[:, 1:]).all(1)
-        return rows if held.all() else rows[held]
+        return rows if all_present(kept) else rows[~np.isnan(rows[:, 1:]).all(1)]
 
     def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Move the windows over the readings, scale each channel, add noise, and make a stretch of time absent.
@@ -175,20 +179,40 @@ class RegularSeries(Modality):
         return np.concatenate([times, readings.reshape(len(decoded), -1)], axis=1)
 
 
-def _fit_regular(field: SeriesField, values: Values) -> Fitted:
+@final
+class _Regular(Learner):
     """Statistics by width, of which those with the most readings count; ties go to the smaller width."""
-    most = _windows(field)[1]
-    by_width: dict[int, Moments] = {len(field.channels) or 1: Moments(len(field.channels) or 1)}
-    for value in values:
-        try:
-            kept = _kept(_readings(field, value, None), field, most)[0]
-        except RecordError:
-            continue
-        present = ~np.isnan(kept)
-        moments = by_width.setdefault(kept.shape[1], Moments(kept.shape[1]))
-        moments.add(np.nonzero(present)[1], kept[present])
-    width = min(by_width, key=lambda w: (-by_width[w].counts.sum(), w))
-    return {"means": by_width[width].means.tolist(), "stds": by_width[width].stds.tolist()}
+
+    def __init__(self, field: SeriesField) -> None:
+        self._field = field
+        self._most = _windows(field)[1]
+        width = len(field.channels) or 1
+        self._by_width: dict[int, Moments] = {width: Moments(width)}
+
+    def partial(self, values: Values) -> list[tuple[int, State]]:
+        found: dict[int, list[NDArray[np.float64]]] = {}
+        for value in values:
+            try:
+                kept = _kept(_readings(self._field, value, None), self._field, self._most)[0]
+            except RecordError:
+                continue
+            found.setdefault(kept.shape[1], []).append(kept)
+        return [(width, _moments(np.concatenate(rows)).state()) for width, rows in found.items()]
+
+    def merge(self, partial: list[tuple[int, State]]) -> None:
+        for width, state in partial:
+            self._by_width.setdefault(width, Moments(width)).merge(np.arange(width), state)
+
+    def finish(self) -> Fitted:
+        by_width = self._by_width
+        width = min(by_width, key=lambda w: (-by_width[w].counts.sum(), w))
+        return {"means": by_width[width].means.tolist(), "stds": by_width[width].stds.tolist()}
+
+
+def _moments(rows: NDArray[np.float64]) -> Moments:
+    moments = Moments(rows.shape[1])
+    moments.add_rows(rows)
+    return moments
 
 
 def _windows(field: SeriesField) -> tuple[int, int, int]:

@@ -16,23 +16,22 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RecordError
 from pipeline.fields import TableField
-from pipeline.modalities.base import Extent, Fitted, Modality, Values
+from pipeline.modalities.base import Extent, Fitted, Learner, Modality, Values
 from pipeline.modalities.dates import DatesModality, days_of
-from pipeline.modalities.numeric import MAX_Z, number, shown
+from pipeline.modalities.numeric import MAX_Z, Moments, State, number, shown
 from pipeline.sample import FieldSpec, Tokens
 
 
-def fit_table(field: TableField, values: Values) -> Fitted:
-    """What the columns hold in the training rows.
+def table_learner(field: TableField) -> Learner:
+    """What learns what the columns hold in the training rows.
 
-    Returns:
-        numbers: `{"means": [C], "stds": [C]}`, population standard deviation, 1 for a constant or empty column;
-        dates: the same of days since 1970;
-        categories: `{"categories": [C lists]}`, most frequent first, at most `max_categories` each.
+    The state of numbers is `{"means": [C], "stds": [C]}`, population standard deviation, 1 for a constant or empty
+    column; of dates the same of days since 1970; of categories `{"categories": [C lists]}`, most frequent first, at
+    most `max_categories` each.
     """
-    if field.dates:
-        return _fit_numbers(field.dates, values, days_of)
-    return _fit_numbers(field.numbers, values, number) if field.numbers else _fit_categories(field, values)
+    if field.categories:
+        return _Categories(field)
+    return _Numbers(field.dates, days_of) if field.dates else _Numbers(field.numbers, number)
 
 
 def make_table(name: str, field: TableField, fitted: Fitted) -> Modality:
@@ -138,38 +137,61 @@ class CategoriesModality(Modality):
         return tuple(self._words[i] for i in decoded.tolist())
 
 
-def _fit_numbers(columns: tuple[str, ...], values: Values, read: Callable[[Any, str], float]) -> Fitted:
-    """Mean and deviation in one pass (Welford 1962), exact where sums of squares would cancel."""
-    counts, means, squares = [0] * len(columns), [0.0] * len(columns), [0.0] * len(columns)
-    for value in values:
-        for i, (raw, column) in enumerate(zip(value, columns, strict=True)):
-            try:
-                found = read(raw, column)
-            except RecordError:
-                continue
-            if math.isnan(found):
-                continue
-            counts[i] += 1
-            delta = found - means[i]
-            means[i] += delta / counts[i]
-            squares[i] += delta * (found - means[i])
-    stds = [math.sqrt(s / n) if n and s > 0 else 1.0 for s, n in zip(squares, counts, strict=True)]
-    return {"means": means, "stds": stds}
+@final
+class _Numbers(Learner):
+    """Mean and deviation of each column."""
+
+    def __init__(self, columns: tuple[str, ...], read: Callable[[Any, str], float]) -> None:
+        self._columns = columns
+        self._read = read
+        self._moments = Moments(len(columns))
+
+    def partial(self, values: Values) -> State:
+        moments = Moments(len(self._columns))
+        rows = np.array([[self._number(v, c) for v, c in zip(row, self._columns, strict=True)] for row in values])
+        moments.add_rows(rows.reshape(-1, len(self._columns)))
+        return moments.state()
+
+    def _number(self, value: Any, column: str) -> float:
+        try:
+            return self._read(value, column)
+        except RecordError:
+            return math.nan
+
+    def merge(self, partial: State) -> None:
+        self._moments.merge(np.arange(len(self._columns)), partial)
+
+    def finish(self) -> Fitted:
+        return {"means": self._moments.means.tolist(), "stds": self._moments.stds.tolist()}
 
 
-def _fit_categories(field: TableField, values: Values) -> Fitted:
+@final
+class _Categories(Learner):
     """Counts of the distinct values of each column, cut to the most frequent; ties go by type and value."""
-    counts: list[Counter[str | int]] = [Counter() for _ in field.categories]
-    for value in values:
-        for raw, column, counter in zip(value, field.categories, counts, strict=True):
-            try:
-                category = _category(raw, column)
-            except RecordError:
-                continue
-            if category is not None:
-                counter[category] += 1
-    ranked = [sorted(c, key=lambda k, c=c: (-c[k], isinstance(k, str), k)) for c in counts]  # type: ignore[misc]
-    return {"categories": [r[: field.max_categories] for r in ranked]}
+
+    def __init__(self, field: TableField) -> None:
+        self._field = field
+        self._counts: list[Counter[str | int]] = [Counter() for _ in field.categories]
+
+    def partial(self, values: Values) -> list[list[tuple[str | int, int]]]:
+        counts: list[Counter[str | int]] = [Counter() for _ in self._counts]
+        for value in values:
+            for raw, column, counter in zip(value, self._field.categories, counts, strict=True):
+                try:
+                    category = _category(raw, column)
+                except RecordError:
+                    continue
+                if category is not None:
+                    counter[category] += 1
+        return [list(c.items()) for c in counts]
+
+    def merge(self, partial: list[list[tuple[str | int, int]]]) -> None:
+        for total, more in zip(self._counts, partial, strict=True):
+            total.update(dict(more))
+
+    def finish(self) -> Fitted:
+        ranked = [sorted(c, key=lambda k, c=c: (-c[k], isinstance(k, str), k)) for c in self._counts]  # type: ignore[misc]
+        return {"categories": [r[: self._field.max_categories] for r in ranked]}
 
 
 def _category(value: Any, column: str) -> str | int | None:

@@ -11,22 +11,19 @@ moved up by `NUM_SPECIALS`:
 """
 
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
-from pipeline.errors import DataError, RecordError
+from pipeline.errors import RecordError
 from pipeline.fields import TextField
-from pipeline.modalities.base import Extent, Fitted, Modality, Values
+from pipeline.modalities.base import Extent, Fitted, Modality
+from pipeline.modalities.vocabulary import NUM_SPECIALS, is_text, word_pieces
 from pipeline.sample import FieldSpec, Tokens
 
 UNKNOWN, BEGIN, END = 0, 1, 2
-NUM_SPECIALS = 3
 _SPECIAL_WORDS = (None, "<begin>", "<end>")
 
 
@@ -98,19 +95,14 @@ class _Grams:
         self.vocab_size = len(self._index) + NUM_SPECIALS
 
     def count(self, text: str) -> int:
-        return len(_grams(text, self._length))
+        return len(word_pieces(text, self._length))
 
     def ids(self, text: str, limit: int) -> NDArray[np.int32]:
         known = self._index
-        return np.array([known.get(gram, UNKNOWN) for gram in _grams(text, self._length)[:limit]], np.int32)
+        return np.array([known.get(gram, UNKNOWN) for gram in word_pieces(text, self._length)[:limit]], np.int32)
 
     def word(self, token: int) -> str | None:
         return self._grams[token - NUM_SPECIALS]
-
-
-def _grams(text: str, length: int) -> list[str]:
-    words = [f" {word} " for word in unicodedata.normalize("NFC", text).casefold().split()]
-    return [word[i : i + length] for word in words for i in range(max(1, len(word) - length + 1))]
 
 
 @final
@@ -203,85 +195,10 @@ def vary(decoded: NDArray[Any], field: TextField, unknown: int, rng: np.random.G
     return decoded
 
 
-def fit_text(field: TextField, values: Values) -> Fitted:
-    """The state of the field's tokenizer.
-
-    Returns:
-        `{}` for bytes; `{"characters": str}` or `{"grams": [str], "length": n}`, most frequent first;
-        `{"tokenizer": str}`, a `tokenizers` JSON.
-
-    Raises:
-        DataError: `tokenizer_file` can't be read, or is given beside another tokenizer than `bpe`.
-    """
-    if field.tokenizer_file is not None:
-        return {"tokenizer": _load(field)}
-    if field.tokenizer == "bpe":
-        return {"tokenizer": _train(field, values)}
-    if field.tokenizer == "characters":
-        return {"characters": "".join(_frequent(field, values, lambda text: unicodedata.normalize("NFC", text)))}
-    if field.tokenizer == "ngrams":
-        grams = _frequent(field, values, lambda text: _grams(text, field.ngram))
-        return {"grams": grams, "length": field.ngram}
-    return {}
-
-
-def _load(field: TextField) -> str:
-    if field.tokenizer != "bpe":
-        raise DataError(f"`tokenizer_file` needs `tokenizer: bpe`, but it is `{field.tokenizer}`")
-    try:
-        tokenizer = Tokenizer.from_str(Path(str(field.tokenizer_file)).read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises Exception itself
-        why = getattr(error, "strerror", None) or error
-        raise DataError(
-            f"`tokenizer_file`: expected a `tokenizers` JSON file, but {field.tokenizer_file}: {why}"
-        ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    if hasattr(tokenizer.model, "dropout"):
-        tokenizer.model.dropout = None  # the same text must give the same ids
-    return str(tokenizer.to_str())
-
-
-def _train(field: TextField, values: Values) -> str:
-    """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) in NFC, case kept; no text is out of vocabulary."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=field.vocab_size - NUM_SPECIALS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator((v[0] for v in values if _is_text(v[0])), trainer)
-    return str(tokenizer.to_str())
-
-
-def _frequent(field: TextField, values: Values, pieces: Callable[[str], Iterable[str]]) -> list[str]:
-    """The most frequent pieces of the texts; of equally frequent ones the first in order."""
-    counts: Counter[str] = Counter()
-    for value in values:
-        if _is_text(value[0]):
-            counts.update(pieces(value[0]))
-    ranked = sorted(counts, key=lambda piece: (-counts[piece], piece))
-    return ranked[: field.vocab_size - NUM_SPECIALS]
-
-
-def _is_text(value: Any) -> bool:
-    """Whether it is a string that UTF-8 can hold."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def string_of(value: tuple[Any, ...]) -> str:
     """The string of a value. Raises RecordError if it is none."""
     text = value[0]
-    if _is_text(text):
+    if is_text(text):
         return str(text)
     found = "a string with half a surrogate pair" if isinstance(text, str) else type(text).__name__
     raise RecordError(f"expected a string that UTF-8 can hold, but is {found}")

@@ -17,7 +17,8 @@ from torch.nn.functional import gelu, max_pool2d, pad
 
 from pipeline.batch import FieldBatch
 from pipeline.fields import AnyField, PretrainedEncoder
-from pipeline.model.attention import Segments, round_up
+from pipeline.model.attention import Segments
+from pipeline.model.buckets import round_up
 from pipeline.model.pretrained import Pretrained, PretrainedPixels, PretrainedTokens
 from pipeline.model.recurrent import RecurrentStem
 from pipeline.sample import FieldSpec

@@ -1,4 +1,4 @@
-"""How fields meet: each fusion is a choice of segments per layer, one small class each, by name in `FUSIONS`.
+"""What all fusions share: what goes in, what comes out, how tokens of fields are laid side by side. See `fusions`.
 
 In: vectors of each field's tokens and `keep_SF` (which fields of a sample take part). Out: one state a sample, one a
 field. A field that is not kept gives nothing to the sample's state; its own state is computed all the same, so that its
@@ -10,7 +10,8 @@ own loss still teaches its encoder.
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +36,22 @@ class Joint:
     Args:
         x_TD, segments: as in `FieldTokens`, over all kept fields.
         order_T: row of each token in the fields' vectors laid end to end, in the order of the fields.
+        ends_F: where each field's rows end there.
     """
 
     x_TD: Tensor
     segments: Segments
     order_T: Tensor
+    ends_F: Tensor
+
+    @property
+    def field_T(self) -> Tensor:
+        """The number of each token's field, int64 `[T]`; of no meaning for slack."""
+        return torch.searchsorted(self.ends_F, self.order_T, right=True)
+
+    def gather(self, tokens: Mapping[str, FieldTokens]) -> Tensor:
+        """The joint sequence `[T, D]` of other vectors of the same tokens."""
+        return torch.cat([item.x_TD for item in tokens.values()]).index_select(0, self.order_T)
 
     def of_fields(self, tokens: Mapping[str, FieldTokens]) -> dict[str, Tensor]:
         """The vectors `[T, D]` of each field's own tokens, in its own order; zeros for tokens that were not kept."""
@@ -60,6 +72,8 @@ class Fused:
         tokens: each field's tokens after the layers within it, those of fields that are not kept too.
         joint: the samples' tokens after the layers that they share; None where the fusion has no such layers.
         weights_SF: what the fusion weighs each field with, detached; None where it has no such weights.
+        votes_SF: the same with its gradient, where the fields' own predictions are to be combined by it and there is
+            no joint state to predict from; else None.
     """
 
     sample_SD: Tensor
@@ -67,6 +81,7 @@ class Fused:
     tokens: Mapping[str, FieldTokens]
     joint: Joint | None = None
     weights_SF: Tensor | None = None
+    votes_SF: Tensor | None = None
 
 
 def key(name: str) -> str:
@@ -78,91 +93,47 @@ class Fusion(nn.Module, ABC):
     """What every fusion is: made from the model's settings and the fields' names, called with their tokens.
 
     First each field by itself (`encode`), once; then what meets (`forward`), for all fields and for groups of them.
+    Its parameters are named after fields, never numbered by them, so that their order in a recipe changes nothing.
     """
+
+    encodes: ClassVar[bool] = True
+    """Whether it has layers within each field."""
+    measures: bool = False
+    """Whether `forward` also gives the attention that each field gets as its weight, where attention is what weighs."""
+
+    def __init__(self, model: Model, names: Sequence[str]) -> None:
+        super().__init__()
+        encoded = names if self.encodes else ()
+        self.encoders = nn.ModuleDict({key(name): Encoder(model, model.field_layers) for name in encoded})
+        self.pool = Pool(model)
 
     def encode(self, tokens: Mapping[str, FieldTokens]) -> Mapping[str, FieldTokens]:
         """The fields' tokens after the layers within each; as they are where the fusion has none."""
-        return tokens
+        if not self.encodes:
+            return tokens
+        return {
+            name: FieldTokens(x_TD=self.encoders[key(name)](item.x_TD, item.segments), segments=item.segments)
+            for name, item in tokens.items()
+        }
+
+    def states(self, tokens: Mapping[str, FieldTokens]) -> dict[str, Tensor]:
+        """Each field's own state, `[S, D]`."""
+        return {name: self.pool(item.x_TD, item.segments) for name, item in tokens.items()}
 
     @abstractmethod
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """Fuse what `encode` gave; columns of `keep_SF` (bool) are in the order of `tokens`."""
 
 
-class Early(Fusion):
-    """Every layer attends within the sample (Kim et al. 2021, ViLT). A field's state is pooled from its embedding."""
-
-    def __init__(self, model: Model, names: Sequence[str]) -> None:
-        super().__init__()
-        self.joint = Encoder(model, model.joint_layers)
-        self.pool = Pool(model)
-
-    def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
-        """See `Fusion`."""
-        fields = {name: self.pool(item.x_TD, item.segments) for name, item in tokens.items()}
-        return join_layers(self.joint, self.pool, tokens, fields, keep_SF)
+def find_present(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Tensor:
+    """Fields that are kept and have tokens, bool `[S, F]`."""
+    return torch.stack([item.segments.lengths_N > 0 for item in tokens.values()], dim=1) & keep_SF
 
 
-class Mid(Fusion):
-    """Layers within each field, then layers within the sample (Nagrani et al. 2021, without their bottlenecks)."""
-
-    def __init__(self, model: Model, names: Sequence[str]) -> None:
-        super().__init__()
-        self.encoders = nn.ModuleDict({key(name): Encoder(model, model.field_layers) for name in names})
-        self.joint = Encoder(model, model.joint_layers)
-        self.pool = Pool(model)
-
-    def encode(self, tokens: Mapping[str, FieldTokens]) -> Mapping[str, FieldTokens]:
-        """See `Fusion`."""
-        return encode(self.encoders, tokens)
-
-    def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
-        """See `Fusion`."""
-        fields = {name: self.pool(item.x_TD, item.segments) for name, item in tokens.items()}
-        return join_layers(self.joint, self.pool, tokens, fields, keep_SF)
-
-
-class WeightedSum(Fusion):
-    """`F(X) = sum of w_i f_i(X)`: layers within each field, then a weighted mean of the fields' states.
-
-    One learned weight a field, by softmax over the fields that are present (Kiela et al. 2018, "Dynamic
-    meta-embeddings", whose weights depend on the input as well).
-    """
-
-    def __init__(self, model: Model, names: Sequence[str]) -> None:
-        super().__init__()
-        self.encoders = nn.ModuleDict({key(name): Encoder(model, model.field_layers) for name in names})
-        self.pool = Pool(model)
-        self.logits = nn.ParameterDict({key(name): nn.Parameter(torch.zeros(())) for name in names})
-
-    def encode(self, tokens: Mapping[str, FieldTokens]) -> Mapping[str, FieldTokens]:
-        """See `Fusion`."""
-        return encode(self.encoders, tokens)
-
-    def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
-        """See `Fusion`; a sample without fields has zeros for state and weights."""
-        fields = {name: self.pool(item.x_TD, item.segments) for name, item in tokens.items()}
-        logits_F = torch.stack([self.logits[key(name)] for name in tokens])
-        present_SF = torch.stack([item.segments.lengths_N > 0 for item in tokens.values()], dim=1) & keep_SF
-        votes_SF = (logits_F - logits_F.detach().max()).exp() * present_SF
-        weights_SF = votes_SF / votes_SF.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        sample_SD = (weights_SF.unsqueeze(2) * torch.stack(list(fields.values()), dim=1)).sum(1)
-        return Fused(sample_SD=sample_SD, fields=fields, tokens=tokens, weights_SF=weights_SF.detach())
-
-
-FUSIONS: dict[str, type[Early] | type[Mid] | type[WeightedSum]] = {
-    "early": Early,
-    "mid": Mid,
-    "weighted_sum": WeightedSum,
-}
-
-
-def encode(encoders: nn.ModuleDict, tokens: Mapping[str, FieldTokens]) -> dict[str, FieldTokens]:
-    """Each field through its own encoder, within its own segments."""
-    return {
-        name: FieldTokens(x_TD=encoders[key(name)](item.x_TD, item.segments), segments=item.segments)
-        for name, item in tokens.items()
-    }
+def mean_of_present(states: Mapping[str, Tensor], present_SF: Tensor) -> Tensor:
+    """The mean of the present fields' states, `[S, D]`; zeros where there is none."""
+    total_SD = (torch.stack(list(states.values()), dim=1) * present_SF.unsqueeze(2)).sum(1)
+    return total_SD / present_SF.sum(1, keepdim=True).clamp(min=1)
 
 
 class Pool(nn.Module):
@@ -182,15 +153,6 @@ class Pool(nn.Module):
         return segments.max(normal_TD) if self.kind == "max" else segments.mean(normal_TD)
 
 
-def join_layers(
-    layers: Encoder, pool: Pool, tokens: Mapping[str, FieldTokens], fields: Mapping[str, Tensor], keep_SF: Tensor
-) -> Fused:
-    """Layers over all kept tokens of a sample, whose pooled tokens are its state."""
-    joint = interlace(tokens, keep_SF)
-    joint = replace(joint, x_TD=layers(joint.x_TD, joint.segments))
-    return Fused(sample_SD=pool(joint.x_TD, joint.segments), fields=fields, tokens=tokens, joint=joint)
-
-
 def interlace(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Joint:
     """Tokens of the kept fields, ordered by sample and inside a sample by field, and one segment a sample.
 
@@ -205,4 +167,5 @@ def interlace(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Joint:
     order_T = shifts_T + torch.arange(segments.num_tokens, device=kept.device)
     order_T = nn.functional.pad(order_T, (0, segments.num_rows - segments.num_tokens))  # slack copies row 0, unread
     x_TD = torch.cat([item.x_TD for item in tokens.values()]).index_select(0, order_T)
-    return Joint(x_TD=x_TD, segments=segments, order_T=order_T)
+    ends_F = torch.tensor(before[1:], device=kept.device)
+    return Joint(x_TD=x_TD, segments=segments, order_T=order_T, ends_F=ends_F)

@@ -2,8 +2,10 @@
 
 # S samples, F fields, D width
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +16,19 @@ from pipeline.batch import Batch
 from pipeline.fields import AnyField
 from pipeline.model.attention import Segments
 from pipeline.model.embedding import Clock, FieldEmbedding, stands_apart
-from pipeline.model.fusion import FUSIONS, FieldTokens, Fusion, Joint, interlace, key
+from pipeline.model.fusion import FieldTokens, Fusion, Joint, interlace, key
+from pipeline.model.fusions import FUSIONS
 from pipeline.model.pretrained import Pretrained
-from pipeline.model.transformer import Layer
+from pipeline.model.transformer import CrossLayer, Layer
 from pipeline.recipe import Model
 from pipeline.sample import FieldSpec
 
 FIELD_PARTS = ("embeddings", "fusion.encoders")
-"""Where in the network the modules are that a field has to itself, each under the field's `key`."""
+"""Where in the network the modules are that a field has to itself, each under the field's `key`.
+
+They are what the field's own state depends on. What a fusion learns where fields meet is no field's own, also where it
+is named after one (layers of `bottleneck` and `cross_attention`; weights, gates and projections in `fusions.states`).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +57,9 @@ class Outputs:
             of them is there.
         hidden: tokens that tasks hid from the network, bool `[n]` by field.
         weights_SF: what the fusion weighs each field with, detached, columns in the order of `fields`; None where the
-            fusion has no such weights.
+            fusion has no such weights. Those that are attention are there only while `Network.measuring`.
+        votes_SF: weights, with their gradient, by which tasks combine predictions that they make from each field alone;
+            None where they predict from `sample_SD`.
     """
 
     sample_SD: Tensor
@@ -60,6 +69,7 @@ class Outputs:
     groups: Mapping[tuple[str, ...], FieldState]
     hidden: Mapping[str, Tensor]
     weights_SF: Tensor | None = None
+    votes_SF: Tensor | None = None
 
 
 class Network(nn.Module):
@@ -70,6 +80,7 @@ class Network(nn.Module):
         fields: each field's settings, by the same names.
         model: the model's settings.
         tasks: modules that turn `Outputs` into losses and predictions, by name (`pipeline.tasks`).
+        weighting: learned weights of the tasks' losses (`pipeline.tasks.weighting`), None where they are fixed.
     """
 
     def __init__(
@@ -78,6 +89,7 @@ class Network(nn.Module):
         fields: Mapping[str, AnyField],
         model: Model,
         tasks: Mapping[str, Any],
+        weighting: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.names = tuple(specs)
@@ -93,6 +105,7 @@ class Network(nn.Module):
         )
         self.fusion: Fusion = FUSIONS[model.fusion](model, self.names)
         self.heads = nn.ModuleDict({key(name): task for name, task in tasks.items()})
+        self.weighting = weighting
         self._groups = tuple(dict.fromkeys(group for task in tasks.values() for group in task.groups))
         self._reads_sample = any(task.reads_sample for task in tasks.values())
         initialise(self, num_layers=model.field_layers + model.joint_layers)
@@ -119,9 +132,14 @@ class Network(nn.Module):
             module.eval()
         return self
 
-    def forward(self, batch: Batch) -> Outputs:
-        """States of the samples; in training, fields are hidden at random (`modality_dropout`)."""
-        hidden = self._hidden(batch)
+    def forward(self, batch: Batch, *, hide: bool = True) -> Outputs:
+        """States of the samples; in training, fields are hidden at random (`modality_dropout`).
+
+        Args:
+            batch: of one pack.
+            hide: whether tasks hide tokens; what one hides is hidden from all.
+        """
+        hidden = self._hidden(batch) if hide else {}
         tokens = {}
         for name in self.names:
             item = batch.fields[name]
@@ -145,7 +163,17 @@ class Network(nn.Module):
             groups={group: self._group(group, encoded, present_SF) for group in self._groups},
             hidden=hidden,
             weights_SF=fused.weights_SF,
+            votes_SF=fused.votes_SF,
         )
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Meanwhile the share of attention that each field gets is found too, by a second pass through one layer."""
+        self.fusion.measures = True
+        try:
+            yield
+        finally:
+            self.fusion.measures = False
 
     def _group(self, group: tuple[str, ...], tokens: Mapping[str, FieldTokens], present_SF: Tensor) -> FieldState:
         """The fused state of some fields alone; the others take part with no token."""
@@ -173,23 +201,40 @@ def draw_kept(present_SF: Tensor, rate: float) -> Tensor:
 
 
 def initialise(network: nn.Module, num_layers: int) -> None:
-    """Set all weights from torch's global generator.
+    """Set all weights; each module's are drawn from torch's seed and its name, whatever other modules there are.
 
-    Matrices and tables: normal, cut at two deviations of 0.02; what writes to the residual stream is divided by the
-    root of twice the number of layers (Radford et al. 2019, GPT-2). Convolutions: by fan-in (He et al. 2015).
-    Biases zero, gains one. Pretrained models and recurrent cells keep what their libraries gave them.
+    So the order of fields, and fields that come or go, change no other weights. Matrices and tables: normal, cut at two
+    deviations of 0.02; what writes to the residual stream is divided by the root of twice the number of layers
+    (Radford et al. 2019, GPT-2). Convolutions: by fan-in (He et al. 2015). Recurrent cells: uniform up to one over the
+    root of their width, as torch has it. Biases zero, gains one. Pretrained models keep what they have.
     """
     pretrained = {id(m) for p in network.modules() if isinstance(p, Pretrained) for m in p.model.modules()}
-    for module in network.modules():
+    for name, module in network.named_modules():
         if id(module) in pretrained:
             continue
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04, generator=_generator(name))
         elif isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=_generator(name))
         if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
             nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.GRU):
+            _uniform(module, _generator(name))
     for module in network.modules():
-        if isinstance(module, Layer):
+        if isinstance(module, Layer | CrossLayer):
             for matrix in (module.attention_out, module.mlp_out):
                 matrix.weight.data.div_(math.sqrt(2 * num_layers))
+
+
+def _uniform(cells: nn.GRU, generator: torch.Generator) -> None:
+    limit = 1 / math.sqrt(cells.hidden_size)
+    for name, parameter in cells.named_parameters():
+        if name.startswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.uniform_(parameter, -limit, limit, generator=generator)
+
+
+def _generator(name: str) -> torch.Generator:
+    seed = hashlib.sha256(f"{torch.initial_seed()}/{name}".encode()).digest()[:8]
+    return torch.Generator().manual_seed(int.from_bytes(seed, "little"))

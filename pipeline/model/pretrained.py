@@ -20,7 +20,8 @@ from torch.nn.functional import pad
 
 from pipeline.errors import InterlaceError
 from pipeline.fields import PretrainedEncoder
-from pipeline.model.attention import Segments, bucket_lengths
+from pipeline.model.attention import Segments
+from pipeline.model.buckets import bucket_lengths
 from pipeline.sample import FieldSpec
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Pretrained(nn.Module):
 class PretrainedTokens(Pretrained):
     """Text: the ids of a sample, special tokens included.
 
-    Samples of similar length share a padded batch (`attention.bucket_lengths`); padding is masked, and rows come back
+    Samples of similar length share a padded batch (`buckets.bucket_lengths`); padding is masked, and rows come back
     packed.
     """
 

@@ -1,4 +1,4 @@
-"""The Transformer layer on packed tokens: input and output `x_TD` in float32, matrix products in the autocast type.
+"""Transformer layers on packed tokens: input and output `x_TD` in float32, matrix products in the autocast type.
 
 Pre-norm (Xiong et al. 2020), GELU feed-forward, no biases in matrices. LayerNorm, not RMSNorm, whose backward has no
 CPU kernel (forward + backward of `[1900, 128]` on one thread: 0.9 ms against 3.9 ms). GELU by `erf`: its `tanh` form
@@ -7,10 +7,14 @@ takes ten times as long on a CPU.
 
 # T rows of the sequence (tokens, then slack: see `attention`), D width, H heads, K width of a head
 
+from abc import ABC, abstractmethod
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from pipeline.model.attention import Segments, attend
+from pipeline.model.attention import Segments, attend, attend_to
 from pipeline.recipe import Model
 
 LEVELS = 256
@@ -54,13 +58,34 @@ class Residual(nn.Module):
         return x_TD + y_TD
 
 
-class Layer(nn.Module):
+class Block(nn.Module, ABC):
+    """What a stack repeats: FSDP gathers its weights by themselves, and its activations may be computed twice.
+
+    With `recompute`, training keeps only what goes in and computes the rest again in the backward pass (Chen et al.
+    2016), with the same random draws.
+    """
+
+    recompute = False
+
+    def forward(self, *args: Any) -> Tensor:
+        """What `run` returns of the same arguments."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            again: Tensor = checkpoint(self.run, *args, use_reentrant=False)
+            return again
+        return self.run(*args)
+
+    @abstractmethod
+    def run(self, *args: Any) -> Tensor:
+        """The layer's own computation."""
+
+
+class Layer(Block):
     """One Transformer layer: attention within segments, then a feed-forward block."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         hidden = round(model.dim * model.mlp_ratio)
-        self.head_dim = model.head_dim
+        self.heads = (model.dim // model.head_dim, model.head_dim)
         self.attention_norm = nn.LayerNorm(model.dim)
         self.qkv = nn.Linear(model.dim, 3 * model.dim, bias=False)
         self.attention_out = nn.Linear(model.dim, model.dim, bias=False)
@@ -69,15 +94,55 @@ class Layer(nn.Module):
         self.mlp_out = nn.Linear(hidden, model.dim, bias=False)
         self.residual = Residual(model.dropout)
 
-    def forward(self, x_TD: Tensor, segments: Segments) -> Tensor:
+    def run(self, x_TD: Tensor, segments: Segments) -> Tensor:
         """Mix the tokens of each segment; `segments` covers the `T` tokens."""
-        tokens, dim = x_TD.shape
-        qkv_TD3: Tensor = self.qkv(self.attention_norm(x_TD))
-        o_THK = attend(qkv_TD3.view(tokens, 3, dim // self.head_dim, self.head_dim), segments)
-        x_TD = self.residual(x_TD, self.attention_out(o_THK.reshape(tokens, dim)))
+        o_THK = attend(self.project(x_TD), segments)
+        x_TD = self.residual(x_TD, self.attention_out(o_THK.flatten(1)))
         hidden = nn.functional.gelu(self.mlp_in(self.mlp_norm(x_TD)))
         out_TD: Tensor = self.residual(x_TD, self.mlp_out(hidden))
         return out_TD
+
+    def project(self, x_TD: Tensor) -> Tensor:
+        """Queries, keys and values, `[T, 3, H, K]`."""
+        qkv_TD3: Tensor = self.qkv(self.attention_norm(x_TD))
+        return qkv_TD3.view(len(x_TD), 3, *self.heads)
+
+
+class CrossLayer(Block):
+    """As `Layer`, with attention to the tokens of another sequence, which it leaves as they are."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        hidden = round(model.dim * model.mlp_ratio)
+        self.heads = (model.dim // model.head_dim, model.head_dim)
+        self.query_norm = nn.LayerNorm(model.dim)
+        self.query = nn.Linear(model.dim, model.dim, bias=False)
+        self.source_norm = nn.LayerNorm(model.dim)
+        self.key_value = nn.Linear(model.dim, 2 * model.dim, bias=False)
+        self.attention_out = nn.Linear(model.dim, model.dim, bias=False)
+        self.mlp_norm = nn.LayerNorm(model.dim)
+        self.mlp_in = nn.Linear(model.dim, hidden, bias=False)
+        self.mlp_out = nn.Linear(hidden, model.dim, bias=False)
+        self.residual = Residual(model.dropout)
+
+    def run(self, x_TD: Tensor, segments: Segments, source_UD: Tensor, source_segments: Segments) -> Tensor:
+        """Let the tokens of each segment attend to those of the segment of the same number in the source."""
+        q_THK, kv_U2HK = self.project_queries(x_TD), self.project_keys(source_UD)
+        o_THK = attend_to(q_THK, kv_U2HK, segments, source_segments)
+        x_TD = self.residual(x_TD, self.attention_out(o_THK.flatten(1)))
+        hidden = nn.functional.gelu(self.mlp_in(self.mlp_norm(x_TD)))
+        out_TD: Tensor = self.residual(x_TD, self.mlp_out(hidden))
+        return out_TD
+
+    def project_queries(self, x_TD: Tensor) -> Tensor:
+        """Queries, `[T, H, K]`."""
+        q_TD: Tensor = self.query(self.query_norm(x_TD))
+        return q_TD.view(len(x_TD), *self.heads)
+
+    def project_keys(self, source_UD: Tensor) -> Tensor:
+        """Keys and values, `[U, 2, H, K]`."""
+        kv_UD2: Tensor = self.key_value(self.source_norm(source_UD))
+        return kv_UD2.view(len(source_UD), 2, *self.heads)
 
 
 class Encoder(nn.Module):

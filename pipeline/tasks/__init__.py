@@ -3,9 +3,28 @@
 `TASKS` names the class that serves each kind of task in a recipe.
 """
 
+from typing import Any
+
 from pipeline.tasks.base import Context, State, Task
 from pipeline.tasks.classification import ClassificationTask
+from pipeline.tasks.reconstruction import ReconstructionTask
+from pipeline.tasks.regression import RegressionTask
+from pipeline.tasks.retrieval import RetrievalTask
 
-TASKS = {"classification": ClassificationTask}
+TASKS: dict[str, Any] = {
+    "classification": ClassificationTask,
+    "regression": RegressionTask,
+    "retrieval": RetrievalTask,
+    "reconstruction": ReconstructionTask,
+}
 
-__all__ = ["TASKS", "ClassificationTask", "Context", "State", "Task"]
+__all__ = [
+    "TASKS",
+    "ClassificationTask",
+    "Context",
+    "ReconstructionTask",
+    "RegressionTask",
+    "RetrievalTask",
+    "State",
+    "Task",
+]

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from pipeline.batch import Batch
+from pipeline.exhibits import Exhibit
 from pipeline.fields import AnyField
 from pipeline.model.network import Outputs
 from pipeline.recipe import Model
@@ -79,3 +80,7 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def compute(self, state: Mapping[str, Any]) -> dict[str, float]:
         """The numbers of a summed state; every metric is nan where no target was seen."""
+
+    def exhibits(self, state: Mapping[str, Any]) -> dict[str, Exhibit]:
+        """Figures and tables of a summed state, by what they show; none where no target was seen."""
+        return {}

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from pipeline import recipe
 from pipeline.batch import Batch, TargetBatch
+from pipeline.exhibits import Confusion, Exhibit, Listing
 from pipeline.model.fusion import key
 from pipeline.model.network import Outputs
 from pipeline.tasks.base import Context, State, Task
@@ -42,8 +43,9 @@ class ClassificationTask(Task):
         self.classes: tuple[str | int, ...] = tuple(context.fitted["classes"])
         dim, classes = context.model.dim, self.classes
         self.main_metric = "macro_f1" if settings.multi_label else "accuracy"
-        self.head = nn.Linear(dim, len(classes))
-        lit = context.specs if settings.field_loss else ()
+        decides = context.model.fusion == "decision"
+        self.head = None if decides else nn.Linear(dim, len(classes))
+        lit = context.specs if settings.field_loss or decides else ()
         self.field_heads = nn.ModuleDict({key(name): nn.Linear(dim, len(classes)) for name in lit})
         self.register_buffer(
             "weights_C", class_weights(context.fitted["counts"], settings.class_weights), persistent=False
@@ -57,8 +59,11 @@ class ClassificationTask(Task):
         """Loss of the fused head plus `field_loss` times the mean loss of the present fields' heads, per sample."""
         target = batch.targets[self.name]
         wanted = self._wanted(target)
-        total = self._fused_loss(outputs.sample_SD, wanted, target.present).sum()
-        if self.field_heads:
+        if self.head is None:
+            total = self._loss(self._decide(outputs), wanted, self.settings.label_smoothing).sum()
+        else:
+            total = self._fused_loss(self.head, outputs.sample_SD, wanted, target.present).sum()
+        if self.settings.field_loss:
             states = [outputs.fields[name.removeprefix(key(""))] for name in self.field_heads]
             heads = zip(self.field_heads.values(), states, strict=True)
             loss_FS = torch.stack(
@@ -69,7 +74,7 @@ class ClassificationTask(Task):
             total = total + self.settings.field_loss * mean_S.sum()
         return total
 
-    def _fused_loss(self, state_SD: Tensor, wanted: Tensor, present_S: Tensor) -> Tensor:
+    def _fused_loss(self, head: nn.Module, state_SD: Tensor, wanted: Tensor, present_S: Tensor) -> Tensor:
         """Loss of each sample's fused state, `[S]`; in training with `mixup` of states mixed with another sample's.
 
         Mixup (Zhang et al. 2018) of states, not of values (Verma et al. 2019, "Manifold mixup"): samples of a pack have
@@ -77,7 +82,7 @@ class ClassificationTask(Task):
         """
         smoothing = self.settings.label_smoothing
         if not (self.training and self.settings.mixup):
-            return self._loss(apply_head(self.head, state_SD), wanted, smoothing)
+            return self._loss(apply_head(head, state_SD), wanted, smoothing)
         with_target = present_S.nonzero().flatten()
         partner_S = torch.arange(len(present_S), device=present_S.device)
         partner_S[with_target] = with_target[torch.randperm(len(with_target), device=present_S.device)]
@@ -85,7 +90,7 @@ class ClassificationTask(Task):
         share_S = torch.distributions.Beta(alpha, alpha).sample()
         share_S = torch.maximum(share_S, 1 - share_S)
         mixed_SD = share_S.unsqueeze(1) * state_SD + (1 - share_S.unsqueeze(1)) * state_SD[partner_S]
-        logits_SC = apply_head(self.head, mixed_SD)
+        logits_SC = apply_head(head, mixed_SD)
         own_S, other_S = (self._loss(logits_SC, w, smoothing) for w in (wanted, wanted[partner_S]))
         return share_S * own_S + (1 - share_S) * other_S
 
@@ -93,7 +98,10 @@ class ClassificationTask(Task):
         """Float32 `[S, C]`: the fused head's, plus `field_vote` times those of each present field's own head.
 
         Both are made log-probabilities first (single label), so the prediction is a product of experts (Hinton 2002).
+        Under `fusion: decision` there is no fused head: see `_decide`.
         """
+        if self.head is None:
+            return self._decide(outputs)
         logits_SC = self._log_odds(apply_head(self.head, outputs.sample_SD))
         if self.settings.field_vote:
             for name, head in self.field_heads.items():
@@ -101,6 +109,17 @@ class ClassificationTask(Task):
                 vote_SC = self._log_odds(apply_head(head, state.pooled_SD)) * state.present_S.unsqueeze(1)
                 logits_SC = logits_SC + self.settings.field_vote * vote_SC
         return logits_SC
+
+    def _decide(self, outputs: Outputs) -> Tensor:
+        """The weighted mean of the log-probabilities (multi label: log-odds) by each present field's head, `[S, C]`."""
+        assert outputs.votes_SF is not None
+        votes = dict(zip(outputs.fields, outputs.votes_SF.unbind(1), strict=True))
+        logits = []
+        for name, head in self.field_heads.items():
+            field = name.removeprefix(key(""))
+            said_SC = self._log_odds(apply_head(head, outputs.fields[field].pooled_SD))
+            logits.append(votes[field].unsqueeze(1) * said_SC)
+        return torch.stack(logits).sum(0)
 
     def _log_odds(self, logits_SC: Tensor) -> Tensor:
         return logits_SC if self.settings.multi_label else logits_SC.log_softmax(1)
@@ -139,6 +158,27 @@ class ClassificationTask(Task):
         f1_C = 2 * tp_C.double() / (2 * tp_C + fp_C + fn_C).clamp(min=1)
         macro_f1 = float(f1_C.sum() / seen_C.sum().clamp(min=1))
         return {"loss": float(state["loss"]) / count, "accuracy": accuracy, "macro_f1": macro_f1}
+
+    def exhibits(self, state: Mapping[str, Any]) -> dict[str, Exhibit]:
+        """`confusion` (single label), and `classes`: precision, recall, F1 and number of samples of each class."""
+        if not int(state["count"]):
+            return {}
+        if self.settings.multi_label:
+            tp_C, fp_C, fn_C = (state[name].numpy() for name in ("tp", "fp", "fn"))
+        else:
+            counts = state["confusion"].numpy()
+            tp_C = counts.diagonal()
+            fp_C, fn_C = counts.sum(0) - tp_C, counts.sum(1) - tp_C
+        labels = [str(c) for c in self.classes]
+        parts = ((tp_C, tp_C + fp_C), (tp_C, tp_C + fn_C), (2 * tp_C, 2 * tp_C + fp_C + fn_C))
+        shares = [[float(a / b) if b else math.nan for a, b in zip(*part, strict=True)] for part in parts]
+        rows = list(zip(labels, *shares, (tp_C + fn_C).tolist(), strict=True))
+        shown: dict[str, Exhibit] = {
+            "classes": Listing(columns=("class", "precision", "recall", "f1", "samples"), rows=rows)
+        }
+        if not self.settings.multi_label:
+            shown["confusion"] = Confusion(counts=counts, labels=labels)
+        return shown
 
     def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The label and its `probability`; multi label: a JSON list of those above one half, a JSON object of all."""

@@ -14,7 +14,7 @@ from pipeline.tracking.context import version_of
 if TYPE_CHECKING:
     import pandas as pd
 
-ColumnType = Literal["binary", "string", "double", "long", "boolean"]
+ColumnType = Literal["binary", "string", "double", "long", "boolean", "doubles"]
 
 SCRIPT = Path(__file__).with_name("pyfunc.py")
 BINARY = "binary"
@@ -31,7 +31,7 @@ class ModelCard:
         folder: the exported model, read by `Predictor.load`; it must stay until it is shipped.
         inputs: type of each raw column; any of them may be missing in any row. Encoded pictures and sounds are `binary`
             (bytes, or base64 text in an HTTP request).
-        outputs: type of each predicted column.
+        outputs: type of each predicted column; `doubles` is a list of numbers.
         examples: a few raw rows; bytes are bytes.
         script: the models-from-code script that loads the folder.
     """
@@ -81,7 +81,7 @@ def save_pyfunc(card: ModelCard, destination: Path, *, model_id: str, location: 
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema
-    from mlflow.types.schema import AnyType
+    from mlflow.types.schema import AnyType, Array, DataType
 
     def schema(columns: Mapping[str, Any]) -> Any:
         return Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()])
@@ -89,13 +89,14 @@ def save_pyfunc(card: ModelCard, destination: Path, *, model_id: str, location: 
     # MLflow refuses int64 in a double column and a missing value in a long, boolean or (over HTTP) binary one. So its
     # signature says `any` for them; `metadata` holds the types, `to_rows` decodes base64, the predictor checks values.
     inputs = {name: "string" if kind == "string" else AnyType() for name, kind in card.inputs.items()}
+    outputs = {name: Array(DataType.double) if kind == "doubles" else kind for name, kind in card.outputs.items()}
 
     example = pd.DataFrame([dict(row) for row in card.examples], columns=list(card.inputs))
     pyfunc.save_model(
         destination,
         python_model=str(card.script),
         artifacts={"model": str(card.folder)},
-        signature=ModelSignature(inputs=schema(inputs), outputs=schema(card.outputs)),
+        signature=ModelSignature(inputs=schema(inputs), outputs=schema(outputs)),
         input_example=example if len(example) else None,
         model_config={BINARY: [name for name, kind in card.inputs.items() if kind == "binary"]},
         metadata={"columns": dict(card.inputs)},

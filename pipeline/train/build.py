@@ -5,13 +5,15 @@ from typing import Any
 
 from pipeline import modalities
 from pipeline.model.network import Network
+from pipeline.model.transformer import Block
 from pipeline.recipe import Recipe
 from pipeline.sample import FieldSpec
 from pipeline.tasks import TASKS, Context
+from pipeline.tasks.weighting import UncertaintyWeights
 
 
 def build_network(recipe: Recipe, specs: Mapping[str, FieldSpec], targets: Mapping[str, Mapping[str, Any]]) -> Network:
-    """The network of a recipe, weights drawn from torch's global generator.
+    """The network of a recipe, weights drawn from torch's seed and the names of its parts.
 
     Args:
         recipe: fields, model and tasks.
@@ -25,7 +27,13 @@ def build_network(recipe: Recipe, specs: Mapping[str, FieldSpec], targets: Mappi
         )
         for name, task in recipe.tasks.items()
     }
-    return Network(specs, recipe.fields, recipe.model, tasks)
+    learned = recipe.optim.task_weighting == "uncertainty"
+    weighting = UncertaintyWeights(list(tasks)) if learned else None
+    network = Network(specs, recipe.fields, recipe.model, tasks, weighting)
+    for module in network.modules():
+        if isinstance(module, Block):
+            module.recompute = recipe.train.checkpoint_activations
+    return network
 
 
 def network_for(recipe: Recipe, fitted: Mapping[str, Any]) -> Network:

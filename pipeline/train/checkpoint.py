@@ -2,6 +2,9 @@
 
     checkpoints/step-00000120/  model.safetensors  optimizer.safetensors  state.json  hashes.json
 
+Where weights are sharded, `model` and `optimizer` are a file for each rank (see `tensors`), which any number of workers
+reads.
+
 A folder without `hashes.json`, or whose files do not match it, was cut short or damaged: it is refused, and the one
 before it is taken. Nothing is pickled. `state.json` says which step comes next, so a resumed run goes on as if it had
 never stopped.
@@ -14,13 +17,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
+import torch.distributed as dist
 import xxhash
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
+from pipeline.train.parallel import holds_shards, rows_like
+from pipeline.train.tensors import read_tensors, write_tensors
 
 MODEL, OPTIMIZER, STATE, HASHES = "model.safetensors", "optimizer.safetensors", "state.json", "hashes.json"
 
@@ -35,6 +39,7 @@ class RunState:
         evaluations_since_best: evaluations without improvement, for early stopping.
         finished: whether the run has come to its end.
         recipe_digest, data_digest: what the run computes, on which data.
+        rate_scale, rate_waited: what evaluations made of the learning rate; see `optim.after_evaluation`.
     """
 
     step: int
@@ -44,21 +49,40 @@ class RunState:
     finished: bool
     recipe_digest: str
     data_digest: str
+    rate_scale: float = 1.0
+    rate_waited: int = 0
 
 
 def save_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, state: RunState) -> None:
-    """Write a checkpoint folder; until its last file is there it does not count."""
-    if folder.exists():
-        shutil.rmtree(folder)  # a partial one from before a crash
-    folder.mkdir(parents=True)
-    weights = {k: v.detach().contiguous() for k, v in network.state_dict().items()}
-    safetensors.torch.save_file(weights, folder / MODEL)
-    safetensors.torch.save_file(optimizer_tensors(optimizer, network), folder / OPTIMIZER)
-    (folder / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-    hashes = {name: _hash(folder / name) for name in (MODEL, OPTIMIZER, STATE)}
-    partial = folder / (HASHES + ".tmp")
-    partial.write_text(json.dumps(hashes), encoding="utf-8")
-    partial.replace(folder / HASHES)
+    """Write a checkpoint folder; until its last file is there it does not count.
+
+    Called by rank 0 alone, or by all ranks where the network is sharded: then each writes its own rows, and the hashes
+    are written when all have.
+    """
+    sharded = holds_shards(network)
+    rank, num_parts = (dist.get_rank(), dist.get_world_size()) if sharded else (0, 1)
+    if rank == 0:
+        if folder.exists():
+            shutil.rmtree(folder)  # a partial one from before a crash
+        folder.mkdir(parents=True)
+    if sharded:
+        dist.barrier()
+    written = [
+        write_tensors(folder / MODEL, network.state_dict(), rank, num_parts),
+        write_tensors(folder / OPTIMIZER, optimizer_tensors(optimizer, network), rank, num_parts),
+    ]
+    if rank == 0:
+        (folder / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+        written.append(folder / STATE)
+    hashes = {path.name: _hash(path) for path in written}
+    if sharded:
+        everywhere: list[dict[str, str]] = [{} for _ in range(num_parts)]
+        dist.all_gather_object(everywhere, hashes)
+        hashes = {name: value for one in everywhere for name, value in one.items()}
+    if rank == 0:
+        partial = folder / (HASHES + ".tmp")
+        partial.write_text(json.dumps(hashes), encoding="utf-8")
+        partial.replace(folder / HASHES)
 
 
 def verify(folder: Path) -> RunState:
@@ -71,48 +95,43 @@ def verify(folder: Path) -> RunState:
         hashes: Mapping[str, str] = json.loads((folder / HASHES).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: incomplete, {HASHES} is missing or unreadable") from error
-    for name in (MODEL, OPTIMIZER, STATE):
+    for name, value in hashes.items():
         path = folder / name
         if not path.exists():
             raise CheckpointError(f"{folder}: {name} is missing")
-        if _hash(path) != hashes.get(name):
+        if _hash(path) != value:
             raise CheckpointError(f"{folder}: {name} is damaged (its hash differs from {HASHES})")
+    if STATE not in hashes:
+        raise CheckpointError(f"{folder}: {HASHES} does not name {STATE}")
     state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
     return RunState(**state)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name. Raises CheckpointError if it is none."""
-    try:
-        return safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: expected weights in safetensors, but {error}") from error
-
-
 def load_weights(folder: Path, network: nn.Module) -> None:
-    """Fill a network with a checkpoint's weights."""
-    network.load_state_dict(safetensors.torch.load_file(folder / MODEL))
+    """Fill a network, or this rank's rows of it, with a checkpoint's weights."""
+    own = network.state_dict()
+    saved = read_tensors(folder / MODEL)
+    network.load_state_dict({name: rows_like(tensor, own[name]) if name in own else tensor for name, tensor in saved})
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, network: nn.Module) -> None:
     """Fill an optimizer made for the same network with a checkpoint's state."""
-    saved = safetensors.torch.load_file(folder / OPTIMIZER)
-    names = {id(p): name for name, p in network.named_parameters()}
-    by_parameter: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in saved.items():
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    for parameter in parameters.values():
+        optimizer.state[parameter] = {}
+    for key, tensor in read_tensors(folder / OPTIMIZER):
         name, _, slot = key.rpartition("|")
-        by_parameter.setdefault(name, {})[slot] = tensor
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            slots = by_parameter.get(names[id(parameter)], {})
-            optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in slots.items()}
+        if name in parameters:
+            owner = parameters[name]
+            like = owner if tensor.shape == owner.shape else tensor
+            optimizer.state[owner][slot] = rows_like(tensor, like).to(owner.device)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
     """Every state tensor as `parameter name|slot`."""
     names = {id(p): name for name, p in network.named_parameters()}
     return {
-        f"{names[id(parameter)]}|{slot}": tensor.detach().contiguous()
+        f"{names[id(parameter)]}|{slot}": tensor
         for parameter, slots in optimizer.state.items()
         for slot, tensor in slots.items()
         if isinstance(tensor, Tensor)

@@ -14,28 +14,46 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.batch import Batch, to_batch
 from pipeline.errors import NonFiniteLossError, PositionError
-from pipeline.model.network import Network
+from pipeline.model.network import Network, Outputs
 from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack
 from pipeline.tasks import State
+from pipeline.tasks.weighting import UncertaintyWeights
 from pipeline.train.optim import learning_rate, set_rate
+from pipeline.train.parallel import delay_exchange, finish_gradients, whole_state
 
 
 class Losses(nn.Module):
-    """The network with its losses as one forward pass, so that DistributedDataParallel sees every parameter used."""
+    """The network with its losses as one forward pass, so that what distributes it sees every parameter used."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, recipe: Recipe) -> None:
         super().__init__()
         self.network = network
+        self.weights = {name: task.weight for name, task in recipe.tasks.items()}
+        self.packs = recipe.batch.global_batch
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Sum of each task's loss over the pack's targets, before the task's weight."""
+    def forward(self, batch: Batch, counts: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+        """A pack's part of a step's loss.
+
+        Args:
+            batch: the pack.
+            counts: targets of each task in the whole step.
+
+        Returns:
+            The weighted sum over tasks, and each task's own loss `[tasks]`, detached; a task without any target in the
+            step has no part.
+        """
         outputs = self.network(batch)
-        return {n: t.loss(outputs, batch) for n, t in self.network.tasks.items()}
+        losses = torch.stack([t.loss(outputs, batch) / max(counts[n], 1.0) for n, t in self.network.tasks.items()])
+        terms = losses * losses.new_tensor([self.weights[n] for n in self.network.tasks])
+        if isinstance(learned := self.network.weighting, UncertaintyWeights):
+            terms = terms * torch.stack([learned.weight(n) for n in self.network.tasks])
+            prices = [learned.price(n) * (counts[n] > 0) for n in self.network.tasks]
+            terms = terms + torch.stack(prices) / self.packs  # added once a step
+        return terms.sum(), losses.detach()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +98,9 @@ class Loop:
         num_steps: length of the run; decides the schedule.
         device: where batches go.
         rank, world_size: of this process.
+        distributed: `Losses(network)` as `parallel.distribute` gave it, for more than one rank.
+        whole: another network of the recipe to evaluate with, where that of the loop is sharded.
+        rate_scale: factor of the scheduled rate; set from outside after evaluations.
     """
 
     network: Network
@@ -89,11 +110,20 @@ class Loop:
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    distributed: nn.Module | None = None
+    whole: Network | None = None
+    rate_scale: float = 1.0
     losses: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
-        losses = Losses(self.network)
-        self.losses = DistributedDataParallel(losses) if self.world_size > 1 else losses
+        assert self.distributed is not None or self.world_size == 1
+        self.losses = self.distributed if self.distributed is not None else Losses(self.network, self.recipe)
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Metrics over all ranks' batches; with whole weights, since ranks may have different numbers of batches."""
+        if self.whole is not None:
+            self.whole.load_state_dict(whole_state(self.network))
+        return evaluate(self.whole or self.network, batches, self.recipe, self.device)
 
     def steps(self, packs: Iterator[Pack], first: int) -> Iterator[StepReport]:
         """Run the steps `first + 1 .. num_steps`, reporting each.
@@ -123,19 +153,21 @@ class Loop:
 
     def _step(self, step: int, packs: Sequence[Pack], waited: float, began: float) -> StepReport:
         self.network.train()
-        rate = learning_rate(self.recipe.optim, step, self.num_steps)
+        rate = learning_rate(self.recipe.optim, step, self.num_steps) * self.rate_scale
         set_rate(self.optimizer, rate)
         batches = [to_batch(p, self.device) for p in packs]
         counts = self._count_targets(batches)
         self.optimizer.zero_grad(set_to_none=True)
         own = [self._backward(batch, counts, sync=i == len(batches) - 1) for i, batch in enumerate(batches)]
-        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optim.clip))
-        loss, tokens, samples, waited = self._sum([sum(own), *_sizes(packs), waited])
+        norm = finish_gradients(self.network, self.recipe.optim.clip)
+        losses = torch.stack([by_task for _, by_task in own]).sum(0).tolist()
+        loss, tokens, samples, waited, *losses = self._sum([sum(x for x, _ in own), *_sizes(packs), waited, *losses])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteLossError(
                 f"step {step + 1}: loss {loss}, gradient norm {norm}, at learning rate {rate:.3g}; the weights of step"
                 f" {step} are kept. Lower `optim.lr` or `optim.clip`, or set `train.precision` to fp32"
             )
+        by_task = self._task_metrics(losses, counts)
         self.optimizer.step()
         seconds = time.perf_counter() - began
         capacity = self.recipe.batch.token_budget * self.recipe.batch.global_batch
@@ -145,6 +177,7 @@ class Loop:
             loss=loss,
             metrics={
                 "train/loss": loss,
+                **by_task,
                 "train/lr": rate,
                 "train/grad_norm": norm,
                 "train/epoch": float(packs[-1].epoch),
@@ -157,27 +190,32 @@ class Loop:
             bad=tuple(b for p in packs for b in p.bad),
             traces=tuple(
                 PackTrace(step=step + 1, position=p.position, sample_ids=tuple(p.sample_ids.tolist()), loss=one)
-                for p, one in zip(packs, own, strict=True)
+                for p, (one, _) in zip(packs, own, strict=True)
             ),
         )
 
     def _count_targets(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Targets of each task in the whole step, at least 1."""
-        names = list(self.network.tasks)
+        """Targets of each task in the whole step."""
         own = [sum(task.count(b) for b in batches) for task in self.network.tasks.values()]
-        return {n: max(c, 1.0) for n, c in zip(names, self._sum(own), strict=True)}
+        return dict(zip(self.network.tasks, self._sum(own), strict=True))
 
-    def _backward(self, batch: Batch, counts: Mapping[str, float], *, sync: bool) -> float:
-        """Forward and backward of one pack; its share of the step's loss."""
+    def _task_metrics(self, losses: Sequence[float], counts: Mapping[str, float]) -> dict[str, float]:
+        """`train/<task>/loss` of tasks with a target in the step, and the weight of each in the step's loss."""
+        found = {f"train/{n}/loss": x for (n, count), x in zip(counts.items(), losses, strict=True) if count}
+        learned = self.network.weighting
+        for name, task in self.recipe.tasks.items():
+            factor = float(learned.weight(name).detach()) if isinstance(learned, UncertaintyWeights) else 1.0
+            found[f"train/{name}/weight"] = task.weight * factor
+        return found
+
+    def _backward(self, batch: Batch, counts: Mapping[str, float], *, sync: bool) -> tuple[float, Tensor]:
+        """Forward and backward of one pack; its share of the step's loss, and of each task's `[tasks]`."""
         seed_pack(self.recipe.seed, batch.position)
-        if isinstance(self.losses, DistributedDataParallel):
-            self.losses.require_backward_grad_sync = sync
+        delay_exchange(self.losses, not sync)
         with autocast(self.recipe, self.device):
-            sums: dict[str, Tensor] = self.losses(batch)
-        weights = self.recipe.tasks
-        loss = torch.stack([total * (weights[n].weight / counts[n]) for n, total in sums.items()]).sum()
-        (loss * self.world_size).backward()  # type: ignore[no-untyped-call] # averaging over ranks undoes the factor
-        return float(loss.detach())
+            loss, by_task = self.losses(batch, counts)
+        (loss * self.world_size).backward()  # averaging over ranks undoes the factor
+        return float(loss.detach()), by_task
 
     def _sum(self, numbers: Iterable[float]) -> list[float]:
         """Each number summed over ranks."""
@@ -229,10 +267,23 @@ def metric_states(network: Network, batches: Iterable[Batch], recipe: Recipe, de
 
 def batch_states(network: Network, batch: Batch, recipe: Recipe, device: torch.device) -> States:
     """The metric states of one batch."""
+    return {n: s for _, states in evaluated(network, batch, recipe, device) for n, s in states.items()}
+
+
+def evaluated(network: Network, batch: Batch, recipe: Recipe, device: torch.device) -> list[tuple[Outputs, States]]:
+    """What the network says of a batch, and the metric states of the tasks that read it.
+
+    Tasks that hide tokens see what is left; the others are judged by what they say of all.
+    """
     network.eval()
+    found = []
     with torch.no_grad(), autocast(recipe, device):
-        outputs = network(batch)
-        return {n: t.state(outputs, batch) for n, t in network.tasks.items()}
+        for hide in (False, True):
+            tasks = {n: t for n, t in network.tasks.items() if bool(t.hides) == hide}
+            if tasks:
+                outputs = network(batch, hide=hide)
+                found.append((outputs, {n: t.state(outputs, batch) for n, t in tasks.items()}))
+    return found
 
 
 def add_states(total: States, more: States) -> None:

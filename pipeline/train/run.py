@@ -21,8 +21,9 @@ import ray
 import ray.train
 import ray.train.torch
 
-from pipeline.data.index import Index, Mapper, build_index
+from pipeline.data.index import Index, build_index
 from pipeline.data.plan import Plan, Schedule
+from pipeline.data.sources import Mapper
 from pipeline.data.stream import data_config, dataset
 from pipeline.errors import InterlaceError, ResumeError
 from pipeline.lock import DRIVER, held, worker_lock

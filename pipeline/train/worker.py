@@ -35,8 +35,9 @@ from pipeline.train.checkpoint import (
     save_checkpoint,
 )
 from pipeline.train.feed import read_ahead
-from pipeline.train.loop import Loop, StepReport, evaluate, sum_over_ranks
-from pipeline.train.optim import make_optimizer, rate_factor
+from pipeline.train.loop import Loop, Losses, StepReport, sum_over_ranks
+from pipeline.train.optim import after_evaluation, make_optimizer, rate_factor
+from pipeline.train.parallel import distribute, holds_shards
 from pipeline.train.start import start
 
 READ_AHEAD = 4
@@ -115,6 +116,9 @@ class Worker:
         if found.folder is None:
             for line in start(network, job.recipe, job.starts):
                 self._say(f"started from: {line}")
+        distributed = distribute(Losses(network, job.recipe), job.recipe.train.parallel, world_size)
+        self.sharded = holds_shards(network)
+        evaluates = self.sharded and job.validation is not None
         self.loop = Loop(
             network=network,
             optimizer=make_optimizer(job.recipe.optim, network, (rate_factor(job.recipe.fields),)),
@@ -123,8 +127,11 @@ class Worker:
             device=self.device,
             rank=rank,
             world_size=world_size,
+            distributed=distributed,
+            whole=network_for(job.recipe, job.fitted).to(self.device) if evaluates else None,
         )
         self.state = self._restore(found)
+        self.loop.rate_scale = self.state.rate_scale
         self.journal = Journal(journal_path(job.run)) if rank == 0 else None
         self.quarantine = Quarantine(job, rank, world_size)
         self.trace = (job.run / f"trace-{rank}.jsonl").open("a", encoding="utf-8") if job.recipe.train.trace else None
@@ -197,7 +204,7 @@ class Worker:
             return False
         packs = self._validation_packs()
         batches = (to_batch(p, self.device) for p in packs)
-        metrics = evaluate(self.loop.network, batches, self.job.recipe, self.device)
+        metrics = self.loop.evaluate(batches)
         if self.journal is not None:
             self.journal.log(self.state.step, {f"val/{k}": v for k, v in metrics.items()})
             self.journal.flush(sync=False)
@@ -209,6 +216,11 @@ class Worker:
             self.state = replace(self.state, best_step=self.state.step, best_value=value, evaluations_since_best=0)
         else:
             self.state = replace(self.state, evaluations_since_best=self.state.evaluations_since_best + 1)
+        scale, waited = after_evaluation(
+            self.job.recipe.optim, self.state.rate_scale, self.state.rate_waited, improved=improved
+        )
+        self.state = replace(self.state, rate_scale=scale, rate_waited=waited)
+        self.loop.rate_scale = scale
         return improved
 
     def _validation_packs(self) -> Iterator[Pack]:
@@ -231,17 +243,19 @@ class Worker:
         every = self.job.recipe.train.checkpoint_every
         if every is not None:
             return self.state.step % every == 0
-        return self.rank == 0 and time.monotonic() - self.saved_at >= self.job.recipe.train.checkpoint_every_s
+        due = self.rank == 0 and time.monotonic() - self.saved_at >= self.job.recipe.train.checkpoint_every_s
+        return bool(sum_over_ranks(torch.tensor([int(due)]))) if self.sharded else due
 
     def _save(self) -> None:
-        """Rank 0 writes; every rank holds the same weights, so none needs to wait."""
-        if self.rank != 0:
+        """Rank 0 writes, since every rank holds the same weights; where they are sharded, all ranks do."""
+        if self.rank != 0 and not self.sharded:
             return
-        assert self.journal is not None
-        self.journal.flush(sync=True)
+        if self.journal is not None:
+            self.journal.flush(sync=True)
         folder = checkpoint_folder(self.job.run, self.state.step)
         save_checkpoint(folder, self.loop.network, self.loop.optimizer, self.state)
-        prune_checkpoints(self.job.run, self.job.recipe.train.keep_checkpoints, self.state.best_step)
+        if self.rank == 0:
+            prune_checkpoints(self.job.run, self.job.recipe.train.keep_checkpoints, self.state.best_step)
         self.saved_at = time.monotonic()
 
     def _say(self, text: str) -> None:

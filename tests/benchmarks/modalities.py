@@ -1,7 +1,7 @@
 """CPU-seconds for 1,000 values of every modality, beside the bare library calls that each step wraps.
 
-Run `python tests/benchmarks/modalities.py` from the repository root after installing it; INTERLACE_TEST_DATA names the
-folder of real data (default ../shared/data), and words after the file's name choose the rows whose values they begin
+Run `python -m tests.benchmarks.modalities` from the repository root after installing it; INTERLACE_TEST_DATA names the
+folder of real data (default ../shared/data), and words after the name choose the rows whose values they begin
 (`clips`). The bare calls do the least that gives the same pixels, ids or bands for these values: they look at no
 metadata, check nothing, catch nothing and fill up no pictures.
 """
@@ -25,14 +25,41 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
+from pipeline.data.reader import Recordings, Slot, join
 from pipeline.fields import AudioField, ImageField, SeriesField, TextField
-from pipeline.modalities import fit, make
+from pipeline.modalities import make
+from pipeline.modalities.base import Modality
 from pipeline.modalities.mel import MelSettings, make_filters
+from tests.fitting import fit
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("INTERLACE_TEST_DATA", ROOT.parent / "shared" / "data"))
 ROUNDS = 9
 BLOCK = 25
+PACK = 64
+"""Samples in a mixed pack."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """Values of one modality, and the bare calls that its steps wrap.
+
+    Args:
+        name: of the values.
+        modality: as it evaluates.
+        busy: as it augments; None where that is nothing.
+        values: what the field's columns hold.
+        measure, decode: bare calls on a value.
+        encode: the bare call on what `decode` gave; None where there is nothing to do.
+    """
+
+    name: str
+    modality: Modality
+    busy: Modality | None
+    values: Sequence[tuple[Any, ...]]
+    measure: Callable[..., Any]
+    decode: Callable[..., Any]
+    encode: Callable[..., Any] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,12 +89,11 @@ def as_jpeg(data: bytes, times: int) -> bytes:
     return file.getvalue()
 
 
-def image_steps(case: str, values: Sequence[bytes], max_size: int, patch: int) -> list[Step]:
-    """Measure, decode, augment and encode pictures."""
+def image_case(name: str, values: Sequence[bytes], max_size: int, patch: int) -> Case:
+    """Pictures."""
     plain = make("f", ImageField(modality="image", column="c", max_size=max_size, patch=patch), {})
     jitter = {"rotate_degrees": 15.0, "rescale": 0.15, "flip": True, "color": 0.2}
     busy = make("f", ImageField(modality="image", column="c", max_size=max_size, patch=patch, **jitter), {})
-    rng = np.random.default_rng(0)
 
     def bare_decode(data: bytes) -> NDArray[Any]:
         image: Image.Image = Image.open(io.BytesIO(data))
@@ -87,23 +113,19 @@ def image_steps(case: str, values: Sequence[bytes], max_size: int, patch: int) -
         cells = pixels.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 1, 3, 4)
         return np.ascontiguousarray(cells).reshape(rows * columns, -1)
 
-    decoded = [plain.decode((v,)) for v in values]
-    return [
-        Step(
-            case=case,
-            name="measure",
-            ours=lambda v: plain.measure((v,)),
-            bare=lambda v: Image.open(io.BytesIO(v)).size,
-            values=values,
-        ),
-        Step(case=case, name="decode", ours=lambda v: plain.decode((v,)), bare=bare_decode, values=values),
-        Step(case=case, name="encode", ours=plain.encode, bare=bare_encode, values=decoded),
-        Step(case=case, name="augment", ours=lambda d: busy.augment(d, rng), bare=None, values=decoded),
-    ]
+    return Case(
+        name=name,
+        modality=plain,
+        busy=busy,
+        values=[(v,) for v in values],
+        measure=lambda v: Image.open(io.BytesIO(v)).size,
+        decode=bare_decode,
+        encode=bare_encode,
+    )
 
 
-def text_steps(case: str, values: Sequence[str], field: TextField) -> list[Step]:
-    """Measure, decode and encode texts."""
+def text_case(name: str, values: Sequence[str], field: TextField) -> Case:
+    """Texts."""
     state = fit(field, ((v,) for v in values))
     modality = make("f", field, state)
     if field.tokenizer == "bpe":
@@ -113,20 +135,22 @@ def text_steps(case: str, values: Sequence[str], field: TextField) -> list[Step]
     else:
         count = lambda v: len(v.encode())  # noqa: E731
         ids = lambda v: np.frombuffer(v.encode(), np.uint8).astype(np.int32)  # noqa: E731
-    decoded = [modality.decode((v,)) for v in values]
-    return [
-        Step(case=case, name="measure", ours=lambda v: modality.measure((v,)), bare=count, values=values),
-        Step(case=case, name="decode", ours=lambda v: modality.decode((v,)), bare=ids, values=values),
-        Step(case=case, name="encode", ours=modality.encode, bare=None, values=decoded),
-    ]
+    return Case(
+        name=name,
+        modality=modality,
+        busy=None,
+        values=[(v,) for v in values],
+        measure=count,
+        decode=ids,
+        encode=None,
+    )
 
 
-def audio_steps(case: str, values: Sequence[bytes], rate_hz: int) -> list[Step]:
-    """Measure, decode, augment and encode sounds that `max_seconds` does not cut."""
+def audio_case(name: str, values: Sequence[bytes], rate_hz: int) -> Case:
+    """Sounds that `max_seconds` does not cut."""
     plain = make("f", AudioField(modality="audio", column="c", rate_hz=rate_hz), {})
     jitter = {"gain_db": 6.0, "shift_s": 0.1, "noise_db": 10.0, "speed": 0.1, "time_mask": 0.2, "band_mask": 0.2}
     busy = make("f", AudioField(modality="audio", column="c", rate_hz=rate_hz, **jitter), {})
-    rng = np.random.default_rng(0)
     mel = MelSettings(rate_hz=rate_hz, window=rate_hz // 40, hop=rate_hz // 100, num_mels=64)
     filters = make_filters(mel)
 
@@ -141,56 +165,43 @@ def audio_steps(case: str, values: Sequence[bytes], rate_hz: int) -> list[Step]:
         bands: NDArray[Any] = np.log(np.maximum(power @ filters.bank, 1e-10))
         return bands
 
-    def bare_encode(timed: NDArray[Any]) -> NDArray[Any]:
-        bands = timed[:, 1:]
+    def bare_encode(bands: NDArray[Any]) -> NDArray[Any]:
         whole = np.pad(bands - bands.mean(axis=0), ((0, -len(bands) % 4), (0, 0)))
         return whole.astype(np.float16).reshape(-1, 4 * 64)
 
-    decoded = [plain.decode((v,)) for v in values]
-    return [
-        Step(
-            case=case,
-            name="measure",
-            ours=lambda v: plain.measure((v,)),
-            bare=lambda v: soundfile.info(io.BytesIO(v)).frames,
-            values=values,
-        ),
-        Step(case=case, name="decode", ours=lambda v: plain.decode((v,)), bare=bare_decode, values=values),
-        Step(case=case, name="encode", ours=plain.encode, bare=bare_encode, values=decoded),
-        Step(case=case, name="augment", ours=lambda d: busy.augment(d, rng), bare=None, values=decoded),
-    ]
+    return Case(
+        name=name,
+        modality=plain,
+        busy=busy,
+        values=[(v,) for v in values],
+        measure=lambda v: soundfile.info(io.BytesIO(v)).frames,
+        decode=bare_decode,
+        encode=bare_encode,
+    )
 
 
-def series_steps(
-    case: str,
+def series_case(
+    name: str,
     values: Sequence[tuple[Any, ...]],
     field: SeriesField,
-    bare_decode: Callable[[Any], Any],
-    bare_encode: Callable[[Any], Any],
-) -> list[Step]:
-    """Measure, decode, augment and encode series."""
+    bare_decode: Callable[..., Any],
+    bare_encode: Callable[..., Any],
+) -> Case:
+    """Series; counting what is present needs the readings, so the bare measure is the bare decode."""
     state = fit(field, values)
-    modality = make("f", field, state)
-    busy = make("f", field.model_copy(update={"jitter": 0.1, "scale": 0.1, "shift": 0.5, "time_mask": 0.2}), state)
-    rng = np.random.default_rng(0)
-    decoded = [modality.decode(v) for v in values]
-    plain = [bare_decode(v) for v in values]
-    order = range(len(values))
-    return [
-        Step(case=case, name="measure", ours=modality.measure, bare=bare_decode, values=values),
-        Step(case=case, name="decode", ours=modality.decode, bare=bare_decode, values=values),
-        Step(
-            case=case,
-            name="encode",
-            ours=lambda i: modality.encode(decoded[i]),
-            bare=lambda i: bare_encode(plain[i]),
-            values=order,
-        ),
-        Step(case=case, name="augment", ours=lambda d: busy.augment(d, rng), bare=None, values=decoded),
-    ]
+    busy = field.model_copy(update={"jitter": 0.1, "scale": 0.1, "shift": 0.5, "time_mask": 0.2})
+    return Case(
+        name=name,
+        modality=make("f", field, state),
+        busy=make("f", busy, state),
+        values=values,
+        measure=bare_decode,
+        decode=bare_decode,
+        encode=bare_encode,
+    )
 
 
-def watch_steps() -> list[Step]:
+def watch_case() -> Case:
     """Six channels at 50 Hz, 947 to 2,618 readings each, in windows of half a second."""
     names = ("ax", "ay", "az", "wx", "wy", "wz")
     values = list(zip(*(read("watch_exercises/sensors.parquet", c, 140) for c in names), strict=True))
@@ -204,13 +215,13 @@ def watch_steps() -> list[Step]:
         windows = padded.reshape(-1, 150)
         return np.concatenate([np.nan_to_num(windows), ~np.isnan(windows)], axis=1).astype(np.float32)
 
-    def decode(value: tuple[Any, ...]) -> NDArray[Any]:
+    def decode(*value: Any) -> NDArray[Any]:
         return np.stack([np.array(v, np.float64) for v in value], axis=1)
 
-    return series_steps("watch, 6 channels", values, field, decode, encode)
+    return series_case("watch, 6 channels", values, field, decode, encode)
 
 
-def stay_steps() -> list[Step]:
+def stay_case() -> Case:
     """Stays of 48 hours, 414 readings of 37 parameters on average, in windows of an hour."""
     columns = ("minute", "parameter", "value")
     values = list(zip(*(read("icu2012/set_a.parquet", c, 500) for c in columns), strict=True))
@@ -221,8 +232,7 @@ def stay_steps() -> list[Step]:
     ids = {name: i for i, name in enumerate(state["channels"])}
     means, stds = np.array(state["means"]), np.array(state["stds"])
 
-    def decode(value: tuple[Any, ...]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        minutes, names, readings = value
+    def decode(minutes: Any, names: Any, readings: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         return np.array(minutes, np.float64), np.array([ids[n] for n in names]), np.array(readings, np.float64)
 
     def encode(columns: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]) -> NDArray[Any]:
@@ -233,7 +243,83 @@ def stay_steps() -> list[Step]:
         sums = np.bincount(cells, (readings - means[channels]) / stds[channels], minlength=size).reshape(counts.shape)
         return np.concatenate([sums / np.maximum(counts, 1), np.log1p(counts)], axis=1).astype(np.float32)
 
-    return series_steps("stays, 37 parameters", values, field, decode, encode)
+    return series_case("stays, 37 parameters", values, field, decode, encode)
+
+
+def pen_case() -> Case:
+    """Eight points of a pen, two channels."""
+    names = ("x", "y")
+    values = list(zip(*(read("pendigits/train.parquet", c, 500) for c in names), strict=True))
+    field = SeriesField(modality="series", channels=names, window_s=2)
+    state = fit(field, values)
+    means, stds = np.array(state["means"]), np.array(state["stds"])
+
+    def encode(readings: NDArray[Any]) -> NDArray[Any]:
+        windows = ((readings - means) / stds).reshape(-1, 4)
+        return np.concatenate([np.nan_to_num(windows), ~np.isnan(windows)], axis=1).astype(np.float32)
+
+    def decode(*value: Any) -> NDArray[Any]:
+        return np.stack([np.array(v, np.float64) for v in value], axis=1)
+
+    return series_case("pen, 2 channels", values, field, decode, encode)
+
+
+def steps_of(case: Case) -> list[Step]:
+    """Measure, decode, encode and augment one value."""
+    modality, encode = case.modality, case.encode
+    decoded = [modality.decode(v) for v in case.values]
+    plain = [case.decode(*v) for v in case.values]
+    rng = np.random.default_rng(0)
+    steps = [
+        Step(
+            case=case.name,
+            name="measure",
+            ours=modality.measure,
+            bare=lambda v: case.measure(*v),
+            values=case.values,
+        ),
+        Step(case=case.name, name="decode", ours=modality.decode, bare=lambda v: case.decode(*v), values=case.values),
+        Step(
+            case=case.name,
+            name="encode",
+            ours=lambda i: modality.encode(decoded[i]),
+            bare=None if encode is None else lambda i: encode(plain[i]),
+            values=range(len(decoded)),
+        ),
+    ]
+    if (busy := case.busy) is not None:
+        steps.append(
+            Step(case=case.name, name="augment", ours=lambda d: busy.augment(d, rng), bare=None, values=decoded)
+        )
+    return steps
+
+
+def pack_step(name: str, cases: Sequence[Case]) -> Step:
+    """Whole packs of samples that have a value of each case: every step, and laying the tokens end to end."""
+    recordings = Recordings(fields={c.name: (c.modality, ()) for c in cases}, targets={})
+    samples = list(zip(*(c.values for c in cases), strict=False))
+
+    def ours(pack: Sequence[Sequence[tuple[Any, ...]]]) -> Any:
+        slots = []
+        for sample in pack:
+            tokens = {}
+            for case, value in zip(cases, sample, strict=True):
+                case.modality.measure(value)
+                tokens[case.name] = case.modality.encode(case.modality.decode(value))
+            slots.append(Slot(tokens=tokens, targets={}))
+        return join(0, 0, np.arange(len(pack)), slots, recordings)
+
+    def bare(pack: Sequence[Sequence[tuple[Any, ...]]]) -> Any:
+        found: dict[str, list[Any]] = {c.name: [] for c in cases}
+        for sample in pack:
+            for case, value in zip(cases, sample, strict=True):
+                case.measure(*value)
+                decoded = case.decode(*value)
+                found[case.name].append(decoded if case.encode is None else case.encode(decoded))
+        return [np.concatenate(own) for own in found.values()]
+
+    packs = [samples[i : i + PACK] for i in range(0, len(samples) - PACK + 1, PACK)]
+    return Step(case=name, name=f"all, packs of {PACK} samples", ours=ours, bare=bare, values=packs)
 
 
 def cpu_s(calls: Sequence[Callable[[Any], Any]], values: Sequence[Any]) -> list[float]:
@@ -256,23 +342,34 @@ def main() -> None:
     """Measure all steps and print them, with the ratio of the sums over the steps that wrap bare calls."""
     stamps = read("tuxpaint_stamps/stamps.parquet", "image", 150)
     texts = read("multi30k_text/train.parquet", "en", 2000)
-    steps = [
-        *image_steps("digits PNG 28 px, kept", read("mnist10k/train.parquet", "image", 500), 28, 7),
-        *image_steps("emoji PNG 64 px, kept", read("emoji/images_google.parquet", "image", 400), 64, 8),
-        *image_steps("emoji PNG 64 px -> 32", read("emoji/images_google.parquet", "image", 400), 32, 8),
-        *image_steps("stamps PNG 128 px -> 64", stamps, 64, 8),
-        *image_steps("stamps JPEG 640 px -> 64", [as_jpeg(s, 5) for s in stamps], 64, 8),
-        *text_steps("captions, byte pairs", texts, TextField(modality="text", column="c", tokenizer="bpe")),
-        *text_steps("captions, bytes", texts, TextField(modality="text", column="c")),
-        *audio_steps("digits FLAC 8 kHz, kept", read("fsdd/speech.parquet", "audio", 200), 8000),
-        *audio_steps("prompts FLAC 8 -> 16 kHz", read("asterisk_prompts/speech_en.parquet", "audio", 100), 16_000),
-        *audio_steps("clips Ogg 16 kHz, kept", read("esc10/folds_1_4.parquet", "audio", 50), 16_000),
-        *audio_steps("clips Ogg 16 -> 8 kHz", read("esc10/folds_1_4.parquet", "audio", 50), 8000),
-        *watch_steps(),
-        *stay_steps(),
+    digits = image_case("digits PNG 28 px, kept", read("mnist10k/train.parquet", "image", 500), 28, 7)
+    emoji = image_case("emoji PNG 64 px -> 32", read("emoji/images_google.parquet", "image", 400), 32, 8)
+    words = text_case("captions, byte pairs", texts, TextField(modality="text", column="c", tokenizer="bpe"))
+    voices = audio_case("digits FLAC 8 kHz, kept", read("fsdd/speech.parquet", "audio", 200), 8000)
+    pens, stays, watch = pen_case(), stay_case(), watch_case()
+    cases = [
+        digits,
+        image_case("emoji PNG 64 px, kept", read("emoji/images_google.parquet", "image", 400), 64, 8),
+        emoji,
+        image_case("stamps PNG 128 px -> 64", stamps, 64, 8),
+        image_case("stamps JPEG 640 px -> 64", [as_jpeg(s, 5) for s in stamps], 64, 8),
+        words,
+        text_case("captions, bytes", texts, TextField(modality="text", column="c")),
+        voices,
+        audio_case("prompts FLAC 8 -> 16 kHz", read("asterisk_prompts/speech_en.parquet", "audio", 100), 16_000),
+        audio_case("clips Ogg 16 kHz, kept", read("esc10/folds_1_4.parquet", "audio", 50), 16_000),
+        audio_case("clips Ogg 16 -> 8 kHz", read("esc10/folds_1_4.parquet", "audio", 50), 8000),
+        watch,
+        stays,
+        pens,
+    ]
+    mixed = [
+        pack_step("pack: digit, voice, pen", [digits, voices, pens]),
+        pack_step("pack: emoji, caption, voice, stay", [emoji, words, voices, stays]),
     ]
     chosen = tuple(sys.argv[1:])
-    steps = [step for step in steps if not chosen or step.case.startswith(chosen)]
+    steps = [step for case in cases if not chosen or case.name.startswith(chosen) for step in steps_of(case)]
+    packs = [step for step in mixed if not chosen or step.case.startswith(chosen)]
     table = Table("values", "step", "ours, CPU-s/1,000", "bare, CPU-s/1,000", "ratio")
     sums: dict[str, list[float]] = {}
     for step in steps:
@@ -288,7 +385,12 @@ def main() -> None:
         table.add_row(case, "sum", f"{ours:.4f}", f"{bare:.4f}", f"{ours / bare:.2f}")
     ours, bare = (sum(s[i] for s in sums.values()) for i in (0, 1))
     table.add_row("all", "sum", f"{ours:.4f}", f"{bare:.4f}", f"{ours / bare:.2f}", style="bold")
-    Console(width=100).print(table)
+    table.add_section()
+    for step in packs:
+        assert step.bare is not None
+        ours, bare = (s / PACK for s in cpu_s([step.ours, step.bare], step.values))
+        table.add_row(step.case, step.name, f"{ours:.4f}", f"{bare:.4f}", f"{ours / bare:.2f}", style="bold")
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

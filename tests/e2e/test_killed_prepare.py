@@ -1,4 +1,4 @@
-"""`interlace prepare` killed in the middle, and the same command again."""
+"""`interlace prepare` of four sources in four formats, killed in the middle, and the same command again."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import yaml
 from pipeline.data.prepare import make_plan, prepare
 from pipeline.preparation import load_preparation
 from tests.e2e.conftest import Command
-from tests.joined import tree, write_parquet
+from tests.joined import four_formats, tree, write_four_formats
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.filterwarnings("default")]
 
@@ -26,10 +26,11 @@ def wait_for(there: Callable[[], bool]) -> None:
 
 
 def test_killed_prepare_goes_on_by_the_same_command(tmp_path: Path, interlace: Command) -> None:
-    write_parquet(tmp_path / "sources", 600, group_rows=10)
+    write_four_formats(tmp_path / "sources", 600, group_rows=10, num_shards=1)
     recipe = tmp_path / "records.yaml"
     out = tmp_path / "out"
-    recipe.write_text(yaml.safe_dump(tree(tmp_path / "sources", out, bucket_mb=0.01)))
+    settings = tree(tmp_path / "sources", out, bucket_mb=0.01, sources=four_formats(10))
+    recipe.write_text(yaml.safe_dump(settings))
     plain = prepare(make_plan(load_preparation(recipe, [f"out={tmp_path / 'plain'}"])))
 
     first = interlace("prepare", str(recipe))

@@ -10,13 +10,17 @@ from tests.laws.code import Import, imports, sources
 LAYERS = (
     (
         "pipeline.errors",
+        "pipeline.exhibits",
         "pipeline.faults",
         "pipeline.fields",
         "pipeline.lock",
+        "pipeline.optim_settings",
         "pipeline.origin",
         "pipeline.preparation",
         "pipeline.recipe",
         "pipeline.sample",
+        "pipeline.data_settings",
+        "pipeline.task_settings",
         "pipeline.batch",
         "pipeline.journal",
         "pipeline.figures",

@@ -1,5 +1,6 @@
 """The position law under Ray Data: order, dealing to ranks, same bytes as the in-process reader."""
 
+import json
 import sys
 import threading
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray.data
 from ray.data import DataContext, ExecutionOptions
@@ -14,7 +16,7 @@ from ray.data import DataContext, ExecutionOptions
 from pipeline.data.index import build_index
 from pipeline.data.plan import Schedule
 from pipeline.data.reader import Reader
-from pipeline.data.stream import dataset, map_units
+from pipeline.data.stream import GROUPS_PER_TASK, dataset, map_units
 from pipeline.sample import pack_to_table, table_to_pack
 from tests.data import EmojiLike
 
@@ -108,9 +110,24 @@ def test_data_tasks_never_import_torch(stream: tuple[Reader, Schedule], tmp_path
     assert set(seen.values()) == {""}
 
 
+def test_units_come_in_order_whoever_is_first() -> None:
+    def late(unit: int) -> pa.Table:
+        time.sleep(0.5 if unit < GROUPS_PER_TASK else 0.01)
+        return pa.table({"twice": [2 * unit] * 3})
+
+    tables = list(map_units(late, range(8 * GROUPS_PER_TASK)))
+    assert pa.concat_tables(tables)["twice"].to_pylist() == [
+        2 * n for n in range(8 * GROUPS_PER_TASK) for _ in range(3)
+    ]
+    assert len(tables) >= 8
+
+
 def test_index_as_a_job_equals_the_index_in_process(shapes: EmojiLike, tmp_path: Path) -> None:
-    here = build_index(shapes.recipe(tmp_path / "here"))
-    there = build_index(shapes.recipe(tmp_path / "there"), map_units)
-    assert here.fitted == there.fitted
+    text = {"modality": "text", "tokenizer": "bpe", "vocab_size": 300, "vocabulary": "joint"}
+    fields = {n: {**text, "column": n} for n in ("caption", "color")}
+    here = build_index(shapes.recipe(tmp_path / "here", fields=fields))
+    there = build_index(shapes.recipe(tmp_path / "there", fields=fields), map_units)
+    assert json.dumps(here.fitted) == json.dumps(there.fitted)
+    assert len(json.loads(here.fitted["fields"]["color"]["tokenizer"])["model"]["merges"]) > 10
     assert {n: m.digest for n, m in here.manifests.items()} == {n: m.digest for n, m in there.manifests.items()}
     assert here.manifests["train"].groups == there.manifests["train"].groups

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -19,8 +20,9 @@ from PIL import Image
 
 from pipeline.data.stream import map_units
 from pipeline.recipe import Recipe, parse_recipe
-from pipeline.train.checkpoint import MODEL, newest_checkpoint
-from pipeline.train.run import fit, open_run, prepare
+from pipeline.train.checkpoint import MODEL, checkpoint_folder, newest_checkpoint
+from pipeline.train.run import _job, fit, open_run, prepare
+from pipeline.train.worker import Worker
 from tests.data import COLORS, SCHEMA, EmojiLike, make_rows, write_shards
 from tests.ray.reference import read_traces, run_here
 
@@ -99,6 +101,36 @@ def test_two_workers_equal_one(shapes: EmojiLike, tmp_path: Path) -> None:
     assert losses.keys() == reference.losses.keys()
     assert max(abs(losses[s] - reference.losses[s]) for s in losses) < 1e-5
     assert len(list(folder.glob("trace-*.jsonl"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_sharded_workers_equal_one_and_one_goes_on_from_their_checkpoint(shapes: EmojiLike, tmp_path: Path) -> None:
+    reference = run_here(recipe_for(shapes, tmp_path / "reference"))
+    sharded = {"parallel": "fsdp", "checkpoint_every": 10, "eval_every": 10}
+    folder = train(recipe_for(shapes, tmp_path / "run", workers=2, **sharded))
+    losses = journal_losses(folder)
+    assert losses.keys() == reference.losses.keys()
+    assert max(abs(losses[s] - reference.losses[s]) for s in losses) < 1e-5
+    values = [x["m"] for x in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())]
+    assert sum("val/color/accuracy" in m for m in values) == 2
+
+    shutil.rmtree(checkpoint_folder(folder, STEPS))
+    assert len(list(checkpoint_folder(folder, STEPS // 2).glob("*-of-00002.safetensors"))) == 4
+    before = len((folder / "trace-0.jsonl").read_text().splitlines())
+    recipe = recipe_for(shapes, tmp_path / "run", **sharded)
+    prepared = prepare(recipe, map)
+    with open_run(prepared, folder.name) as run:
+        worker = Worker(_job(run, prepared), 0, 1)
+        assert worker.state.step == STEPS // 2
+        reader = prepared.index.reader(prepared.recipe, "train", training=True)
+        first, stop = STEPS // 2 * recipe.batch.global_batch, prepared.schedule.stop
+        worker.run(p for w in prepared.schedule.since(first) for p in reader.read(w, first=first, stop=stop))
+    again: dict[int, float] = {}
+    for line in (folder / "trace-0.jsonl").read_text().splitlines()[before:]:
+        again[json.loads(line)["step"]] = again.get(json.loads(line)["step"], 0.0) + json.loads(line)["loss"]
+    assert again.keys() == set(range(STEPS // 2 + 1, STEPS + 1))
+    assert max(abs(again[s] - reference.losses[s]) for s in again) < 1e-5
 
 
 def mixed(recipe: Recipe) -> Recipe:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.errors import BadShareError, ResumeError
 from pipeline.lock import DRIVER, held
 from pipeline.recipe import Recipe
 from pipeline.sample import Pack
-from pipeline.train.checkpoint import newest_checkpoint
+from pipeline.train.checkpoint import checkpoint_folder, newest_checkpoint
 from pipeline.train.run import Prepared, _job, open_run, prepare
 from pipeline.train.worker import Worker
 from tests.data import EmojiLike, make_rows, write_shards, write_table
@@ -83,6 +84,29 @@ def test_early_stop_ends_the_run_and_resuming_does_nothing(shapes: EmojiLike, tm
     assert worker.state.step < 200
     again, resumed = work(recipe)
     assert (again, resumed.state) == (folder, worker.state)
+
+
+def test_a_rate_that_follows_evaluations_goes_on_after_a_kill(shapes: EmojiLike, tmp_path: Path) -> None:
+    """Accuracy stands still at so small a rate, so the rate falls again and again."""
+    optim = {"lr": 1e-7, "schedule": "plateau", "patience": 1, "gamma": 0.5, "warmup": 0.0, "final_share": 0.05}
+
+    def recipe(folder: str, **train: Any) -> Recipe:
+        return shapes.recipe(tmp_path / folder, optim=optim, train={"steps": 9, "eval_every": 1, **train})
+
+    def rates(folder: Path) -> dict[int, float]:
+        points = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+        return {x["step"]: x["m"]["train/lr"] / 1e-7 for x in points if "train/lr" in x["m"]}
+
+    whole, worker = work(recipe("whole", checkpoint_every=4))
+    assert worker.state.rate_scale < 0.2
+    killed, _ = work(recipe("killed", checkpoint_every=4))
+    shutil.rmtree(checkpoint_folder(killed, 9))
+    shutil.rmtree(checkpoint_folder(killed, 8))
+    again, resumed = work(recipe("killed", checkpoint_every=4))
+    assert again == killed
+    assert rates(killed) == rates(whole)
+    assert resumed.state == worker.state
+    assert len(set(rates(whole).values())) >= 3
 
 
 def refused(recipe: Recipe) -> str:

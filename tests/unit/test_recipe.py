@@ -52,6 +52,28 @@ def test_settings_that_contradict_each_other_say_which(recipe_file: Path) -> Non
     assert "expected one of `numbers`, `categories` and `dates`" in faults(recipe_file, "fields.size.categories=[a]")
 
 
+def test_settings_that_a_fusion_does_not_read_are_refused(recipe_file: Path) -> None:
+    assert "`bottleneck_tokens` has no effect with `fusion: mid`" in faults(recipe_file, "model.bottleneck_tokens=8")
+    assert "`query` has no effect with `fusion: early`" in faults(
+        recipe_file, "model.fusion=early", "model.query=image"
+    )
+    text = faults(recipe_file, "model.fusion=cross_attention", "model.query=imag")
+    assert "`model.query` must be one of the fields (caption, image, size), but is 'imag'" in text
+    recipe = load_recipe(recipe_file, ["model.fusion=cross_attention", "model.query=image"])
+    assert recipe.model.query == "image"
+
+
+def test_decision_fusion_needs_tasks_that_decide_by_field(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decision = "model.fusion=decision"
+    assert load_recipe(recipe_file, [decision]).model.fusion == "decision"
+    assert "tasks.color.mixup` needs a head on the fused state: `decision` has none" in faults(
+        recipe_file, decision, "tasks.color.mixup=0.2"
+    )
+    assert "tasks.color.field_vote` needs" in faults(recipe_file, decision, "tasks.color.field_vote=1")
+    monkeypatch.setattr("pipeline.recipe.ClassificationTask.decides", False)
+    assert "`tasks.color` (classification) makes none; `weighted_sum` gives" in faults(recipe_file, decision)
+
+
 def test_overrides_address_what_flatten_names(recipe_file: Path) -> None:
     recipe = load_recipe(recipe_file, ["optim.lr=3e-4", "fields.image.max_size=24", "data.test={paths: [x]}"])
     flat = flatten(recipe)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from pipeline.data.sources.base import FAULT, RowGroup, ShardFormat, faults_of, find_shards, usable_rows
+from pipeline.data.sources.base import FAULT, Mapper, RowGroup, ShardFormat, faults_of, find_shards, usable_rows
 from pipeline.data.sources.columns import Renamed, WithFiles
 from pipeline.data.sources.csv import Csv
 from pipeline.data.sources.jsonl import Jsonl, Types
@@ -76,6 +76,7 @@ def open_source(source: Source) -> ShardFormat:
 __all__ = [
     "FAULT",
     "SPARSE",
+    "Mapper",
     "RowGroup",
     "ShardFormat",
     "faults_of",

@@ -7,7 +7,7 @@ becomes a bad record, and costs no other.
 
 import glob
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -36,6 +36,11 @@ class RowGroup:
     num_bytes: int
     offset: int = 0
     source: int = 0
+
+
+Work = Callable[[RowGroup], pa.Table]
+Mapper = Callable[[Work, Sequence[RowGroup]], Iterable[pa.Table]]
+"""Does work on row groups, here or anywhere; tables in the order of the row groups."""
 
 
 class ShardFormat(ABC):

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.targets import ClassTarget, Target, fit_target, make_target
+from pipeline.data.targets import ClassTarget, Target, make_target, target_learner
 from pipeline.errors import DataError, RecordError
-from pipeline.recipe import ClassificationTask
+from pipeline.recipe import ClassificationTask, RegressionTask, RetrievalTask
+from tests.fitting import cut, fit_target, learn
 
 ONE = ClassificationTask(task="classification", column="label")
 MANY = ClassificationTask(task="classification", column="labels", multi_label=True)
@@ -104,3 +105,50 @@ def test_a_list_of_a_wrong_type_is_a_bad_record(value):
 def test_a_column_that_holds_no_labels_is_an_error(task, values, reason):
     with pytest.raises(DataError, match=reason):
         fit_target(task, rows(values))
+
+
+NUMBERS = RegressionTask(task="regression", columns=("a", "b"))
+
+
+@given(st.lists(st.tuples(*[st.none() | st.floats(-1e6, 1e6) | st.integers(-50, 50)] * 2), min_size=1))
+def test_numbers_are_standardised_by_their_own_column(values):
+    values = [*values, (0.0, 1), (4, 2.5)]
+    state = json.loads(json.dumps(learn(target_learner(NUMBERS), cut(values, [1, len(values) // 2]))))
+    target = make_target(NUMBERS, state)
+    raw = np.array([[np.nan if v is None else v for v in row] for row in values], np.float64)
+    assert state["means"] == pytest.approx(np.nanmean(raw, 0).tolist(), rel=1e-9, abs=1e-9)
+    assert state["stds"] == pytest.approx(np.nanstd(raw, 0).tolist(), rel=1e-6)
+    assert state["lows"] == np.nanmin(raw, 0).tolist()
+    assert state["highs"] == np.nanmax(raw, 0).tolist()
+    found = np.stack([target.encode(row) for row in values])
+    assert found.dtype == target.dtype == np.float32
+    want = (raw - np.nanmean(raw, 0)) / np.nanstd(raw, 0)
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
+    assert np.array_equal(np.isnan(found), np.isnan(raw))
+
+
+def test_what_is_no_number_is_a_bad_record_and_not_a_bad_column():
+    target = make_target(NUMBERS, fit_target(NUMBERS, iter([(1, 2), ("x", 3), (2.0, float("inf")), (3, 5)])))
+    for value, reason in ((("x", 1), "a number in column `a`, but is str"), ((1, float("inf")), "column `b`")):
+        with pytest.raises(RecordError, match=reason):
+            target.encode(value)
+    assert np.isnan(target.encode((None, 2.0))).tolist() == [True, False]
+    assert target.encode((2, 3))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [([(1, 2), (1, 3)], "different numbers in column `a` .* only 1"), ([(None, 2)], "column `a` .* found none")],
+)
+def test_a_column_of_equal_numbers_is_an_error(values, reason):
+    with pytest.raises(DataError, match=reason):
+        fit_target(NUMBERS, iter(values))
+
+
+def test_a_group_is_its_value():
+    task = RetrievalTask(task="retrieval", left=("a",), right=("b",), group="g")
+    target = make_target(task, fit_target(task, iter([])))
+    codes = [int(target.encode((v,))[0]) for v in ("x", "y", 1, "1", True, "x")]
+    assert codes[0] == codes[-1]
+    assert len(set(codes)) == 5
+    assert target.encode(("x",)).dtype == target.dtype

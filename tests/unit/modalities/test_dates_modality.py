@@ -14,14 +14,15 @@ from pipeline.errors import RecordError
 from pipeline.fields import TableField
 from pipeline.modalities.base import Modality
 from pipeline.modalities.numeric import MAX_Z
-from pipeline.modalities.table import fit_table, make_table
+from pipeline.modalities.table import make_table
+from tests.fitting import fit
 
 dates = st.none() | st.just(math.nan) | st.dates() | st.datetimes() | st.datetimes().map(datetime.isoformat)
 
 
 def fitted(rows, columns=("born", "seen")) -> Modality:
     field = TableField(modality="table", dates=columns)
-    return make_table("row", field, json.loads(json.dumps(fit_table(field, iter(rows)))))
+    return make_table("row", field, json.loads(json.dumps(fit(field, iter(rows)))))
 
 
 @settings(deadline=None)
@@ -73,7 +74,7 @@ def test_every_way_to_write_a_moment_is_the_same_token(moment):
 def test_statistics_equal_numpys_and_pass_over_what_is_no_date():
     rows = [(date(2000, 1, 1), "x"), ("2000-01-02", 3), (datetime(2000, 1, 4, 12), None), (pd.NaT, "2020-02-30")]
     field = TableField(modality="table", dates=("a", "b"))
-    state = fit_table(field, iter(rows))
+    state = fit(field, iter(rows))
     days = np.array([10957, 10958, 10960.5])
     assert state["means"] == pytest.approx([days.mean(), 0])
     assert state["stds"] == pytest.approx([days.std(), 1])

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import DataError, RecordError
 from pipeline.fields import SeriesField
-from pipeline.modalities.series import fit_series, make_series
+from pipeline.modalities.series import make_series
+from tests.fitting import fit
 from tests.unit.modalities.test_series_modality import BUSY, check_laws
 
 HOUR = {"time_unit_s": 60, "window_s": 3600, "max_seconds": 48 * 3600}
@@ -24,7 +25,7 @@ def field(**more) -> SeriesField:
 
 
 def fitted(item: SeriesField, values):
-    return make_series("s", item, json.loads(json.dumps(fit_series(item, iter(values)))))
+    return make_series("s", item, json.loads(json.dumps(fit(item, iter(values)))))
 
 
 def columns(rows) -> tuple:
@@ -62,7 +63,7 @@ def test_real_stays_have_a_token_for_each_hour_with_a_reading(measurements):
 
 def test_statistics_equal_numpys_over_real_rows(measurements):
     item = field(**HOUR, max_channels=5)
-    state = fit_series(item, iter(measurements))
+    state = fit(item, iter(measurements))
     names = np.array([n for v in measurements for n in v[1]])
     values = np.array([x for v in measurements for x in v[2]])
     assert state["channels"] == [n for n, _ in Counter(names.tolist()).most_common(5)]
@@ -109,7 +110,7 @@ def test_the_last_window_is_closed():
 
 @given(st.permutations([(0, "b", 1), (1, "a", 1), (2, "a", 3), (3, 5, 1), (4, 5, 1), (5, "c", 1), (6, "c", None)]))
 def test_the_most_frequent_channels_are_kept_ties_by_name(rows):
-    state = fit_series(field(max_channels=3), iter([columns(rows)]))
+    state = fit(field(max_channels=3), iter([columns(rows)]))
     assert state == {"channels": [5, "a", "b"], "means": [1, 2, 1], "stds": [1, 1, 1]}
 
 

@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 
 from pipeline.fields import AnyField, AudioField, ImageField, SeriesField, TableField, TextField
-from pipeline.modalities import MODALITIES, fit, make
+from pipeline.modalities import MODALITIES, make
+from tests.fitting import fit
 
 FIELDS = [
     (ImageField(modality="image", column="c"), [(b"not read",)]),

@@ -12,7 +12,8 @@ from pipeline.errors import DataError, RecordError
 from pipeline.fields import SeriesField
 from pipeline.modalities.base import Modality
 from pipeline.modalities.numeric import MAX_Z
-from pipeline.modalities.series import fit_series, make_series
+from pipeline.modalities.series import make_series
+from tests.fitting import fit
 
 BUSY = {"jitter": 0.1, "scale": 0.2, "shift": 0.5, "time_mask": 0.5}
 readings = (
@@ -25,7 +26,7 @@ def field(*channels: str, **more) -> SeriesField:
 
 
 def fitted(item: SeriesField, values) -> Modality:
-    return make_series("s", item, json.loads(json.dumps(fit_series(item, iter(values)))))
+    return make_series("s", item, json.loads(json.dumps(fit(item, iter(values)))))
 
 
 def check_laws(m: Modality, value: tuple) -> int:
@@ -101,7 +102,7 @@ def test_statistics_and_scores_equal_numpys_over_real_rows(exercises):
     item = field(*"abcdef", rate_hz=50)
     m = fitted(item, exercises)
     whole = np.concatenate([np.array(v, np.float64).T for v in exercises])
-    state = fit_series(item, iter(exercises))
+    state = fit(item, iter(exercises))
     assert state["means"] == pytest.approx(whole.mean(0), rel=1e-9)
     assert state["stds"] == pytest.approx(whole.std(0), rel=1e-9)
     values = m.encode(m.decode(exercises[3])).values
@@ -116,7 +117,7 @@ def test_statistics_and_scores_equal_numpys_over_real_rows(exercises):
 @given(st.lists(st.lists(readings, max_size=8), min_size=1, max_size=6), st.sampled_from((0, 1e6, -1e9)))
 def test_streamed_statistics_equal_those_of_all_readings(lists, offset):
     lists = [[None if v is None else v / 1e30 + offset for v in values] for values in lists]
-    state = fit_series(field("a"), ((v,) for v in lists))
+    state = fit(field("a"), ((v,) for v in lists))
     known = np.array([v for values in lists for v in values if v is not None and v == v])
     assert state["means"][0] == pytest.approx(known.mean() if len(known) else 0, rel=1e-9, abs=1e-6)
     if len(known) and np.ptp(known) > 1e-6:
@@ -127,7 +128,7 @@ def test_streamed_statistics_equal_those_of_all_readings(lists, offset):
 
 def test_a_constant_channel_has_deviation_one_and_scores_of_zero():
     values = [([0.1] * 7, None), ([0.1] * 3, [None] * 3)]
-    state = fit_series(field("a", "b"), iter(values))
+    state = fit(field("a", "b"), iter(values))
     assert state == {"means": [0.1, 0.0], "stds": [1.0, 1.0]}
     m = fitted(field("a", "b"), values)
     assert not m.encode(m.decode(([0.1, 0.1], None))).values[:, :2].any()
@@ -160,14 +161,14 @@ def test_a_longer_series_is_cut_and_keeps_its_clock(keep, first):
     assert tokens.values[:, :2].ravel().tolist() == list(range(first, first + 4))
     assert tokens.times.tolist() == [first + 1, first + 3]
     assert m.measure((list(range(10)),)) == (2, 4)
-    assert fit_series(m._field, iter([(list(range(10)),)]))["means"] == [first + 1.5]
+    assert fit(m._field, iter([(list(range(10)),)]))["means"] == [first + 1.5]
 
 
 def test_rows_are_as_wide_as_most_readings_say():
     item = SeriesField(modality="series", column="r")
-    state = fit_series(item, iter([([[1, 2, 3]],), ([[1, 2], [3, 4]],), ([[5, 6], [1]],), ([[]],)]))
+    state = fit(item, iter([([[1, 2, 3]],), ([[1, 2], [3, 4]],), ([[5, 6], [1]],), ([[]],)]))
     assert state == {"means": [2, 3], "stds": [1, 1]}
-    assert fit_series(item, iter([])) == {"means": [0], "stds": [1]}
+    assert fit(item, iter([])) == {"means": [0], "stds": [1]}
     with pytest.raises(RecordError, match="expected rows of 2 readings in column `r`, but they have 3"):
         make_series("s", item, state).measure(([[1, 2, 3]],))
 

@@ -13,7 +13,8 @@ from pipeline.errors import RecordError
 from pipeline.fields import TableField
 from pipeline.modalities.base import Modality
 from pipeline.modalities.numeric import MAX_Z
-from pipeline.modalities.table import fit_table, make_table
+from pipeline.modalities.table import make_table
+from tests.fitting import fit
 
 numbers = st.none() | st.floats(allow_infinity=False, width=32) | st.integers(-(2**70), 2**70) | st.booleans()
 labels = st.none() | st.text(max_size=3) | st.integers(-3, 3) | st.booleans()
@@ -24,7 +25,7 @@ def field(**columns) -> TableField:
 
 
 def fitted(item: TableField, rows) -> Modality:
-    return make_table("row", item, json.loads(json.dumps(fit_table(item, iter(rows)))))
+    return make_table("row", item, json.loads(json.dumps(fit(item, iter(rows)))))
 
 
 def check_laws(m: Modality, row: tuple) -> int:
@@ -84,7 +85,7 @@ def test_scores_equal_numpys_over_real_rows(stays):
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.floats(-1e9, 1e9))
 def test_streamed_statistics_equal_those_of_all_values(values, shift):
-    state = fit_table(field(numbers=("a",)), (((v + shift),) for v in values))
+    state = fit(field(numbers=("a",)), (((v + shift),) for v in values))
     shifted = np.array(values) + shift
     assert state["means"][0] == pytest.approx(shifted.mean(), rel=1e-9, abs=1e-6)
     if np.ptp(shifted) > 1e-150:  # squares of less are 0
@@ -94,7 +95,7 @@ def test_streamed_statistics_equal_those_of_all_values(values, shift):
 
 
 def test_constant_and_empty_columns_have_deviation_one():
-    state = fit_table(field(numbers=("constant", "empty")), iter([(5, None), (5.0, math.nan), (Decimal(5), None)]))
+    state = fit(field(numbers=("constant", "empty")), iter([(5, None), (5.0, math.nan), (Decimal(5), None)]))
     assert state == {"means": [5.0, 0.0], "stds": [1.0, 1.0]}
 
 
@@ -107,7 +108,7 @@ def test_a_far_outlier_stays_finite():
 def test_ids_have_a_range_for_each_column_with_its_own_unknown():
     rows = [("x", 1), ("x", 2), ("y", 2), ("z", True), (None, None)]
     item = field(categories=("a", "b"), max_categories=2)
-    assert fit_table(item, iter(rows)) == {"categories": [["x", "y"], [1, 2]]}
+    assert fit(item, iter(rows)) == {"categories": [["x", "y"], [1, 2]]}
     m = fitted(item, rows)
     assert m.spec.vocab_size == 6
     assert m.decode(("x", 1)).tolist() == [1, 4]
@@ -119,7 +120,7 @@ def test_ids_have_a_range_for_each_column_with_its_own_unknown():
 
 @given(st.permutations([("b",), ("a",), ("a",), ("c",), ("c",), (1,), (1,), ("d",)]))
 def test_vocabulary_is_independent_of_row_order(rows):
-    assert fit_table(field(categories=("k",), max_categories=4), iter(rows)) == {"categories": [[1, "a", "c", "b"]]}
+    assert fit(field(categories=("k",), max_categories=4), iter(rows)) == {"categories": [[1, "a", "c", "b"]]}
 
 
 @pytest.mark.parametrize("value", ["3.5", b"3", math.inf, -math.inf, 10**400, 1e39, [1], 1j, Decimal("sNaN")])
@@ -141,5 +142,5 @@ def test_what_is_no_category_is_refused_with_column_and_value(value):
 
 def test_fitting_passes_over_bad_values():
     item = field(numbers=("a", "b"))
-    assert fit_table(item, iter([(1, "x"), (3, math.inf), (b"", 4), (None, 6)])) == {"means": [2, 5], "stds": [1, 1]}
-    assert fit_table(field(categories=("a",)), iter([(1.5,), ("x",), (b"y",)])) == {"categories": [["x"]]}
+    assert fit(item, iter([(1, "x"), (3, math.inf), (b"", 4), (None, 6)])) == {"means": [2, 5], "stds": [1, 1]}
+    assert fit(field(categories=("a",)), iter([(1.5,), ("x",), (b"y",)])) == {"categories": [["x"]]}

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from pipeline.errors import DataError, RecordError
 from pipeline.fields import TextField
-from pipeline.modalities.text import BEGIN, END, NUM_SPECIALS, UNKNOWN, TextModality, fit_text
+from pipeline.modalities.text import BEGIN, END, NUM_SPECIALS, UNKNOWN, TextModality
+from tests.fitting import fit
 
 CORPUS = ("a dog runs", "ein Hund läuft", "le chien court", "pes běží", "狗在跑", "😀 grinning face", "A DOG", "") * 3
 
@@ -25,7 +26,7 @@ def settings(tokenizer: str, **more) -> TextField:
 
 
 def fitted(field: TextField, texts=CORPUS) -> TextModality:
-    state = json.loads(json.dumps(fit_text(field, ((t,) for t in texts))))
+    state = json.loads(json.dumps(fit(field, ((t,) for t in texts))))
     return TextModality("name", field, state)
 
 
@@ -98,14 +99,14 @@ def test_characters_are_the_most_frequent_in_nfc_and_others_unknown():
     field = settings("characters", vocab_size=260)
     texts = ["b" * 3 + "a" * 3 + "é" * 2 + "e\u0301" * 2, "".join(chr(0x4E00 + i) for i in range(400))]
     m = fitted(field, texts)
-    assert fit_text(field, ((t,) for t in texts))["characters"][:4] == "éabĀ"[:3] + "一"
+    assert fit(field, ((t,) for t in texts))["characters"][:4] == "éabĀ"[:3] + "一"
     assert m.spec.vocab_size == 260
     assert m.decode(("e\u0301a!",)).tolist() == [3, 4, UNKNOWN]
 
 
 def test_byte_pairs_lose_nothing_and_shorten(captions):
     field = settings("bpe", vocab_size=1000)
-    state = fit_text(field, ((t,) for t in captions))
+    state = fit(field, ((t,) for t in captions))
     m = TextModality("name", field, state)
     tokenizer = Tokenizer.from_str(state["tokenizer"])
     assert m.spec.vocab_size == 1000
@@ -118,10 +119,10 @@ def test_byte_pairs_lose_nothing_and_shorten(captions):
 
 FIT = """
 import json, sys
-from pipeline.modalities.text import fit_text
+from tests.fitting import fit
 from pipeline.fields import TextField
 field = TextField(modality="text", column="t", tokenizer="bpe", vocab_size=400)
-print(json.dumps(fit_text(field, ((t,) for t in json.load(sys.stdin)))))
+print(json.dumps(fit(field, ((t,) for t in json.load(sys.stdin)))))
 """
 
 
@@ -129,7 +130,7 @@ def test_the_same_texts_give_the_same_byte_pairs_in_every_process():
     words = ["".join(p) for p in itertools.product("abcd", "efg", "hij")]  # many ties between pairs
     texts = [" ".join(words[i : i + 5]) for i in range(len(words))]
     field = settings("bpe", vocab_size=400)
-    here = {fit_text(field, ((t,) for t in texts))["tokenizer"] for _ in range(5)}
+    here = {fit(field, ((t,) for t in texts))["tokenizer"] for _ in range(5)}
     assert len(here) == 1
     done = subprocess.run(
         [sys.executable, "-c", FIT], input=json.dumps(texts), capture_output=True, text=True, check=True
@@ -143,7 +144,7 @@ def test_fitting_passes_over_what_is_no_text(tokenizer):
     field = settings(tokenizer, vocab_size=300)
     junk = [(3,), (b"bytes",), ("half \ud800",), (None,)]
     good = [(t,) for t in CORPUS]
-    assert fit_text(field, iter(junk + good + junk)) == fit_text(field, iter(good))
+    assert fit(field, iter(junk + good + junk)) == fit(field, iter(good))
     assert fitted(field, []).decode(("ab",)).size > 0
 
 
@@ -204,7 +205,7 @@ def test_a_tokenizer_file_is_used_and_travels_with_the_state(tmp_path):
     file = tmp_path / "tokenizer.json"
     given.save(str(file))
     field = settings("bpe", tokenizer_file=str(file))
-    state = fit_text(field, iter([]))
+    state = fit(field, iter([]))
     file.unlink()
     m = TextModality("name", field, state)
     assert m.spec.vocab_size == 10 + NUM_SPECIALS
@@ -220,10 +221,10 @@ def test_an_unreadable_tokenizer_file_is_named(tmp_path, content):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(DataError, match=r"`tokenizer_file`: expected a `tokenizers` JSON file, but .*") as error:
-        fit_text(settings("bpe", tokenizer_file=str(file)), iter([]))
+        fit(settings("bpe", tokenizer_file=str(file)), iter([]))
     assert str(file) in str(error.value)
 
 
 def test_a_tokenizer_file_without_bpe_is_an_error():
     with pytest.raises(DataError, match="needs `tokenizer: bpe`, but it is `bytes`"):
-        fit_text(settings("bytes", tokenizer_file="x.json"), iter([]))
+        fit(settings("bytes", tokenizer_file="x.json"), iter([]))

@@ -10,6 +10,7 @@ from pipeline import modalities
 from pipeline.fields import ImageField, TableField, TextField
 from pipeline.modalities.text import BEGIN, END, UNKNOWN
 from tests.data import png
+from tests.fitting import fit
 
 SEEN = ["a red disc", "a very green disc", "笑脸", "猫脸"]
 
@@ -18,7 +19,7 @@ def text_modality(tokenizer: str) -> modalities.Modality:
     field = TextField.model_validate(
         {"modality": "text", "column": "c", "tokenizer": tokenizer, "vocab_size": 300, "max_tokens": 32}
     )
-    return modalities.make("c", field, modalities.fit(field, [(t,) for t in SEEN]))
+    return modalities.make("c", field, fit(field, [(t,) for t in SEEN]))
 
 
 def test_words_of_a_seen_text_make_the_text() -> None:
@@ -50,10 +51,10 @@ def test_what_the_vocabulary_lacks_is_no_word() -> None:
 
 def test_tables_read_as_columns_with_values() -> None:
     numbers = TableField(modality="table", numbers=("x", "y"))
-    modality = modalities.make("t", numbers, modalities.fit(numbers, [(1.0, 2.0), (3.0, None)]))
+    modality = modalities.make("t", numbers, fit(numbers, [(1.0, 2.0), (3.0, None)]))
     assert modality.words(modality.decode((1.5, math.nan))) == ("x = 1.5",)
     categories = TableField(modality="table", categories=("k", "b"))
-    modality = modalities.make("t", categories, modalities.fit(categories, [("cat", True), ("dog", False)]))
+    modality = modalities.make("t", categories, fit(categories, [("cat", True), ("dog", False)]))
     assert modality.words(modality.decode(("dog", True))) == ("k = dog", "b = 1")
     assert modality.words(modality.decode(("cow", None))) == (None,)
 

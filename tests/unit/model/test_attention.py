@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.model import attention
-from pipeline.model.attention import Segments, attend, bucket_lengths, round_up
+from pipeline.model import buckets
+from pipeline.model.attention import Segments, attend
+from pipeline.model.buckets import bucket_lengths, round_up
 
 LENGTHS = [
     [3, 0, 5, 1, 0, 17, 2],
@@ -17,13 +18,16 @@ LENGTHS = [
 ]
 
 
-def dense(qkv_T3HK: Tensor, lengths: list[int]) -> Tensor:
+def dense(qkv_T3HK: Tensor, lengths: list[int], causal: bool = False) -> Tensor:
     """The reference: one dense mask over all tokens."""
     tokens = sum(lengths)
     q, k, v = (x[:tokens].transpose(0, 1).double() for x in qkv_T3HK.unbind(1))
     owner = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     scores = (q @ k.transpose(1, 2)) * q.shape[2] ** -0.5
-    scores = scores.masked_fill(owner[:, None] != owner[None], -torch.inf)
+    hidden = owner[:, None] != owner[None]
+    if causal:
+        hidden = hidden | torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+    scores = scores.masked_fill(hidden, -torch.inf)
     return (scores.softmax(-1) @ v).transpose(0, 1)
 
 
@@ -33,20 +37,34 @@ def draw(lengths: list[int], heads: int = 2, width: int = 16) -> tuple[Tensor, S
     return torch.randn(segments.num_rows, 3, heads, width, requires_grad=True), segments
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("fused_kernel", [False, True])
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_buckets_equal_a_dense_mask(lengths: list[int], fused_kernel: bool, monkeypatch: pytest.MonkeyPatch):
+def test_buckets_equal_a_dense_mask(
+    lengths: list[int], fused_kernel: bool, causal: bool, monkeypatch: pytest.MonkeyPatch
+):
     if fused_kernel:
-        monkeypatch.setattr(attention, "MATMUL_LENGTH", 0)
+        monkeypatch.setattr(buckets, "MATMUL_LENGTH", 0)
     qkv, segments = draw(lengths)
     weight = torch.randn(sum(lengths), 2, 16)
-    got = attend(qkv, segments)
-    want = dense(qkv, lengths)
+    got = attend(qkv, segments, causal=causal)
+    want = dense(qkv, lengths, causal)
     got_grad = torch.autograd.grad((got[: len(want)] * weight).sum(), qkv)[0]
     want_grad = torch.autograd.grad((want * weight).sum(), qkv)[0]
     torch.testing.assert_close(got[: len(want)], want.float(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(got_grad, want_grad.float(), atol=1e-5, rtol=1e-5)
     assert want_grad.abs().sum() > 0
+
+
+def test_a_causal_token_sees_nothing_ahead():
+    lengths = [6, 3]
+    qkv, segments = draw(lengths)
+    changed = qkv.detach().clone()
+    changed[4:6] += 1
+    before, after = (attend(x, segments, causal=True) for x in (qkv, changed))
+    assert torch.equal(before[:4], after[:4])
+    assert (before[4:6] - after[4:6]).abs().min(0).values.max() > 1e-3
+    assert torch.equal(before[6:], after[6:])
 
 
 def test_three_heads_and_several_buckets_equal_a_dense_mask():

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.model.attention import Segments
 from pipeline.model.fusion import FieldTokens, interlace
-from pipeline.model.network import draw_kept
+from pipeline.model.network import Network, draw_kept
 from tests.networks import FUSIONS, SPECS, build, draw_batch, without
 
 
@@ -51,23 +51,77 @@ def test_interlaced_tokens_are_ordered_by_sample_then_field():
     torch.testing.assert_close(joint.of_fields(both)["b"][:3, 0], torch.tensor([0.0, 0.0, 22.0]))
 
 
-def test_weights_are_shared_among_present_fields():
-    network, batch = build("weighted_sum"), draw_batch(missing=0.4, samples=20)
-    outputs = network(batch)
-    weights, present = outputs.weights_SF, torch.stack([f.present_S for f in outputs.fields.values()], dim=1)
-    torch.testing.assert_close(weights.sum(1), present.any(1).float())
+WEIGHING = ("weighted_sum", "gated", "decision")
+MEASURED = ("early", "mid", "bottleneck", "cross_attention", "cross_attention by values")
+
+
+def weighed(fusion: str) -> tuple[Network, torch.Tensor, torch.Tensor]:
+    """A network, what it weighs fields with, and which are present."""
+    network, batch = build(fusion), draw_batch(missing=0.5, samples=20)
+    with network.measuring():
+        outputs = network(batch)
+    assert outputs.weights_SF is not None
+    assert not outputs.weights_SF.requires_grad
+    return network, outputs.weights_SF, torch.stack([f.present_S for f in outputs.fields.values()], dim=1)
+
+
+@pytest.mark.parametrize("fusion", WEIGHING + MEASURED)
+def test_weights_are_shared_among_present_fields(fusion: str):
+    _, weights, present = weighed(fusion)
+    alone = present.sum(1) == 1
+    asked = present.sum(1) > 1  # a field alone has nothing to ask for
+    torch.testing.assert_close(weights[asked].sum(1), torch.ones(int(asked.sum())))
+    if not fusion.startswith("cross_attention"):
+        torch.testing.assert_close(weights[alone], present[alone].float())
     assert not weights[~present].any()
-    assert not weights.requires_grad
-    logits = torch.stack([network.fusion.logits[f"of_{name}"] for name in outputs.fields])
-    sample = int(present.sum(1).argmax())
-    torch.testing.assert_close(weights[sample][present[sample]], logits[present[sample]].softmax(0).detach())
-    assert int(present[sample].sum()) > 1
+    assert weights[asked].std() > 1e-3
+    assert (weights >= 0).all()
+    assert alone.any()
     assert present.logical_not().any()
 
 
-def test_other_fusions_weigh_nothing():
-    assert build("mid")(draw_batch()).weights_SF is None
-    assert build("early")(draw_batch()).weights_SF is None
+@pytest.mark.parametrize("fusion", ["weighted_sum", "decision"])
+def test_learned_weights_are_a_softmax_over_present_fields(fusion: str):
+    network, weights, present = weighed(fusion)
+    logits = torch.stack([network.fusion.logits[f"of_{name}"] for name in SPECS])
+    for row, here in zip(weights, present, strict=True):
+        torch.testing.assert_close(row[here], logits[here].softmax(0).detach())
+    assert not weights[~present.any(1)].any()
+
+
+def test_a_field_that_asks_gives_itself_no_weight():
+    _, weights, present = weighed("cross_attention by values")
+    here = list(SPECS).index("values")
+    assert not weights[:, here].any()
+    assert present[:, here].any()
+    assert present[:, here].logical_not().any()
+
+
+@pytest.mark.parametrize("fusion", MEASURED)
+def test_attention_is_measured_on_demand_and_changes_nothing(fusion: str):
+    network, batch = build(fusion), draw_batch()
+    plain = network(batch)
+    with network.measuring():
+        measured = network(batch)
+    assert plain.weights_SF is None
+    assert measured.weights_SF is not None
+    assert network(batch).weights_SF is None
+    assert torch.equal(plain.sample_SD, measured.sample_SD)
+
+
+@pytest.mark.parametrize("fusion", ["product", "concat"])
+def test_fusions_without_weights_give_none(fusion: str):
+    network = build(fusion)
+    with network.measuring():
+        assert network(draw_batch()).weights_SF is None
+
+
+def test_a_product_of_one_field_is_its_projection():
+    network, batch = build("product"), draw_batch(missing=0.0).only(frozenset({"values"}))
+    outputs = network(batch)
+    want = network.fusion.project["of_values"](outputs.fields["values"].pooled_SD).tanh()
+    torch.testing.assert_close(outputs.sample_SD, want, atol=1e-6, rtol=1e-5)
+    assert want.abs().max() > 0.1
 
 
 def test_modality_dropout_hides_its_share_and_never_everything():

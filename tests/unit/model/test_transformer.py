@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.model.attention import Segments
-from pipeline.model.transformer import Layer, Residual, keep_scale
+from pipeline.model.transformer import Encoder, Layer, Residual, keep_scale
 from pipeline.recipe import Model
 
 
@@ -56,3 +56,36 @@ def test_layer_equals_torchs_own():
     want = other(x.view(4, 16, 32)).reshape(64, 32)
     torch.testing.assert_close(layer(x, segments), want, atol=1e-5, rtol=1e-5)
     assert (want - x).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("lengths", [(16, 0, 3, 40), (600,)])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_recomputed_activations_change_no_loss_and_no_gradient(lengths: tuple[int, ...], bf16: bool):
+    """With dropout and both kernels of the own attention; what stays in memory are the inputs of the layers."""
+    torch.manual_seed(0)
+    encoder = Encoder(Model(dim=32, head_dim=16, dropout=0.3), num_layers=2)
+    segments = Segments(torch.tensor(lengths))
+    x = torch.randn(segments.num_rows, 32)
+    found, kept = [], []
+    for recompute in (False, True):
+        for layer in encoder.layers:
+            layer.recompute = recompute
+        encoder.zero_grad()
+        start = x.clone().requires_grad_()
+        sizes: list[int] = []
+
+        def keep(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        torch.manual_seed(1)
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = encoder(start, segments).square().sum()
+        kept.append(sum(sizes))
+        loss.backward()
+        drawn = torch.rand(1)  # the generator goes on as if nothing had been drawn twice
+        found.append([loss.detach(), start.grad, drawn, *(p.grad for p in encoder.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert kept[1] < kept[0] / 5
+    assert len(found[0]) == 3 + 2 * 8

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,10 +27,11 @@ def make(
     counts: tuple[int, ...] = (4, 3, 2, 1, 0), fields: tuple[str, ...] = (), **settings: object
 ) -> ClassificationTask:
     torch.manual_seed(0)
+    fusion = settings.pop("fusion", "mid")
     given = {"task": "classification", "column": "label", "field_loss": 0.0} | settings
     context = Context(
         name="label",
-        model=recipe.Model(dim=DIM, head_dim=DIM),
+        model=recipe.Model.model_validate({"dim": DIM, "head_dim": DIM, "fusion": fusion}),
         fields={},
         specs={name: FieldSpec(name=name, kind="ids", vocab_size=2) for name in fields},
         fitted={"classes": CLASSES, "counts": counts},
@@ -48,7 +50,8 @@ def outputs(samples: int, fields: dict[str, list[bool]] | None = None, seed: int
 
 def outputs_of(sample_SD: Tensor, states: dict[str, FieldState]) -> Outputs:
     segments = Segments(torch.zeros(len(sample_SD), dtype=torch.int64))
-    nothing = Joint(x_TD=torch.zeros(0, DIM), segments=segments, order_T=torch.zeros(0, dtype=torch.int64))
+    none = torch.zeros(0, dtype=torch.int64)
+    nothing = Joint(x_TD=torch.zeros(0, DIM), segments=segments, order_T=none, ends_F=none)
     return Outputs(sample_SD=sample_SD, fields=states, tokens={}, joint=nothing, groups={}, hidden={})
 
 
@@ -83,6 +86,27 @@ def part(out: Outputs, rows: slice) -> Outputs:
 
 def added(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([s[name] for s in states]).sum(0) for name in states[0]}
+
+
+@pytest.mark.parametrize("field_loss", [0.0, 0.5])
+def test_decision_is_the_weighted_mean_of_the_fields_log_probabilities(field_loss: float):
+    task = make(fields=("a", "b"), field_loss=field_loss, fusion="decision")
+    votes = torch.tensor([[0.7, 0.3], [1.0, 0.0], [0.0, 0.0]], requires_grad=True)
+    out = replace(outputs(3, {"a": [True, True, False], "b": [True, False, False]}), votes_SF=votes)
+    said = [task.field_heads[f"of_{n}"](out.fields[n].pooled_SD).log_softmax(1) for n in "ab"]
+    want = votes[:, :1] * said[0] + votes[:, 1:] * said[1]
+    torch.testing.assert_close(task.logits(out), want)
+    assert task.head is None
+    assert not want[2].any()  # no field, no opinion
+    loss = task.loss(out, single([1, 2, None]))
+    own = functional.cross_entropy(want[:2], torch.tensor([1, 2]), reduction="none")
+    per_field = torch.stack([functional.cross_entropy(x[:2], torch.tensor([1, 2]), reduction="none") for x in said])
+    extra = field_loss * (per_field[:, 0].mean() + per_field[0, 1])
+    torch.testing.assert_close(loss, own.sum() + extra)
+    loss.backward()
+    assert votes.grad is not None
+    assert votes.grad[0].all()
+    assert all(p.grad is not None and p.grad.any() for p in task.parameters())
 
 
 def test_loss_is_a_sum_over_present_targets():
@@ -282,3 +306,27 @@ def test_heads_are_exact_under_autocast():
         logits = task.logits(out)
     assert torch.equal(logits, task.logits(out))
     assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_table_of_classes_equals_the_reference(multi_label: bool):
+    task, out = make(multi_label=multi_label), outputs(200)
+    hits = torch.rand(200, 5, generator=torch.Generator().manual_seed(1)) < 0.3
+    hits[:, 4] = False
+    wanted = torch.randint(0, 4, (200,), generator=torch.Generator().manual_seed(1))
+    target = multi([row.nonzero().flatten().tolist() for row in hits]) if multi_label else single(wanted.tolist())
+    shown = task.exhibits(task.state(out, target))
+    rows = shown["classes"].rows
+    logits = task.logits(out).detach()
+    if multi_label:
+        kind, many, true = "multilabel", {"num_labels": 5}, hits.long()
+    else:
+        kind, many, true = "multiclass", {"num_classes": 5}, wanted
+    for column, metric in ((1, "precision"), (2, "recall"), (3, "f1_score")):
+        want = getattr(reference, f"{kind}_{metric}")(logits, true, average="none", **many).tolist()
+        got = [0.0 if math.isnan(row[column]) else row[column] for row in rows]
+        assert got == pytest.approx(want)
+    assert [row[0] for row in rows] == list(CLASSES)
+    assert [row[4] for row in rows][4] == 0
+    assert math.isnan(rows[4][2])
+    assert set(shown) == ({"classes"} if multi_label else {"classes", "confusion"})

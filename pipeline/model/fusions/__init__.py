@@ -1,0 +1,27 @@
+"""How fields meet: each fusion is a small class, by name in `FUSIONS`, all safe with any subset of the fields.
+
+1. `joint`: tokens meet. Layers attend within the sample, at once, late, or through a few shared tokens.
+2. `asking`: tokens of one field, or of each, attend to those of the others.
+3. `states`: one vector a field, combined by numbers that are learned, computed, or none.
+4. `mass` finds what share of attention each field gets.
+"""
+
+from pipeline.model.fusion import Fusion
+from pipeline.model.fusions.asking import CrossAttention
+from pipeline.model.fusions.joint import Bottleneck, Early, Mid
+from pipeline.model.fusions.states import Concat, Decision, Gated, Product, WeightedSum
+
+FUSIONS: dict[str, type[Fusion]] = {
+    "early": Early,
+    "mid": Mid,
+    "bottleneck": Bottleneck,
+    "cross_attention": CrossAttention,
+    "weighted_sum": WeightedSum,
+    "product": Product,
+    "gated": Gated,
+    "concat": Concat,
+    "decision": Decision,
+}
+"""Name in a recipe -> class."""
+
+__all__ = ["FUSIONS"]

@@ -1,0 +1,113 @@
+"""One network on several workers: DistributedDataParallel, or FSDP2, which gives each worker rows of every weight.
+
+Under FSDP (Rajbhandari et al. 2020, ZeRO stage 3; Zhao et al. 2023) a parameter is a `DTensor` sharded along its first
+dimension; each `Block` is gathered when it is needed, everything else at once. Gradients are averaged over workers
+after every pack, so that none is ever whole for long. Parameters that are a single number can't be sharded: they stay
+whole, and `finish_gradients` averages theirs.
+
+Every parameter takes part in every step on every rank: a field that a pack lacks is zero tokens, not a branch.
+"""
+
+from collections.abc import Iterable
+from typing import Any, TypeGuard
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.model.transformer import Block
+
+
+def distribute(losses: nn.Module, kind: str, world_size: int) -> nn.Module:
+    """The module as one of `world_size` ranks runs it; itself where there is one rank.
+
+    Make the optimizer afterwards: sharding replaces the parameters.
+
+    Args:
+        losses: on its device, weights equal on all ranks; returns losses.
+        kind: `ddp` or `fsdp`.
+        world_size: ranks of the process group.
+    """
+    if world_size == 1:
+        return losses
+    if kind == "ddp":
+        return DistributedDataParallel(losses)
+    return _shard(losses, world_size)
+
+
+def _shard(losses: nn.Module, world_size: int) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh  # with fsdp, a second that other runs need not pay
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(next(losses.parameters()).device.type, (world_size,))
+    whole = {p for p in losses.parameters() if p.ndim == 0}
+    for module in losses.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh)
+    root: Any = fully_shard(losses, mesh=mesh, ignored_params=whole)
+    # Ranks agree on what is exchanged even where one of them has no gradient; gloo knows no averages.
+    root.set_reduce_scatter_unused_params(True)
+    root.set_force_sum_reduction_for_comms(dist.get_backend() == "gloo")
+    assert isinstance(root, nn.Module)
+    return root
+
+
+def is_sharded(tensor: Tensor) -> TypeGuard[Any]:
+    """Whether a tensor is a `DTensor`, of which this rank holds some rows."""
+    return hasattr(tensor, "to_local")
+
+
+def holds_shards(network: nn.Module) -> bool:
+    """Whether a network's weights are spread over the ranks."""
+    return any(is_sharded(p) for p in network.parameters())
+
+
+def delay_exchange(losses: nn.Module, delay: bool) -> None:
+    """DDP exchanges gradients in the backward pass of the step's last pack; FSDP in all, to keep none whole."""
+    if isinstance(losses, DistributedDataParallel):
+        losses.require_backward_grad_sync = not delay
+
+
+def finish_gradients(network: nn.Module, limit: float) -> float:
+    """Complete a step's gradient and scale it to a norm of at most `limit`; the norm before, equal on all ranks."""
+    parameters = list(network.parameters())
+    if not holds_shards(network):
+        return float(nn.utils.clip_grad_norm_(parameters, limit))
+    numbers = _average([p for p in parameters if p.requires_grad and not is_sharded(p)])
+    rows = [p.grad.to_local() for p in parameters if is_sharded(p) and p.grad is not None]
+    square = nn.utils.get_total_norm(rows).square()
+    dist.all_reduce(square)
+    norm = (square + numbers.square().sum().to(square.device)).sqrt()
+    scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+    for grad in [*rows, *(p.grad for p in parameters if not is_sharded(p) and p.grad is not None)]:
+        grad.mul_(scale)
+    return float(norm)
+
+
+def _average(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Average the gradients of single numbers over the ranks; all of them as one vector."""
+    owners = list(parameters)
+    if not owners:
+        return torch.zeros(0)
+    grads = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in owners])
+    dist.all_reduce(grads)
+    grads /= dist.get_world_size()
+    for parameter, grad in zip(owners, grads.unbind(), strict=True):
+        parameter.grad = grad.clone()
+    return grads
+
+
+def whole_state(network: nn.Module) -> dict[str, Tensor]:
+    """A network's weights, whole on every rank; all ranks must call it together."""
+    return {k: v.full_tensor() if is_sharded(v) else v for k, v in network.state_dict().items()}
+
+
+def rows_like(whole: Tensor, target: Tensor) -> Tensor:
+    """A whole tensor, sharded as `target` is, without talking to other ranks."""
+    if not is_sharded(target):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    rows = distribute_tensor(whole.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
+    return rows.clone()  # else a view, which holds the memory of the whole

@@ -1,0 +1,101 @@
+"""Emoji find their English names: `python -m tests.benchmarks.retrieval [split] [path=value ...]`.
+
+Builds the emoji set, trains `jobs/recipes/emoji_retrieval.yaml` in this process on one thread (about 100 CPU seconds)
+and evaluates it over a split (`test`) with the whole split as gallery. Prints recall@1, 5, 10 and median rank of both
+directions, recall@10 over chance, and the largest difference to a plain full-matrix computation. Ends with status 1
+where recall@10 is below 8 times chance or a figure differs.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from jobs.datasets.emoji import build
+from pipeline.batch import to_batch
+from pipeline.data.index import Index, build_index
+from pipeline.model.network import Network
+from pipeline.recipe import Recipe, load_recipe
+from pipeline.train.build import network_for
+from pipeline.train.loop import Loop, evaluate
+from pipeline.train.optim import make_optimizer
+from pipeline.train.worker import read_share
+
+RECIPE = Path(__file__).parents[2] / "jobs" / "recipes" / "emoji_retrieval.yaml"
+TIMES_CHANCE = 8.0
+AT = 10
+
+
+def train(recipe: Recipe, index: Index) -> Network:
+    """The network of a recipe after its last step."""
+    reader = index.reader(recipe, "train", training=True)
+    plan = reader.plan()
+    schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
+    torch.manual_seed(recipe.seed)
+    network = network_for(recipe, index.fitted)
+    optimizer = make_optimizer(recipe.optim, network)
+    loop = Loop(
+        network=network, optimizer=optimizer, recipe=recipe, num_steps=schedule.num_steps, device=torch.device("cpu")
+    )
+    packs = (p for w in schedule.since(0) for p in reader.read(w, first=0, stop=schedule.stop, plan=plan))
+    for report in loop.steps(packs, 0):
+        if report.step % 100 == 0:
+            print(f"step {report.step}: loss {report.loss:.3f}, {time.process_time():.0f} CPU s", flush=True)  # noqa: T201
+    return network
+
+
+def whole_matrix(network: Network, recipe: Recipe, index: Index, split: str) -> dict[str, float]:
+    """The figures from one matrix of all similarities, with sorted rows instead of counts."""
+    sides: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    network.eval()
+    task = network.tasks["pair"]
+    for pack in read_share(index.reader(recipe, split, training=False)):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16"):
+            rows = task.predict(network(to_batch(pack)))
+        for row in rows:
+            if row["left"] is not None and row["right"] is not None:
+                sides[0].append(torch.tensor(row["left"]))
+                sides[1].append(torch.tensor(row["right"]))
+    matrix = torch.stack(sides[0]) @ torch.stack(sides[1]).T
+    found = {}
+    for name, likeness in (("left_to_right", matrix), ("right_to_left", matrix.T)):
+        rows, own = likeness.sort(dim=1).values, likeness.diagonal().unsqueeze(1).contiguous()
+        first = rows.size(1) - torch.searchsorted(rows, own + 1e-6, right=True) + 1
+        last = rows.size(1) - torch.searchsorted(rows, own - 1e-6)
+        rank = (first + last).flatten().float() / 2  # equal pictures, as of two flags, share their ranks
+        found |= {f"{name}_recall_{k}": float((rank <= k).float().mean()) for k in (1, 5, AT)}
+        found[f"{name}_median_rank"] = float(rank.quantile(0.5))
+    return found
+
+
+def main() -> int:
+    """Train, judge, print."""
+    torch.set_num_threads(1)
+    overrides = [word for word in sys.argv[1:] if "=" in word]
+    split = next((word for word in sys.argv[1:] if "=" not in word), "test")
+    with tempfile.TemporaryDirectory() as folder:
+        build(Path(folder) / "emoji")
+        place = [f"data.root={folder}/emoji", f"storage={folder}/output"]
+        recipe = load_recipe(RECIPE, [*overrides, *place])
+        index = build_index(recipe)
+        network = train(recipe, index)
+        packs = read_share(index.reader(recipe, split, training=False))
+        metrics = evaluate(network, (to_batch(p) for p in packs), recipe, torch.device("cpu"))
+        plain = whole_matrix(network, recipe, index, split)
+    pairs = metrics["pair/pairs"]
+    gains = {d: metrics[f"pair/{d}_recall_{AT}"] * pairs / AT for d in ("left_to_right", "right_to_left")}
+    apart = max(abs(metrics[f"pair/{name}"] - value) for name, value in plain.items())
+    for name, value in metrics.items():
+        print(f"{name:36s} {value:.4f}")  # noqa: T201
+    print(  # noqa: T201
+        f"recall@{AT} over chance: picture -> name {gains['left_to_right']:.1f}, name -> picture"
+        f" {gains['right_to_left']:.1f} (at least {TIMES_CHANCE:g}); differs from the whole matrix by {apart:.1e};"
+        f" {time.process_time():.0f} CPU s"
+    )
+    return int(min(gains.values()) < TIMES_CHANCE or apart > 1e-6)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""Optimizers, schedules and layer-wise rates against torch's own."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import lr_scheduler as torchs
+
+from pipeline.errors import RecipeError
+from pipeline.recipe import Optim, parse_recipe
+from pipeline.train.optim import SCHEDULES, after_evaluation, layer_factors, learning_rate, make_optimizer, set_rate
+from tests.networks import build
+
+PEAK, STEPS, WARM = 0.5, 50, 10
+
+
+def settings(**given: Any) -> Optim:
+    return Optim.model_validate({"lr": PEAK, "warmup": WARM / STEPS, "final_share": 0.1, **given})
+
+
+def one_parameter(rate: float = PEAK) -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+
+
+def rates(scheduler: torchs.LRScheduler, optimizer: torch.optim.Optimizer, count: int) -> list[float]:
+    """The rates of the first steps under one of torch's schedulers."""
+    found = []
+    for _ in range(count):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def reference(name: str, optimizer: torch.optim.Optimizer) -> torchs.LRScheduler:
+    """Torch's scheduler of what follows the warm-up."""
+    after = STEPS - WARM
+    if name == "cosine":
+        return torchs.CosineAnnealingLR(optimizer, after, eta_min=0.05)
+    if name == "linear":
+        return torchs.LinearLR(optimizer, 1.0, 0.1, after)
+    if name == "step":
+        return torchs.StepLR(optimizer, step_size=15, gamma=0.3)
+    if name == "inverse_sqrt":
+        return torchs.LambdaLR(optimizer, lambda i: ((WARM + 1 + i) / (WARM + 1)) ** -0.5)
+    if name == "wsd":
+        parts = [torchs.ConstantLR(optimizer, 1.0), torchs.LinearLR(optimizer, 1.0, 0.1, 20)]
+        return torchs.SequentialLR(optimizer, parts, [after - 20])
+    return torchs.ConstantLR(optimizer, 1.0)
+
+
+OWN: dict[str, dict[str, float]] = {"step": {"step_share": 0.3, "gamma": 0.3}, "wsd": {"decay_share": 0.4}}
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+@pytest.mark.filterwarnings("ignore:The epoch parameter")  # torch's own, inside SequentialLR
+def test_schedules_equal_torchs_own(name: str) -> None:
+    ours = [learning_rate(settings(schedule=name, **OWN.get(name, {})), s, STEPS) for s in range(STEPS)]
+    optimizer = one_parameter()
+    theirs = rates(reference(name, optimizer), optimizer, STEPS - WARM)
+    assert ours[WARM:] == pytest.approx(theirs, rel=1e-6)
+    assert ours[:WARM] == pytest.approx([PEAK * (s + 1) / (WARM + 1) for s in range(WARM)])
+    assert (len(set(ours[WARM:])) > 1) == (name not in ("constant", "plateau"))
+
+
+def test_inverse_sqrt_is_that_of_vaswani() -> None:
+    ours = [learning_rate(settings(schedule="inverse_sqrt"), s, STEPS) for s in range(STEPS)]
+    warm = WARM + 1
+    vaswani = [min((s + 1) ** -0.5, (s + 1) * warm**-1.5) for s in range(STEPS)]
+    assert [x / PEAK for x in ours] == pytest.approx([x / warm**-0.5 for x in vaswani])
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+@pytest.mark.parametrize("patience", [0, 2])
+def test_plateau_equals_torchs_own(higher_is_better: bool, patience: int) -> None:
+    values = [0.5, 0.6, 0.55, 0.6, 0.59, 0.7, 0.7, 0.7, 0.7, 0.7, math.nan, 0.7, 0.8, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
+    chosen = settings(schedule="plateau", patience=patience, gamma=0.5, final_share=0.1)
+    optimizer = one_parameter()
+    mode: Any = "max" if higher_is_better else "min"
+    theirs = torchs.ReduceLROnPlateau(
+        optimizer, mode, factor=0.5, patience=patience, threshold=0, min_lr=0.1 * PEAK, threshold_mode="abs"
+    )
+    scale, waited, best, seen = 1.0, 0, -math.inf if higher_is_better else math.inf, []
+    for value in values:
+        improved = value > best if higher_is_better else value < best
+        best = value if improved else best
+        scale, waited = after_evaluation(chosen, scale, waited, improved=improved)
+        theirs.step(value)
+        assert scale * PEAK == pytest.approx(optimizer.param_groups[0]["lr"])
+        seen.append(scale)
+    assert len(set(seen)) >= 3
+    assert after_evaluation(settings(), 1.0, 0, improved=False) == (1.0, 0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_optimizers_equal_torchs_own(name: str) -> None:
+    """Three steps on a matrix, which decays, and a vector, which does not; torch's without fused kernels."""
+    chosen = settings(name=name, weight_decay=0.1, beta1=0.8, beta2=0.9)
+    first = torch.nn.Linear(4, 3)
+    second = torch.nn.Linear(4, 3)
+    second.load_state_dict(first.state_dict())
+    ours = make_optimizer(chosen, first)
+    groups = [{"params": [second.weight], "weight_decay": 0.1}, {"params": [second.bias], "weight_decay": 0.0}]
+    theirs: torch.optim.Optimizer
+    if name == "sgd":
+        theirs = torch.optim.SGD(groups, lr=PEAK, momentum=0.8, nesterov=True, foreach=False)
+    else:
+        kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+        theirs = kind(groups, lr=PEAK, betas=(0.8, 0.9), foreach=False)
+    before = first.weight.clone()
+    for _ in range(3):
+        x = torch.randn(5, 4)
+        for layer, optimizer in ((first, ours), (second, theirs)):
+            optimizer.zero_grad()
+            layer(x).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(first.state_dict(), second.state_dict())
+    assert not torch.equal(before, first.weight)
+
+
+@pytest.mark.parametrize(("fusion", "depths"), [("early", 3), ("mid", 5), ("weighted_sum", 2), ("cross_attention", 5)])
+def test_rates_fall_by_one_factor_a_layer_towards_the_input(fusion: str, depths: int) -> None:
+    network = build(fusion, field_layers=2, joint_layers=3)
+    names = [name for name, _ in network.named_parameters()]
+    factor = layer_factors(names, 0.5)
+    assert {factor(n) for n in names} == {0.5**i for i in range(depths + 2)}
+    assert all(factor(n) == 0.5 ** (depths + 1) for n in names if n.startswith(("embeddings", "clock")))
+    assert all(factor(n) == 1.0 for n in names if n.startswith("heads"))
+    encoders = [n for n in names if n.startswith("fusion.encoders") and ".layers.1." in n]
+    assert all(factor(n) == 2 * factor(n.replace(".layers.1.", ".layers.0.")) for n in encoders)
+    assert bool(encoders) == (fusion != "early")
+    assert all(layer_factors(names, 1.0)(n) == 1.0 for n in names)
+
+
+def test_factors_of_a_parameters_rate_multiply() -> None:
+    network = build()
+    network.embeddings.requires_grad_(False)
+    optimizer = make_optimizer(
+        settings(layer_decay=0.5), network, [lambda n: 0.1 if "series" in n else 1.0, lambda n: 3.0]
+    )
+    set_rate(optimizer, 2.0)
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    found = {n: rate[id(p)] for n, p in network.named_parameters() if p.requires_grad}
+    assert len(found) == len(rate)
+    assert not any(n.startswith("embeddings") for n in found)
+    mine = layer_factors(found, 0.5)
+    assert found == pytest.approx({n: 2.0 * mine(n) * (0.1 if "series" in n else 1.0) * 3.0 for n in found})
+    assert len(set(found.values())) > 4
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"gamma": 0.5}, "`gamma` has no effect with `schedule: cosine`"),
+        ({"schedule": "step", "patience": 2}, "`patience` has no effect with `schedule: step`"),
+        ({"schedule": "wsd", "warmup": 0.5, "decay_share": 0.6}, "must add to at most 1"),
+        ({"schedule": "plateau"}, "`data.validation` is not given"),
+    ],
+)
+def test_settings_without_effect_are_refused(given: dict[str, Any], fault: str) -> None:
+    tree = {
+        "name": "x",
+        "data": {"train": {"paths": ["x"]}},
+        "fields": {"x": {"modality": "text", "column": "x"}},
+        "tasks": {"y": {"task": "classification", "column": "y"}},
+        "train": {"steps": 1},
+    }
+    with pytest.raises(RecipeError, match=fault):
+        parse_recipe({**tree, "optim": given})
+    parse_recipe(tree)

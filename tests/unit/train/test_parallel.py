@@ -1,0 +1,397 @@
+"""Two workers (gloo, one process each, without Ray) compute what one computes, with DDP and with FSDP2."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from pipeline.errors import CheckpointError, StartError
+from pipeline.model.network import Network
+from pipeline.model.transformer import Block
+from pipeline.origin import pin, starts_folder
+from pipeline.recipe import Recipe, parse_recipe, to_yaml
+from pipeline.sample import FieldPack, Pack
+from pipeline.train.build import build_network
+from pipeline.train.checkpoint import (
+    MODEL,
+    OPTIMIZER,
+    RunState,
+    load_optimizer,
+    load_weights,
+    save_checkpoint,
+    verify,
+)
+from pipeline.train.loop import Loop, Losses
+from pipeline.train.optim import make_optimizer
+from pipeline.train.parallel import distribute, holds_shards, is_sharded, whole_state
+from pipeline.train.start import prefixes, start
+from pipeline.train.tensors import join_parts, read_weights
+from tests.networks import CLASSES, FIELDS, FUSIONS, SPECS, build, draw_batch, draw_pack
+
+WORKERS, STEPS, HALF, LATER = 2, 20, 10, 13
+NAMES = ("scan", "series", "values")
+RARE = "series"
+"""The clocked field, which some runs show to rank 0 only."""
+FROZEN = ("series", "values")
+"""Fields that some runs freeze: one with a clock, one with recurrent cells."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A run of two workers: what it changes, from which step to which, and what it reads or writes."""
+
+    parallel: str
+    first: int = 0
+    last: int = STEPS
+    fusion: str = "mid"
+    rare: bool = False
+    precision: str = "fp32"
+    recompute: bool = False
+    frozen: bool = False
+    load: str | None = None
+    save: str | None = None
+
+
+CASES = {
+    "ddp": Case(parallel="ddp"),
+    "fsdp": Case(parallel="fsdp", save="parts"),
+    "fsdp resumed": Case(parallel="fsdp", first=HALF, last=LATER, load="parts"),
+    "fsdp from one worker": Case(parallel="fsdp", first=HALF, last=LATER, load="whole"),
+    "fsdp bf16": Case(parallel="fsdp", last=2, precision="bf16"),
+    "fsdp bf16 recomputed": Case(parallel="fsdp", last=2, precision="bf16", recompute=True),
+    "ddp rare": Case(parallel="ddp", last=3, rare=True),
+    "fsdp rare": Case(parallel="fsdp", last=3, rare=True),
+    "fsdp numbers": Case(parallel="fsdp", last=3, fusion="weighted_sum"),
+    "fsdp asking": Case(parallel="fsdp", last=2, fusion="cross_attention"),
+    "fsdp bottleneck": Case(parallel="fsdp", last=2, fusion="bottleneck"),
+    "ddp frozen": Case(parallel="ddp", last=3, frozen=True),
+    "fsdp frozen": Case(parallel="fsdp", last=3, frozen=True, recompute=True),
+}
+
+
+def recipe(case: Case) -> Recipe:
+    fields = {name: FIELDS[name].model_dump(mode="json") for name in NAMES}
+    for name in FROZEN if case.frozen else ():
+        fields[name] |= {"init": {"run": "elsewhere"}, "freeze": True}
+    return parse_recipe(
+        {
+            "name": "parallel",
+            "data": {"train": {"paths": ["none.parquet"]}},
+            "fields": fields,
+            "tasks": {"label": {"task": "classification", "column": "label"}},
+            "model": {
+                "dim": 32, "head_dim": 16, "field_layers": 1, "joint_layers": 1, "dropout": 0.1,
+                "modality_dropout": 0.2, "fusion": case.fusion,
+            },
+            "batch": {"global_batch": 4},
+            "optim": {"layer_decay": 0.8, "lr": 0.005},
+            "train": {
+                "steps": STEPS, "precision": case.precision, "workers": WORKERS, "parallel": case.parallel,
+                "checkpoint_activations": case.recompute,
+            },
+        }
+    )  # fmt: skip
+
+
+def pack(position: int, rare: bool) -> Pack:
+    """The pack at a position, one of 8; with `rare`, those of rank 1 lack one field altogether."""
+    drawn = dataclasses.replace(draw_pack(position % 8, samples=4), position=position)
+    if not rare or position % WORKERS == 0:
+        return drawn
+    gone = FieldPack(
+        values=drawn.fields[RARE].values[:0],
+        lengths=np.zeros(4, np.int32),
+        grids=np.zeros((4, 2), np.int32),
+        times=np.zeros(0, np.float32),
+    )
+    return dataclasses.replace(drawn, fields={**drawn.fields, RARE: gone})
+
+
+def packs(case: Case, rank: int, world_size: int) -> Iterator[Pack]:
+    for position in range(case.first * 4 + rank, STEPS * 4, world_size):
+        yield pack(position, case.rare)
+
+
+def make_network(settings: Recipe) -> Network:
+    torch.manual_seed(0)
+    return build_network(settings, {n: SPECS[n] for n in NAMES}, {"label": {"classes": CLASSES, "counts": (5, 3, 2)}})
+
+
+def make_loop(case: Case, rank: int = 0, world_size: int = 1) -> Loop:
+    settings = recipe(case)
+    network = make_network(settings)
+    distributed = distribute(Losses(network, settings), case.parallel, world_size)
+    return Loop(
+        network=network,
+        optimizer=make_optimizer(settings.optim, network),
+        recipe=settings,
+        num_steps=STEPS,
+        device=torch.device("cpu"),
+        rank=rank,
+        world_size=world_size,
+        distributed=distributed,
+    )
+
+
+def run(case: Case, folder: Path, rank: int = 0, world_size: int = 1) -> tuple[Loop, list[float]]:
+    """Run a case; a checkpoint is written half way where it asks for one."""
+    loop = make_loop(case, rank, world_size)
+    if case.load is not None:
+        load_weights(folder / case.load, loop.network)
+        load_optimizer(folder / case.load, loop.optimizer, loop.network)
+    losses = []
+    for report in loop.steps(packs(case, rank, world_size), case.first):
+        losses.append(report.loss)
+        if case.save is not None and report.step == HALF:
+            save_checkpoint(folder / case.save, loop.network, loop.optimizer, state(HALF))
+        if report.step == case.last:
+            break
+    return loop, losses
+
+
+def state(step: int) -> RunState:
+    return RunState(
+        step=step,
+        best_step=-1,
+        best_value=0.0,
+        evaluations_since_best=0,
+        finished=False,
+        recipe_digest="r",
+        data_digest="d",
+    )
+
+
+def work(rank: int, folder: Path) -> None:
+    """What each of the two processes runs: all cases, one after the other."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), WORKERS)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS, timeout=timedelta(seconds=90))
+    found: dict[str, Any] = {}
+    for name, case in CASES.items():
+        loop, losses = run(case, folder, rank, WORKERS)
+        parameters = list(loop.network.parameters())
+        found[name] = {"losses": losses, "sharded": sum(is_sharded(p) for p in parameters), "all": len(parameters)}
+        found[name]["held"] = held(loop.optimizer) / sum(p.numel() for p in parameters if p.requires_grad)
+        weights = whole_state(loop.network)
+        if rank == 0:
+            safetensors.torch.save_file(weights, folder / f"{name}.weights")
+    (folder / f"found-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    dist.destroy_process_group()
+
+
+def held(optimizer: torch.optim.Optimizer) -> float:
+    """Numbers that the optimizer's state keeps in the memory of this rank."""
+    tensors = [t for slots in optimizer.state.values() for t in slots.values()]
+    return sum((t.to_local() if is_sharded(t) else t).untyped_storage().nbytes() for t in tensors) / 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """Losses and weights of one worker (by case without `parallel`), what the two ranks found, and their folder."""
+
+    folder: Path
+    alone: dict[str, list[float]]
+    weights: dict[str, torch.Tensor]
+    found: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("parallel")
+    torch.set_num_threads(1)
+    whole, losses = run(Case(parallel="ddp", save="whole"), folder)
+    alone = {
+        "mid": losses,
+        "rare": run(CASES["fsdp rare"], folder)[1],
+        "numbers": run(CASES["fsdp numbers"], folder)[1],
+        "asking": run(CASES["fsdp asking"], folder)[1],
+        "bottleneck": run(CASES["fsdp bottleneck"], folder)[1],
+        "bf16": run(CASES["fsdp bf16"], folder)[1],
+        "frozen": run(CASES["ddp frozen"], folder)[1],
+    }
+    mp.spawn(work, args=(folder,), nprocs=WORKERS)  # type: ignore[no-untyped-call]
+    return Results(
+        folder=folder,
+        alone=alone,
+        weights={k: v.clone() for k, v in whole.network.state_dict().items()},
+        found=[json.loads((folder / f"found-{rank}.json").read_text()) for rank in range(WORKERS)],
+    )
+
+
+def losses_of(results: Results, name: str) -> list[float]:
+    both = [found[name]["losses"] for found in results.found]
+    assert both[0] == both[1], "ranks report different losses"
+    assert len(both[0]) == CASES[name].last - CASES[name].first
+    return list(both[0])
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_two_workers_equal_one_over_20_steps(results: Results, name: str) -> None:
+    assert losses_of(results, name) == pytest.approx(results.alone["mid"], abs=1e-5)
+    weights = safetensors.torch.load_file(results.folder / f"{name}.weights")
+    assert weights.keys() == results.weights.keys()
+    assert max(float((weights[k] - results.weights[k]).abs().max()) for k in weights) < 1e-4
+    sharded, number = results.found[1][name]["sharded"], results.found[1][name]["all"]
+    assert sharded == (number if name == "fsdp" else 0)
+    assert results.alone["mid"][0] - results.alone["mid"][-1] > 0.01, "nothing was learned"
+
+
+def test_a_sharded_checkpoint_goes_on_with_any_number_of_workers(results: Results) -> None:
+    uninterrupted = losses_of(results, "fsdp")
+    assert losses_of(results, "fsdp resumed") == uninterrupted[HALF:LATER]
+    _, alone = run(Case(parallel="ddp", first=HALF, last=LATER, load="parts"), results.folder)
+    assert alone == pytest.approx(uninterrupted[HALF:LATER], abs=1e-5)
+    assert verify(results.folder / "parts") == state(HALF)
+    assert not (results.folder / "parts" / MODEL).exists()
+    assert len(list((results.folder / "parts").glob("*-of-00002.safetensors"))) == 4
+
+
+def test_a_rank_holds_its_rows_only(results: Results) -> None:
+    """Adam keeps two numbers for each weight: one on each of two ranks, fresh or read from a checkpoint."""
+    shares = {name: [found[name]["held"] for found in results.found] for name in CASES}
+    for name, case in CASES.items():
+        assert shares[name] == pytest.approx([1.0, 1.0] if case.parallel == "fsdp" else [2.0, 2.0], abs=0.1)
+    assert {CASES[name].load for name in shares} == {None, "parts", "whole"}
+
+
+def test_a_whole_checkpoint_goes_on_sharded(results: Results) -> None:
+    assert losses_of(results, "fsdp from one worker") == pytest.approx(results.alone["mid"][HALF:LATER], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ddp rare", "fsdp rare"])
+def test_a_rank_that_never_sees_a_field_hangs_nobody(results: Results, name: str) -> None:
+    assert losses_of(results, name) == pytest.approx(results.alone["rare"], abs=1e-5)
+    seen = [sum(int(p.fields[RARE].lengths.sum()) for p in packs(CASES[name], rank, WORKERS)) for rank in (0, 1)]
+    assert seen[0] > 0
+    assert seen[1] == 0
+
+
+def test_mixed_precision_and_recomputed_activations_are_the_same_under_fsdp(results: Results) -> None:
+    losses = losses_of(results, "fsdp bf16")
+    assert losses == losses_of(results, "fsdp bf16 recomputed")
+    assert losses[0] == pytest.approx(results.alone["bf16"][0], abs=1e-6)
+    assert losses == pytest.approx(results.alone["bf16"], abs=1e-2)  # rounding to bf16 amplifies what order changes
+    assert losses[0] != pytest.approx(results.alone["mid"][0], abs=1e-6), "this was fp32"
+
+
+@pytest.mark.parametrize("name", ["ddp frozen", "fsdp frozen"])
+def test_frozen_fields_stay_and_hold_up_nobody(results: Results, name: str) -> None:
+    assert losses_of(results, name) == pytest.approx(results.alone["frozen"], abs=1e-5)
+    before = make_network(recipe(CASES[name])).state_dict()
+    weights = safetensors.torch.load_file(results.folder / f"{name}.weights")
+    same = {k for k, v in weights.items() if torch.equal(v, before[k])}
+    own = {k for k in weights for field in FROZEN if k.startswith(prefixes(field))}
+    assert own <= same
+    assert len(own) > 20
+    assert any("of_scan" in k for k in weights.keys() - same)
+
+
+def test_a_run_starts_from_a_checkpoint_in_parts(results: Results, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000010"
+    shutil.copytree(results.folder / "parts", checkpoint)
+    plain = recipe(CASES["ddp"]).model_copy(update={"storage": str(tmp_path / "out")})
+    (tmp_path / "run" / "recipe.yaml").write_text(to_yaml(plain), encoding="utf-8")
+    (tmp_path / "run" / "fitted.json").write_text("{}", encoding="utf-8")
+    settings = parse_recipe(plain.model_dump(mode="json"), [f"model.init.run={tmp_path / 'run'}"])
+    pinned = pin(settings)
+    network = make_network(pinned)
+    start(network, pinned, starts_folder(pinned))
+    there, got = read_weights(results.folder / "parts" / MODEL), network.state_dict()
+    taken = {k for k in got if not k.startswith("heads.")}  # a field that starts elsewhere has a clock of its own
+    assert {k for k in taken if k not in there} == {"embeddings.of_series.clock.project.weight"}
+    assert all(torch.equal(got[k], there[k.removeprefix("embeddings.of_series.")]) for k in taken if ".clock." in k)
+    assert all(torch.equal(got[k], there[k]) for k in taken & there.keys())
+    assert len(taken) > 40
+    (checkpoint / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(StartError, match="00001-of-00002"):
+        pin(settings.model_copy(update={"storage": str(tmp_path / "other")}))
+
+
+@pytest.mark.parametrize("name", ["asking", "bottleneck"])
+def test_layers_that_look_elsewhere_are_sharded_too(results: Results, name: str) -> None:
+    assert losses_of(results, f"fsdp {name}") == pytest.approx(results.alone[name], abs=1e-5)
+    assert results.found[0][f"fsdp {name}"]["sharded"] == results.found[0][f"fsdp {name}"]["all"]
+
+
+def test_single_numbers_stay_whole_and_are_averaged(results: Results) -> None:
+    assert losses_of(results, "fsdp numbers") == pytest.approx(results.alone["numbers"], abs=1e-5)
+    found = results.found[0]["fsdp numbers"]
+    assert found["all"] - found["sharded"] == len(NAMES)
+    weights = safetensors.torch.load_file(results.folder / "fsdp numbers.weights")
+    assert all(bool(v != 0) for k, v in weights.items() if "logits" in k)
+
+
+@pytest.mark.parametrize("name", [MODEL, OPTIMIZER])
+@pytest.mark.parametrize("damage", ["flip", "delete"])
+def test_a_damaged_part_is_refused(results: Results, tmp_path: Path, name: str, damage: str) -> None:
+    folder = tmp_path / "parts"
+    shutil.copytree(results.folder / "parts", folder)
+    verify(folder)
+    path = folder / name.replace(".", "-00001-of-00002.")
+    if damage == "delete":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 4
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="00001-of-00002"):
+        verify(folder)
+
+
+def test_the_exported_model_is_one_file(results: Results, tmp_path: Path) -> None:
+    join_parts(results.folder / "parts" / MODEL, tmp_path / MODEL)
+    exported = safetensors.torch.load_file(tmp_path / MODEL)
+    whole = safetensors.torch.load_file(results.folder / "whole" / MODEL)
+    assert {k: v.shape for k, v in exported.items()} == {k: v.shape for k, v in whole.items()}
+    assert max(float((exported[k] - whole[k]).abs().max()) for k in whole) < 1e-4
+    (results.folder / "parts" / MODEL.replace(".", "-00000-of-00002.")).rename(tmp_path / "away")
+    with pytest.raises(CheckpointError, match="all its parts, but found 1"):
+        join_parts(results.folder / "parts" / MODEL, tmp_path / MODEL)
+    (tmp_path / "away").rename(results.folder / "parts" / MODEL.replace(".", "-00000-of-00002."))
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_parameter_takes_part_whatever_is_missing(fusion: str) -> None:
+    """DDP waits for the gradient of every parameter: none may depend on which fields a pack has."""
+    losses = Losses(build(fusion).train(), recipe(CASES["ddp"]))
+    whole = draw_batch()
+    for left in [set(SPECS), *({name} for name in SPECS), set()]:
+        losses.zero_grad()
+        losses(whole.only(frozenset(left)), {"label": 1.0})[0].backward()
+        assert [n for n, p in losses.named_parameters() if p.grad is None] == [], left
+    assert len(list(losses.parameters())) > 50
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_recomputed_activations_change_no_fusion(fusion: str) -> None:
+    network = build(fusion, dropout=0.3, modality_dropout=0.3, field_layers=2, joint_layers=2).train()
+    losses = Losses(network, recipe(CASES["ddp"]))
+    blocks = [m for m in losses.modules() if isinstance(m, Block)]
+    found = []
+    for recompute in (False, True):
+        for block in blocks:
+            block.recompute = recompute
+        losses.zero_grad()
+        torch.manual_seed(1)
+        total = losses(draw_batch(), {"label": 1.0})[0]
+        total.backward()
+        found.append([total.detach(), *(p.grad for p in losses.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert len(blocks) >= 2
+
+
+def test_one_worker_needs_no_process_group() -> None:
+    losses = torch.nn.Linear(2, 2)
+    assert distribute(losses, "fsdp", 1) is losses
+    assert not holds_shards(losses)
