@@ -47,6 +47,23 @@ class CheckpointError(InterlaceError):
     """A checkpoint that is incomplete or damaged."""
 
 
+class StartError(InterlaceError):
+    """What a run shall start from can't serve: it is not there, or its settings or shapes are others.
+
+    Args:
+        setting: the part of the recipe that asks for it.
+        faults: one line each.
+    """
+
+    def __init__(self, setting: str, faults: tuple[str, ...]) -> None:
+        super().__init__(setting, faults)
+        self.setting = setting
+        self.faults = faults
+
+    def __str__(self) -> str:
+        return "\n  - ".join([f"{self.setting}: can't start from there", *self.faults])
+
+
 class ResumeError(InterlaceError):
     """A run or a prepared folder that may not go on under this name: its data or settings differ from the recipe's."""
 

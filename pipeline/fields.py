@@ -1,7 +1,7 @@
 """Settings of fields, one class a modality: which columns of a source they read, and how values become tokens.
 
-A field's `training_only` names the settings that do not decide which tokens a value gives outside training (stems and
-augmentation): neither the index nor the cache of decoded values depends on them.
+A field's `training_only` names the settings that do not decide which tokens a value gives outside training (the model's
+and augmentation): neither the index nor the cache of decoded values depends on them. `places` names the columns.
 """
 
 from collections.abc import Mapping
@@ -16,20 +16,75 @@ class Node(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class _Field(Node):
-    training_only: ClassVar[frozenset[str]] = frozenset({"stem"})
+class Start(Node):
+    """Another run whose weights and fitted state are the start of a whole network."""
 
-    stem: Literal["linear", "cnn"] = Field(
-        "linear", description="What comes before the field's Transformer layers: a projection, or convolutions."
+    run: str = Field(description="Folder of a run, of an exported model, or of a checkpoint.")
+    digest: str | None = Field(
+        None, description="Hash of what is started from; a run fills it in, and then `run` needs not be there any more."
     )
+
+
+class FieldStart(Start):
+    """A field of another run whose weights and fitted state are the start of a field."""
+
+    field: str | None = Field(None, description="The field's name there; the same as here where not given.")
+
+
+class PretrainedEncoder(Node):
+    """A model of the `transformers` library in a local folder, as a field's encoder."""
+
+    pretrained: str = Field(description="Folder of an AutoModel: `config.json`, `model.safetensors`, its tokenizer.")
+    digest: str | None = Field(
+        None, description="Hash of that folder; a run fills it in, and then the folder needs not be there any more."
+    )
+    freeze: bool = Field(True, description="Its weights stay as they are; the projection behind it learns.")
+    lr_factor: float = Field(1.0, gt=0, le=1, description="Its learning rate over the field's, where it is not frozen.")
+
+    @model_validator(mode="after")
+    def _rate_of_what_learns(self) -> "PretrainedEncoder":
+        if self.freeze and self.lr_factor != 1.0:
+            raise ValueError("`lr_factor` has no effect with `freeze: true`")
+        return self
+
+
+MODEL_SETTINGS = frozenset({"stem", "init", "freeze", "lr_factor"})
+"""Settings of a field that only the model reads."""
+
+
+class _Field(Node):
+    training_only: ClassVar[frozenset[str]] = MODEL_SETTINGS
+    places: ClassVar[frozenset[str]] = frozenset({"column"})
+
+    stem: Literal["linear", "cnn", "rnn"] = Field(
+        "linear",
+        description="What comes before the field's Transformer layers: a projection, convolutions over neighbouring"
+        " tokens, or a bidirectional GRU over them (slow on long sequences).",
+    )
+    init: FieldStart | None = Field(
+        None, description="Another run to start the field's embedding, stem, layers and fitted state from."
+    )
+    freeze: bool = Field(False, description="The field's embedding, stem and layers stay as they began.")
+    lr_factor: float = Field(1.0, gt=0, le=100, description="The field's learning rate over `optim.lr`.")
+
+    @model_validator(mode="after")
+    def _frozen_or_learning(self) -> "_Field":
+        if self.freeze and self.lr_factor != 1.0:
+            raise ValueError("`lr_factor` has no effect with `freeze: true`")
+        return self
 
 
 class ImageField(_Field):
     """A column of encoded pictures (PNG, JPEG and whatever Pillow reads)."""
 
-    training_only = frozenset({"stem", "rotate_degrees", "rescale", "shift", "flip", "color", "erase", "noise"})
+    training_only = MODEL_SETTINGS | frozenset(
+        {"rotate_degrees", "rescale", "shift", "flip", "color", "erase", "noise"}
+    )
 
     modality: Literal["image"]
+    stem: Literal["linear", "cnn"] = Field(
+        "linear", description="What comes before the field's Transformer layers: a projection, or convolutions."
+    )
     column: str = Field(description="Column that holds the encoded bytes.")
     max_size: int = Field(64, ge=1, le=4096, description="Longest side in pixels; larger pictures are shrunk to it.")
     patch: int = Field(8, ge=1, le=64, description="Side of a square patch in pixels; one patch is one token.")
@@ -41,6 +96,17 @@ class ImageField(_Field):
     color: float = Field(0.0, ge=0, lt=1, description="Training: brightness, contrast, saturation from 1 +- this.")
     erase: float = Field(0.0, ge=0, lt=1, description="Training: largest share of the area that a box blanks out.")
     noise: float = Field(0.0, ge=0, le=1, description="Training: largest deviation of noise, as a share of white.")
+    encoder: PretrainedEncoder | None = Field(
+        None,
+        description="A pretrained vision Transformer to see the picture, in its own size, before the field's layers.",
+    )
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "ImageField":
+        own = ("stem", "max_size", "patch")
+        if self.encoder and (given := [n for n in own if getattr(self, n) != type(self).model_fields[n].default]):
+            raise ValueError(f"`{given[0]}` has no effect with `encoder`, whose size and patches are used")
+        return self
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -51,7 +117,7 @@ class ImageField(_Field):
 class TextField(_Field):
     """A column of strings."""
 
-    training_only = frozenset({"stem", "word_dropout", "word_swap"})
+    training_only = MODEL_SETTINGS | frozenset({"word_dropout", "word_swap"})
 
     modality: Literal["text"]
     column: str = Field(description="Column that holds the string.")
@@ -64,11 +130,24 @@ class TextField(_Field):
     vocab_size: int = Field(1000, ge=260, le=200_000, description="Ids of a fitted vocabulary.")
     tokenizer_file: str | None = Field(None, description="A `tokenizers` JSON file to use instead of fitting one.")
     vocabulary: str | None = Field(
-        None, min_length=1, description="Name of a vocabulary fitted on all text fields that give this name, together."
+        None,
+        min_length=1,
+        description="Name of a vocabulary fitted on all text fields that give this name, together; or that which one of"
+        " them starts with (`init`).",
     )
     max_tokens: int = Field(256, ge=1, description="Longer texts are cut to this many tokens.")
     word_dropout: float = Field(0.0, ge=0, lt=1, description="Training: share of tokens replaced by the unknown token.")
     word_swap: float = Field(0.0, ge=0, lt=1, description="Training: share of tokens that change places with the next.")
+    encoder: PretrainedEncoder | None = Field(
+        None, description="A pretrained model to read the text, with its own tokenizer, before the field's layers."
+    )
+
+    @model_validator(mode="after")
+    def _one_tokenizer(self) -> "TextField":
+        own = ("tokenizer", "ngram", "vocab_size", "tokenizer_file", "vocabulary")
+        if self.encoder and (given := [n for n in own if getattr(self, n) != type(self).model_fields[n].default]):
+            raise ValueError(f"`{given[0]}` has no effect with `encoder`, whose tokenizer is used")
+        return self
 
     @model_validator(mode="after")
     def _fits_one(self) -> "TextField":
@@ -86,7 +165,12 @@ class TextField(_Field):
 class TableField(_Field):
     """Several columns of one table row, all numbers, all categories or all dates; one token for each present value."""
 
+    places = frozenset({"numbers", "categories", "dates"})
+
     modality: Literal["table"]
+    stem: Literal["linear", "cnn"] = Field(
+        "linear", description="What comes before the field's Transformer layers: a projection, or convolutions."
+    )
     numbers: tuple[str, ...] = Field((), description="Numeric columns, standardised by the training rows.")
     categories: tuple[str, ...] = Field((), description="Columns of categories (strings, integers or booleans).")
     dates: tuple[str, ...] = Field((), description="Columns of dates or timestamps, or of ISO 8601 strings.")
@@ -107,7 +191,7 @@ class TableField(_Field):
 class AudioField(_Field):
     """A column of encoded sound (WAV, FLAC, Ogg and whatever libsndfile reads) as log-mel frames."""
 
-    training_only = frozenset({"stem", "gain_db", "shift_s", "noise_db", "speed", "time_mask", "band_mask"})
+    training_only = MODEL_SETTINGS | frozenset({"gain_db", "shift_s", "noise_db", "speed", "time_mask", "band_mask"})
 
     modality: Literal["audio"]
     column: str = Field(description="Column that holds the encoded bytes.")
@@ -138,7 +222,8 @@ SeriesStatistic = Literal["mean", "min", "max", "first", "last"]
 class SeriesField(_Field):
     """Sensor readings over time: regular (one list a channel, or one list of rows) or irregular (aligned lists)."""
 
-    training_only = frozenset({"stem", "jitter", "scale", "shift", "time_mask"})
+    training_only = MODEL_SETTINGS | frozenset({"jitter", "scale", "shift", "time_mask"})
+    places = frozenset({"channels", "column", "time", "channel", "value"})
 
     modality: Literal["series"]
     channels: tuple[str, ...] = Field((), description="Regular: a column of numbers for each channel, of equal length.")

@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,7 +21,7 @@ from pipeline.data_settings import MixedSource as MixedSource
 from pipeline.data_settings import Source as Source
 from pipeline.errors import RecipeError
 from pipeline.faults import describe
-from pipeline.fields import AnyField, ImageField, Node, check_vocabularies
+from pipeline.fields import AnyField, ImageField, Node, Start, check_vocabularies
 from pipeline.optim_settings import Optim as Optim
 from pipeline.task_settings import AnyTask as AnyTask
 from pipeline.task_settings import ClassificationTask as ClassificationTask
@@ -54,6 +54,11 @@ class Model(Node):
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training.")
     modality_dropout: float = Field(0.0, ge=0, lt=1, description="Chance that training hides a field of a sample.")
+    init: Start | None = Field(
+        None,
+        description="Another run to start from: every field of a name that it has too, as `fields.<name>.init` would,"
+        " and the layers and tables of the same names; heads of tasks begin anew.",
+    )
 
     @model_validator(mode="after")
     def _heads(self) -> "Model":
@@ -162,6 +167,13 @@ class Recipe(Node):
         return self
 
     @model_validator(mode="after")
+    def _frozen_from_somewhere(self) -> "Recipe":
+        for name, field in self.fields.items():
+            if field.freeze and field.init is None and self.model.init is None:
+                raise ValueError(f"fields.{name}: `freeze` needs `init` (or `model.init`): what is frozen never learns")
+        return self
+
+    @model_validator(mode="after")
     def _divides(self) -> "Recipe":
         if self.batch.global_batch % self.train.workers:
             raise ValueError(
@@ -215,6 +227,15 @@ PLACE_KEYS = (
 )  # fmt: skip
 """Settings of where a run happens, which do not decide what it computes: they are no part of its digest."""
 
+PINNED = (".init.run", ".encoder.pretrained")
+"""Ends of settings that say where something lies whose content is known by the `digest` beside them."""
+
+
+def is_place(setting: str, flat: Mapping[str, Any]) -> bool:
+    """Whether a setting of a flattened recipe says where something is or happens, not what is computed."""
+    pinned = setting.endswith(PINNED) and flat.get(f"{setting.rpartition('.')[0]}.digest") is not None
+    return pinned or setting.startswith(PLACE_KEYS)
+
 
 def flatten(recipe: Node) -> dict[str, Any]:
     """The recipe as dotted paths and plain values, in the recipe's order; lists stay lists."""
@@ -231,7 +252,8 @@ def flatten(recipe: Node) -> dict[str, Any]:
 
 def digest(recipe: Recipe) -> str:
     """Hash (16 hex digits) of what decides the result of a run, without the settings of its place."""
-    flat = {k: v for k, v in flatten(recipe).items() if not k.startswith(PLACE_KEYS)}
+    settings = flatten(recipe)
+    flat = {k: v for k, v in settings.items() if not is_place(k, settings)}
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -37,6 +37,7 @@ class FieldSpec:
         max_grid: the most rows and columns that tokens of one value can form; `(n, 1)` for sequences.
         channels: colour channels if a patch is a square of pixels laid out `[height, width, channel]`, else 0.
         clocked: whether each token carries its time; all clocked fields of a sample share one clock.
+        pretrained: configuration (JSON) of the pretrained model that reads these tokens; empty where none does.
     """
 
     name: str
@@ -47,6 +48,7 @@ class FieldSpec:
     max_grid: tuple[int, int] = (1, 1)
     channels: int = 0
     clocked: bool = False
+    pretrained: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ FIELDS: dict[str, settings.AnyField] = {
     "photo": settings.ImageField(modality="image", column="photo", stem="cnn"),
     "scan": settings.ImageField(modality="image", column="scan"),
     "series": settings.TableField(modality="table", numbers=("a",), stem="cnn"),
-    "values": settings.TextField(modality="text", column="values", stem="cnn"),
+    "values": settings.TextField(modality="text", column="values", stem="rnn"),
     "type": settings.TableField(modality="table", categories=("b",)),
 }
 """Two of the names are those of attributes of torch modules, on purpose."""

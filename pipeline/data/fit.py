@@ -4,7 +4,8 @@
 
 The units of work are row groups, done by the same `mapper` as those of measuring. Partials are small and are merged as
 they come, so memory holds one row group where it is read and the totals (counts, statistics) where they are merged. The
-state is the same wherever the row groups were read.
+state is the same wherever the row groups were read. A field that starts from another run or a pretrained model learns
+nothing: its state comes from there.
 """
 
 import json
@@ -18,9 +19,10 @@ import pyarrow as pa
 from pipeline import modalities
 from pipeline.data.sources import Mapper, RowGroup, ShardFormat, open_source, usable_rows
 from pipeline.data.targets import target_learner
-from pipeline.errors import DataError
-from pipeline.fields import AnyField, TextField
+from pipeline.errors import DataError, StartError
+from pipeline.fields import AnyField, PretrainedEncoder, TextField
 from pipeline.modalities.base import Known, Learner
+from pipeline.origin import fitted_from, starts_folder
 from pipeline.recipe import AnyTask, GenerationTask, Recipe
 
 Fitted = Mapping[str, Mapping[str, Any]]
@@ -38,19 +40,26 @@ class Lesson:
 def lessons(recipe: Recipe) -> dict[str, Lesson]:
     """All that a recipe learns, by setting: one lesson a field, shared vocabulary and task; nothing learned yet.
 
+    A field that starts from elsewhere brings its state, which then is that of all fields of its vocabulary.
+
     Raises:
         DataError: settings of a field that can't be followed.
+        StartError: the recipe (pinned) has a field that can't start from what its `init` names, or two fields of one
+            vocabulary bring unequal ones.
     """
     made: dict[str, Lesson] = {}
+    known = _known(recipe)
     for name, field in recipe.fields.items():
         key = _lesson_of(name, field)
         before = made[key].columns if key in made else ()
-        made[key] = Lesson(learner=modalities.learner(field), columns=(*before, field.columns))
+        learner = Known(known[key]) if key in known else modalities.learner(field)
+        made[key] = Lesson(learner=learner, columns=(*before, field.columns))
     for name, task in recipe.tasks.items():
         if task.columns:
             key = _lesson_of_task(name, task)
             before = made[key].columns if key in made else ()
-            made[key] = Lesson(learner=target_learner(task), columns=(*before, task.columns))
+            learner = Known(known[key]) if key in known else target_learner(task)
+            made[key] = Lesson(learner=learner, columns=(*before, task.columns))
     return made
 
 
@@ -64,6 +73,34 @@ def _lesson_of_task(name: str, task: AnyTask) -> str:
     return f"vocabulary.{shared}" if shared else f"tasks.{name}"
 
 
+def _known(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
+    """The states that fields bring, by lesson."""
+    known: dict[str, Mapping[str, Any]] = {}
+    first: dict[str, str] = {}
+    for name, field in recipe.fields.items():
+        state = _started(recipe, name, field)
+        if state is None:
+            continue
+        key = _lesson_of(name, field)
+        if known.setdefault(key, state) != state:
+            raise StartError(
+                f"fields.{name}.init",
+                (f"shares the vocabulary of `fields.{first[key]}`, which starts with another",),
+            )
+        first.setdefault(key, name)
+    return known
+
+
+def _started(recipe: Recipe, name: str, field: AnyField) -> Mapping[str, Any] | None:
+    """The state that comes with the run or the pretrained model that a field starts from, None without one."""
+    home = starts_folder(recipe)
+    encoder: PretrainedEncoder | None = getattr(field, "encoder", None)
+    if field.init is None and encoder is not None:
+        assert encoder.digest is not None, "not pinned"
+        return modalities.fit_from_folder(field, home / encoder.digest)
+    return fitted_from(home, name, field)
+
+
 def fit(recipe: Recipe, groups: Sequence[RowGroup], mapper: Mapper) -> Fitted:
     """Fit every field and target on the training rows; a row group is read once for all of them.
 
@@ -74,6 +111,7 @@ def fit(recipe: Recipe, groups: Sequence[RowGroup], mapper: Mapper) -> Fitted:
 
     Raises:
         DataError: settings that can't be followed, or a column from which nothing can be learned.
+        StartError: as `lessons`.
     """
     totals = lessons(recipe)
     asked = {n: lesson for n, lesson in lessons(recipe).items() if not isinstance(lesson.learner, Known)}

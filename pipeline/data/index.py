@@ -33,6 +33,7 @@ from pipeline.data.sources import SPARSE, Mapper, RowGroup, ShardFormat, faults_
 from pipeline.data.targets import Target, TextTarget, ctc_tokens, make_target
 from pipeline.errors import BadShareError, DataError, RecordError
 from pipeline.fields import AnyField
+from pipeline.origin import pin
 from pipeline.recipe import Recipe, Source
 from pipeline.sample import BadRecord
 
@@ -113,8 +114,10 @@ def build_index(recipe: Recipe, mapper: Mapper = map) -> Index:
 
     Raises:
         DataError: shards, columns, types or the sizes of row groups are not as the recipe needs them.
+        StartError: a field can't start from what its `init` names.
         BadShareError: too many records are bad.
     """
+    recipe = pin(recipe)
     splits = recipe.data.splits()
     shards = {n: [find_shards(s.paths, recipe.data.root) for s in sources] for n, sources in splits.items()}
     prints = {n: [[fingerprint(s) for s in found] for found in lists] for n, lists in shards.items()}
@@ -305,4 +308,8 @@ def _reading(field: AnyField) -> dict[str, Any]:
     file = settings.get("tokenizer_file")
     if file is not None and Path(file).exists():
         settings["tokenizer_file"] = xxhash.xxh3_64(Path(file).read_bytes()).hexdigest()
+    if field.init is not None:
+        settings["init"] = [field.init.digest, field.init.field]
+    if (encoder := settings.pop("encoder", None)) is not None:
+        settings["encoder"] = encoder["digest"]
     return settings

@@ -11,16 +11,29 @@ it learns, one that follows `base.Learner`; and one row of `MODALITIES`.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from pipeline.fields import AnyField
+from pipeline.fields import AnyField, ImageField, TextField
 from pipeline.modalities.audio import AudioModality
 from pipeline.modalities.base import Fitted, Known, Learner, Modality
 from pipeline.modalities.image import ImageModality
+from pipeline.modalities.pretrained import PretrainedText, fit_pretrained
+from pipeline.modalities.pretrained_image import PretrainedImage, fit_pretrained_image
 from pipeline.modalities.series import make_series, series_learner
 from pipeline.modalities.table import make_table, table_learner
 from pipeline.modalities.text import TextModality
 from pipeline.modalities.vocabulary import text_learner
+
+
+def make_image(name: str, field: ImageField, fitted: Fitted) -> Modality:
+    """The modality of a field of pictures, in a size of its own or of a pretrained model."""
+    return ImageModality(name, field, fitted) if field.encoder is None else PretrainedImage(name, field, fitted)
+
+
+def make_text(name: str, field: TextField, fitted: Fitted) -> Modality:
+    """The modality of a field of strings, with a tokenizer of its own or of a pretrained model."""
+    return TextModality(name, field, fitted) if field.encoder is None else PretrainedText(name, field, fitted)
 
 
 def _nothing(field: AnyField) -> Learner:
@@ -29,8 +42,8 @@ def _nothing(field: AnyField) -> Learner:
 
 
 MODALITIES: dict[str, tuple[Callable[[Any], Learner], Callable[[str, Any, Fitted], Modality]]] = {
-    "image": (_nothing, ImageModality),
-    "text": (text_learner, TextModality),
+    "image": (_nothing, make_image),
+    "text": (text_learner, make_text),
     "table": (table_learner, make_table),
     "audio": (_nothing, AudioModality),
     "series": (series_learner, make_series),
@@ -45,6 +58,11 @@ def learner(field: AnyField) -> Learner:
         DataError: settings that can't be followed (a tokenizer file that can't be read).
     """
     return MODALITIES[field.modality][0](field)
+
+
+def fit_from_folder(field: AnyField, folder: Path) -> Fitted:
+    """The state of a field with a pretrained encoder: what the encoder's folder says. Raises DataError."""
+    return fit_pretrained_image(folder) if field.modality == "image" else fit_pretrained(folder)
 
 
 def make(name: str, field: AnyField, fitted: Fitted) -> Modality:

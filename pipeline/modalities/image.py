@@ -78,7 +78,7 @@ class ImageModality(Modality):
 
     def __init__(self, name: str, field: ImageField, fitted: Fitted) -> None:
         self._field = field
-        self._background = _BACKGROUND[field.background]
+        self.background = _BACKGROUND[field.background]
         side = -(-field.max_size // field.patch)
         self._spec = FieldSpec(
             name=name,
@@ -114,7 +114,7 @@ class ImageModality(Modality):
             if (at.width, at.height) != extent:
                 draft = image.draft(None, (round(size[0] * REDUCING_GAP), round(size[1] * REDUCING_GAP)))
                 box = draft[1] if draft else None
-            image = _to_rgb(image, self._background)
+            image = _to_rgb(image, self.background)
             if image.size != size:
                 image = image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=REDUCING_GAP)
             if orientation in _UPRIGHT:
@@ -130,7 +130,7 @@ class ImageModality(Modality):
         """
         changed = self._changed(decoded, rng)
         if self._field.erase:
-            changed = _erase(changed, self._field.erase, self._background, rng)
+            changed = _erase(changed, self._field.erase, self.background, rng)
         return _add_noise(changed, self._field.noise, rng) if self._field.noise else changed
 
     def _changed(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -155,7 +155,7 @@ class ImageModality(Modality):
                 Image.Transform.AFFINE,
                 affine,
                 Image.Resampling.BILINEAR,
-                fillcolor=self._background,
+                fillcolor=self.background,
             )
         if field.color:
             image = _recolor(image, *(1 + c * field.color for c in colors))
@@ -177,9 +177,21 @@ class ImageModality(Modality):
         height, width = at.rows * self._field.patch, at.columns * self._field.patch
         if pixels.shape[:2] == (height, width):
             return pixels
-        canvas = np.full((height, width, 3), self._background[0], np.uint8)
+        canvas = np.full((height, width, 3), self.background[0], np.uint8)
         canvas[: at.height, : at.width] = pixels
         return canvas
+
+
+def read_stretched(
+    value: tuple[Any, ...], size: tuple[int, int], resample: int, background: tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    """A picture upright in RGB, stretched to `size` (width, height) by one of Pillow's filters. Raises RecordError."""
+    with _pillow():
+        image, _, orientation = _open(value)
+        image = _to_rgb(image, background)
+        if orientation in _UPRIGHT:
+            image = image.transpose(_UPRIGHT[orientation])
+        return np.asarray(image.resize(size, Image.Resampling(resample)))
 
 
 @contextmanager

@@ -153,7 +153,7 @@ class TextModality(Modality):
 
     def measure(self, value: tuple[Any, ...]) -> Extent:
         """Number of tokens of the whole text, an empty one counting as 1. Raises RecordError."""
-        return max(1, self._tokenizer.count(_string(value))), 0
+        return max(1, self._tokenizer.count(string_of(value))), 0
 
     def grid(self, extent: Extent) -> tuple[int, int]:
         """Tokens after the cut, one column."""
@@ -162,24 +162,12 @@ class TextModality(Modality):
     def decode(self, value: tuple[Any, ...]) -> NDArray[np.int32]:
         """Ids, int32 `[n]`. Raises RecordError."""
         limit = self._field.max_tokens
-        ids = self._tokenizer.ids(_string(value), limit)[:limit]
+        ids = self._tokenizer.ids(string_of(value), limit)[:limit]
         return ids if len(ids) else np.array([END], np.int32)
 
     def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """Replace each token by `UNKNOWN` with the chance `word_dropout`, then let neighbours change places.
-
-        A local shuffle as in Lample et al. (2018), here by one place: tokens are paired from the first or the second
-        on, and each pair is swapped with the chance `word_swap`, so that this share of the tokens stands elsewhere.
-        """
-        field = self._field
-        if field.word_dropout:
-            decoded = np.where(rng.random(len(decoded)) < field.word_dropout, np.int32(UNKNOWN), decoded)
-        if field.word_swap:
-            left = np.arange(rng.integers(2), len(decoded) - 1, 2)
-            left = left[rng.random(len(left)) < field.word_swap]
-            decoded = decoded.copy()
-            decoded[left], decoded[left + 1] = decoded[left + 1], decoded[left]
-        return decoded
+        """See `vary`."""
+        return vary(decoded, self._field, UNKNOWN, rng)
 
     def encode(self, decoded: NDArray[Any]) -> Tokens:
         """The ids themselves."""
@@ -190,7 +178,24 @@ class TextModality(Modality):
         return tuple(_SPECIAL_WORDS[i] if i < NUM_SPECIALS else self._tokenizer.word(i) for i in decoded.tolist())
 
 
-def _string(value: tuple[Any, ...]) -> str:
+def vary(decoded: NDArray[Any], field: TextField, unknown: int, rng: np.random.Generator) -> NDArray[Any]:
+    """Replace each token by `unknown` with the chance `word_dropout`, then let neighbours change places.
+
+    A local shuffle as in Lample et al. (2018), here by one place: tokens are paired from the first or the second
+    on, and each pair is swapped with the chance `word_swap`, so that this share of the tokens stands elsewhere.
+    """
+    if field.word_dropout:
+        decoded = np.where(rng.random(len(decoded)) < field.word_dropout, np.int32(unknown), decoded)
+    if field.word_swap:
+        left = np.arange(rng.integers(2), len(decoded) - 1, 2)
+        left = left[rng.random(len(left)) < field.word_swap]
+        decoded = decoded.copy()
+        decoded[left], decoded[left + 1] = decoded[left + 1], decoded[left]
+    return decoded
+
+
+def string_of(value: tuple[Any, ...]) -> str:
+    """The string of a value. Raises RecordError if it is none."""
     text = value[0]
     if is_text(text):
         return str(text)

@@ -1,8 +1,8 @@
 """From the tokens of a field to vectors: `FieldBatch` -> `x_TD`, float32, with as many rows as `Segments.num_rows`.
 
-Content (a table for ids, a projection for patches, or the `cnn` stem), plus the place of the token in its value's grid,
-plus its time where the field is clocked, plus which field it is. Pixels (uint8) are brought to -1..1 here, on the
-device.
+Content (a table for ids, a projection for patches, the `cnn` stem, or a pretrained model), plus the place of the token
+in its value's grid, plus its time where the field is clocked, plus which field it is, then the stem over neighbouring
+tokens. Pixels (uint8) are brought to -1..1 here, on the device.
 """
 
 # T rows of the field's sequence (N tokens, then slack), S samples, D width, P numbers of a patch, B pictures
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, max_pool2d, pad
 
 from pipeline.batch import FieldBatch
-from pipeline.fields import AnyField
+from pipeline.fields import AnyField, PretrainedEncoder
 from pipeline.model.attention import Segments
 from pipeline.model.buckets import round_up
+from pipeline.model.pretrained import Pretrained, PretrainedPixels, PretrainedTokens
+from pipeline.model.recurrent import RecurrentStem
 from pipeline.sample import FieldSpec
 
 NUM_PERIODS = 24
@@ -53,7 +55,7 @@ class FieldEmbedding(nn.Module):
 
     Args:
         spec: the shape of the field's tokens.
-        settings: the field's settings; only `stem` is read.
+        settings: the field's settings; `stem`, `encoder`, `init` and `freeze` are read.
         dim: width of the vectors.
         hides: whether a task hides tokens; a learned vector then stands for their content (Devlin et al. 2019, BERT).
     """
@@ -61,17 +63,25 @@ class FieldEmbedding(nn.Module):
     def __init__(self, spec: FieldSpec, settings: AnyField, dim: int, *, hides: bool = False) -> None:
         super().__init__()
         convolve = settings.stem == "cnn"
-        self.content: IdTable | PatchProjection | PixelStem
-        if spec.kind == "ids":
+        self.content: IdTable | PatchProjection | PixelStem | Pretrained
+        encoder = encoder_of(settings)
+        if encoder is not None:
+            self.content = (PretrainedTokens if spec.kind == "ids" else PretrainedPixels)(spec, encoder, dim)
+        elif spec.kind == "ids":
             self.content = IdTable(spec, dim)
         elif spec.channels and convolve:
             self.content = PixelStem(spec, dim)
         else:
             self.content = PatchProjection(spec, dim)
-        self.stem = SequenceStem(dim) if convolve and not spec.channels else None
-        self.position = GridPosition(spec.max_grid, dim)
+        self.stem: SequenceStem | RecurrentStem | None = None
+        if settings.stem == "rnn":
+            self.stem = RecurrentStem(dim)
+        elif convolve and not spec.channels:
+            self.stem = SequenceStem(dim)
+        self.position = GridPosition((1, 1) if encoder else spec.max_grid, dim)  # a pretrained model has its own
         self.field_D = nn.Parameter(torch.zeros(dim))
         self.mask_D = nn.Parameter(torch.zeros(dim)) if hides else None
+        self.clock = Clock(dim) if spec.clocked and stands_apart(settings) else None
 
     def forward(
         self, tokens: FieldBatch, segments: Segments, clock: "Clock | None" = None, hidden: Tensor | None = None
@@ -81,7 +91,7 @@ class FieldEmbedding(nn.Module):
         Args:
             tokens: of one field.
             segments: the samples.
-            clock: shared by all clocked fields.
+            clock: shared by the clocked fields that have none of their own (`stands_apart`).
             hidden: bool `[n]`, tokens of which only place and time are seen.
         """
         cells = find_cells(tokens.grids, segments)
@@ -92,10 +102,22 @@ class FieldEmbedding(nn.Module):
             content_TD = torch.where(hidden_T1, self.mask_D, content_TD)
         x_TD = content_TD + self.position(cells) + self.field_D
         if tokens.times is not None:
-            assert clock is not None
-            x_TD = x_TD + clock(tokens.times, segments.num_rows)
+            own = self.clock or clock
+            assert own is not None
+            x_TD = x_TD + own(tokens.times, segments.num_rows)
         out_TD: Tensor = x_TD if self.stem is None else self.stem(x_TD, segments)
         return out_TD
+
+
+def encoder_of(settings: AnyField) -> PretrainedEncoder | None:
+    """The pretrained encoder of a field, None where it has none or its modality takes none."""
+    found: PretrainedEncoder | None = getattr(settings, "encoder", None)
+    return found
+
+
+def stands_apart(settings: AnyField) -> bool:
+    """Whether a field has a clock of its own: two runs that two fields are started from have two clocks."""
+    return settings.init is not None or settings.freeze
 
 
 def _blank(values: Tensor, hidden_N: Tensor) -> Tensor:

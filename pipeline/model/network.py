@@ -16,12 +16,20 @@ from pipeline.batch import Batch
 from pipeline.fields import AnyField
 from pipeline.model.attention import Segments
 from pipeline.model.decoder import Decoder
-from pipeline.model.embedding import Clock, FieldEmbedding, IdTable
+from pipeline.model.embedding import Clock, FieldEmbedding, IdTable, stands_apart
 from pipeline.model.fusion import FieldTokens, Fusion, Joint, interlace, key
 from pipeline.model.fusions import FUSIONS
+from pipeline.model.pretrained import Pretrained
 from pipeline.model.transformer import CrossLayer, Layer
 from pipeline.recipe import Model
 from pipeline.sample import FieldSpec
+
+FIELD_PARTS = ("embeddings", "fusion.encoders")
+"""Where in the network the modules are that a field has to itself, each under the field's `key`.
+
+They are what the field's own state depends on. What a fusion learns where fields meet is no field's own, also where it
+is named after one (layers of `bottleneck` and `cross_attention`; weights, gates and projections in `fusions.states`).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +98,8 @@ class Network(nn.Module):
         self.names = tuple(specs)
         self.model = model
         hides = {name for task in tasks.values() for name in task.hides}
-        self.clock = Clock(model.dim) if any(spec.clocked for spec in specs.values()) else None
+        shared = [spec.clocked and not stands_apart(fields[name]) for name, spec in specs.items()]
+        self.clock = Clock(model.dim) if any(shared) else None
         self.embeddings = nn.ModuleDict(
             {
                 key(name): FieldEmbedding(spec, fields[name], model.dim, hides=name in hides)
@@ -103,11 +112,28 @@ class Network(nn.Module):
         self._groups = tuple(dict.fromkeys(group for task in tasks.values() for group in task.groups))
         self._reads_sample = any(task.reads_sample for task in tasks.values())
         initialise(self, model)
+        frozen = [m for name in specs if fields[name].freeze for m in self.encoder_of(name)]
+        for module in frozen:
+            module.requires_grad_(False)
+        pretrained = [m.model for m in self.modules() if isinstance(m, Pretrained) and m.frozen]
+        self._frozen: tuple[nn.Module, ...] = (*frozen, *pretrained)
 
     @property
     def tasks(self) -> Mapping[str, Any]:
         """The tasks (`pipeline.tasks.Task`) by their names in the recipe."""
         return {name.removeprefix(key("")): task for name, task in self.heads.items()}
+
+    def encoder_of(self, name: str) -> tuple[nn.Module, ...]:
+        """What a field has to itself: its embedding with stem, and its layers where the fusion has such."""
+        modules = dict(self.named_modules())
+        return tuple(modules[path] for part in FIELD_PARTS if (path := f"{part}.{key(name)}") in modules)
+
+    def train(self, mode: bool = True) -> "Network":
+        """As of every module, but what is frozen stays as in evaluation: no dropout."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def forward(self, batch: Batch, *, hide: bool = True) -> Outputs:
         """States of the samples; in training, fields are hidden at random (`modality_dropout`).
@@ -189,9 +215,14 @@ def initialise(network: nn.Module, model: Model) -> None:
     So the order of fields, and fields that come or go, change no other weights. Matrices: normal, cut at two
     deviations, of 0.02 (Radford et al. 2019, GPT-2) or of 1 / root of the inputs (LeCun et al. 1998), as
     `first_weights` says; what writes to the residual stream is divided by the root of the number of matrices that do
-    (GPT-2). Tables: 0.02. Convolutions: by fan-in (He et al. 2015). Biases zero, gains one.
+    (GPT-2). Tables: 0.02. Convolutions: by fan-in (He et al. 2015). Recurrent cells:
+    uniform up to one over the root of their width, as torch has it. Biases zero, gains one. Pretrained models keep what
+    they have.
     """
+    pretrained = {id(m) for p in network.modules() if isinstance(p, Pretrained) for m in p.model.modules()}
     for name, module in network.named_modules():
+        if id(module) in pretrained:
+            continue
         if isinstance(module, nn.Linear | nn.Embedding):
             by_inputs = model.first_weights == "fan_in" and isinstance(module, nn.Linear)
             std = 1 / math.sqrt(module.weight.shape[1]) if by_inputs else 0.02
@@ -200,11 +231,22 @@ def initialise(network: nn.Module, model: Model) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=_generator(name))
         if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
             nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.GRU):
+            _uniform(module, _generator(name))
     for module in network.modules():
         if isinstance(module, Layer | CrossLayer):
             _divide((module.attention_out, module.mlp_out), 2 * (model.field_layers + model.joint_layers))
         elif isinstance(module, Decoder):
             _divide(matrices := module.residual_matrices(), len(matrices))
+
+
+def _uniform(cells: nn.GRU, generator: torch.Generator) -> None:
+    limit = 1 / math.sqrt(cells.hidden_size)
+    for name, parameter in cells.named_parameters():
+        if name.startswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.uniform_(parameter, -limit, limit, generator=generator)
 
 
 def _generator(name: str) -> torch.Generator:

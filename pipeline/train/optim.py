@@ -2,11 +2,15 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
 
+from pipeline.fields import AnyField
+from pipeline.model.embedding import encoder_of
+from pipeline.model.fusion import key
+from pipeline.model.network import FIELD_PARTS
 from pipeline.recipe import Optim
 
 RateFactor = Callable[[str], float]
@@ -141,6 +145,20 @@ def after_evaluation(settings: Optim, scale: float, waited: int, *, improved: bo
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group the learning rate, times the group's own factor."""
+    """Give every parameter group this learning rate times its factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
+
+
+def rate_factor(fields: Mapping[str, AnyField]) -> RateFactor:
+    """What the fields' settings say: `lr_factor` for all that a field has to itself, 1 for what fields share.
+
+    The model inside a pretrained encoder has that of the encoder besides.
+    """
+    known = [(f"{part}.{key(name)}.", field.lr_factor) for name, field in fields.items() for part in FIELD_PARTS]
+    known += [
+        (f"embeddings.{key(name)}.content.model.", encoder.lr_factor)
+        for name, field in fields.items()
+        if (encoder := encoder_of(field)) is not None
+    ]
+    return lambda name: math.prod(factor for prefix, factor in known if name.startswith(prefix))

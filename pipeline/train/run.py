@@ -20,7 +20,6 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-import torch
 
 from pipeline.data.index import Index, build_index
 from pipeline.data.plan import Plan, Schedule
@@ -28,9 +27,11 @@ from pipeline.data.sources import Mapper
 from pipeline.data.stream import data_config, dataset
 from pipeline.errors import InterlaceError, ResumeError
 from pipeline.lock import DRIVER, held, worker_lock
-from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, to_yaml
+from pipeline.origin import pin, starts_folder
+from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, is_place, to_yaml
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import newest_checkpoint
+from pipeline.train.start import start
 from pipeline.train.worker import FAILURE, Job, train_worker
 
 COLLECTIVE_TIMEOUT_S = 600
@@ -61,9 +62,9 @@ class Prepared:
 
 def prepare(recipe: Recipe, mapper: Mapper) -> Prepared:
     """Index the data (or take the index from the cache) and plan the run. Raises InterlaceError."""
+    recipe = pin(recipe)
     index = build_index(recipe, mapper)
-    with torch.device("meta"):
-        network_for(recipe, index.fitted)  # costs no memory; what can't be built is said before any worker starts
+    start(network_for(recipe, index.fitted), recipe, starts_folder(recipe))  # faults are for now, not for workers
     plan = index.reader(recipe, "train", training=True).plan()
     schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
     first_epoch = sum(w.num_packs for w in schedule.windows if w.epoch == 0)
@@ -194,6 +195,7 @@ def _job(run: Run, prepared: Prepared) -> Job:
         threads=prepared.threads,
         data_digest=train.digest,
         recipe_digest=digest(recipe),
+        starts=starts_folder(recipe),
     )
 
 
@@ -206,7 +208,8 @@ SOURCE_KEYS = ("data.train", "data.validation", "data.mix.")
 
 def _identity(prepared: Prepared) -> dict[str, Any]:
     """What a run must keep to go on: digests of the data, and every setting that decides weights, data or plan."""
-    settings = {k: v for k, v in flatten(prepared.recipe).items() if not k.startswith(FREE_TO_CHANGE)}
+    flat = flatten(prepared.recipe)
+    settings = {k: v for k, v in flat.items() if not (k.startswith(FREE_TO_CHANGE) or is_place(k, flat))}
     settings = {k: v for k, v in settings.items() if not k.startswith(SOURCE_KEYS) or k.endswith(".weight")}
     return {
         "data": {split: m.digest for split, m in prepared.index.manifests.items() if split != "test"},

@@ -66,6 +66,14 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
             yield name, parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All that `read_tensors` reads. Raises CheckpointError, also where a file holds no tensors."""
+    try:
+        return dict(read_tensors(path))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: expected weights in safetensors, but {error}") from error
+
+
 def part_files(path: Path) -> list[Path]:
     """The parts that were written of a file, all of them.
 

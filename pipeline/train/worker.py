@@ -25,6 +25,7 @@ from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack, table_to_pack
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import (
+    Found,
     RunState,
     checkpoint_folder,
     load_training,
@@ -34,8 +35,9 @@ from pipeline.train.checkpoint import (
 )
 from pipeline.train.feed import read_ahead
 from pipeline.train.loop import Loop, Losses, StepReport, sum_over_ranks
-from pipeline.train.optim import after_evaluation, make_optimizer
+from pipeline.train.optim import after_evaluation, make_optimizer, rate_factor
 from pipeline.train.parallel import distribute, holds_shards
+from pipeline.train.start import start
 
 READ_AHEAD = 4
 LOCK_WAIT_S = 60.0
@@ -60,6 +62,7 @@ class Job:
         threads: torch threads of a worker.
         data_digest: digest of the training manifest.
         recipe_digest: digest of the recipe.
+        starts: folder of what the recipe starts from.
     """
 
     recipe: Recipe
@@ -73,6 +76,7 @@ class Job:
     threads: int
     data_digest: str
     recipe_digest: str
+    starts: Path
 
 
 def train_worker(config: dict[str, Job]) -> None:
@@ -107,12 +111,16 @@ class Worker:
         self.device = _device(job.recipe)
         torch.manual_seed(job.recipe.seed)
         network = network_for(job.recipe, job.fitted).to(self.device)
+        found = newest_checkpoint(job.run)
+        if found.folder is None:
+            for line in start(network, job.recipe, job.starts):
+                self._say(f"started from: {line}")
         distributed = distribute(Losses(network, job.recipe), job.recipe.train.parallel, world_size)
         self.sharded = holds_shards(network)
         evaluates = self.sharded and job.validation is not None
         self.loop = Loop(
             network=network,
-            optimizer=make_optimizer(job.recipe.optim, network),
+            optimizer=make_optimizer(job.recipe.optim, network, (rate_factor(job.recipe.fields),)),
             recipe=job.recipe,
             num_steps=job.num_steps,
             device=self.device,
@@ -121,7 +129,7 @@ class Worker:
             distributed=distributed,
             whole=network_for(job.recipe, job.fitted).to(self.device) if evaluates else None,
         )
-        self.state = self._restore()
+        self.state = self._restore(found)
         self.loop.rate_scale = self.state.rate_scale
         self.journal = Journal(journal_path(job.run)) if rank == 0 else None
         self.quarantine = Quarantine(job, rank, world_size)
@@ -161,8 +169,7 @@ class Worker:
     def _is_due(self, step: int) -> bool:
         return step % self.job.eval_every == 0 or step == self.job.num_steps
 
-    def _restore(self) -> RunState:
-        found = newest_checkpoint(self.job.run)
+    def _restore(self, found: Found) -> RunState:
         for reason in found.refused:
             self._say(f"checkpoint refused: {reason}")
         if found.folder is None or found.state is None:

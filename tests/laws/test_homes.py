@@ -29,13 +29,17 @@ HOMES: dict[str, tuple[str, ...]] = {
     "safetensors": ("pipeline/train/tensors.py",),
     "soundfile": ("pipeline/modalities/audio.py",),
     "soxr": ("pipeline/modalities/audio.py",),
-    "tokenizers": ("pipeline/detokenizer.py", "pipeline/modalities/text.py", "pipeline/modalities/vocabulary.py"),
+    "tokenizers": (
+        "pipeline/detokenizer.py", "pipeline/modalities/text.py", "pipeline/modalities/vocabulary.py",
+        "pipeline/modalities/pretrained.py",
+    ),
     "torch": (
         "pipeline/batch.py", "pipeline/model/", "pipeline/tasks/", "pipeline/train/", "pipeline/evaluate.py",
         "pipeline/predict.py", "jobs/report.py", "jobs/start.py", "jobs/train.py",
     ),
+    "transformers": ("pipeline/model/pretrained.py",),
     "typer": ("jobs/",),
-    "xxhash": ("pipeline/data/", "pipeline/train/checkpoint.py"),
+    "xxhash": ("pipeline/data/", "pipeline/origin.py", "pipeline/train/checkpoint.py"),
     "yaml": ("pipeline/recipe.py",),
 }  # fmt: skip
 """Package or its part -> the files and folders that may import it. The longest name that fits decides."""

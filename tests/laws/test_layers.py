@@ -16,6 +16,7 @@ LAYERS = (
         "pipeline.fields",
         "pipeline.lock",
         "pipeline.optim_settings",
+        "pipeline.origin",
         "pipeline.preparation",
         "pipeline.recipe",
         "pipeline.sample",

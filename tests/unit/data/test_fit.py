@@ -17,9 +17,10 @@ from pipeline.data.fit import fit
 from pipeline.data.index import build_index, list_groups, make_recordings
 from pipeline.data.sources import Mapper, RowGroup, find_shards
 from pipeline.data.sources.parquet import Parquet
-from pipeline.errors import DataError, RecipeError
+from pipeline.errors import DataError, RecipeError, StartError
 from pipeline.fields import TextField
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.origin import FITTED, RECIPE, starts_folder
+from pipeline.recipe import Recipe, parse_recipe, to_yaml
 from tests.fitting import fit as fit_one
 
 Work = Callable[[RowGroup], pa.Table]
@@ -181,6 +182,25 @@ def test_fields_of_one_vocabulary_are_fitted_together(tmp_path: Path) -> None:
     assert alone != state["source"]
 
 
+def test_fields_of_one_vocabulary_have_that_which_one_of_them_starts_with(tmp_path: Path) -> None:
+    make_shards(tmp_path)
+    text = {"modality": "text", "tokenizer": "characters", "column": "target"}
+    before = recipe_of(tmp_path, a={**text, "column": "source"}, b=text)
+    states = fit(before, groups_of(before), map)["fields"]
+    kept = starts_folder(before) / "hash"
+    kept.mkdir(parents=True)
+    (kept / RECIPE).write_text(to_yaml(before), encoding="utf-8")
+    (kept / FITTED).write_text(json.dumps({"fields": states}), encoding="utf-8")
+    begun = {f: {**text, "vocabulary": "joint", "init": {"run": "away", "digest": "hash", "field": f}} for f in "ab"}
+    recipe = recipe_of(tmp_path, new={**text, "vocabulary": "joint"}, old=begun["a"], other=text)
+    found = fit(recipe, groups_of(recipe), map)["fields"]
+    assert found["new"] == found["old"] == states["a"]
+    assert found["other"] == states["b"] != states["a"]
+    unlike = recipe_of(tmp_path, one=begun["a"], two=begun["b"])
+    with pytest.raises(StartError, match=r"fields.two.init.*\n.*vocabulary of `fields.one`, which starts with another"):
+        fit(unlike, groups_of(unlike), map)
+
+
 def test_a_column_without_two_classes_is_an_error_wherever_it_is_read(tmp_path: Path) -> None:
     make_shards(tmp_path, label="x")
     recipe = recipe_of(tmp_path)
@@ -213,6 +233,10 @@ TEXT = {"modality": "text", "column": "source", "tokenizer": "bpe", "vocabulary"
         (
             {"b": {**TEXT, "tokenizer_file": "t.json"}},
             "`vocabulary` has no effect with `tokenizer_file`, which fits none",
+        ),
+        (
+            {"b": {"modality": "text", "column": "b", "vocabulary": "joint", "encoder": {"pretrained": "model"}}},
+            "`vocabulary` has no effect with `encoder`, whose tokenizer is used",
         ),
     ],
 )

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from pipeline.batch import Batch
+from pipeline.fields import FieldStart
 from pipeline.model import transformer
 from pipeline.model.attention import Segments
 from pipeline.model.network import Network, Outputs
 from pipeline.recipe import Model
+from pipeline.train.start import prefixes
 from tests.networks import FIELDS, FUSIONS, SPECS, build, draw_batch, one_sample, rows_of, with_fields, without
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
@@ -175,6 +177,28 @@ def test_every_parameter_moves_on_a_full_pack(fusion: str):
     backward(network, draw_batch(samples=40, missing=0.2))
     still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert still == []
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_what_a_field_has_to_itself_is_what_its_own_state_depends_on(fusion: str):
+    """So a frozen field's states stay, however the fusion names what it learns where fields meet."""
+    plain = build(fusion)
+    frozen = {"init": FieldStart(run="elsewhere"), "freeze": True}
+    network = Network(SPECS, {n: f.model_copy(update=frozen) for n, f in FIELDS.items()}, plain.model, plain.tasks)
+    parameters = dict(network.named_parameters())
+    stay = {n for n, p in parameters.items() if not p.requires_grad}
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    fields, everyones = network(draw_batch(missing=0.0)).fields, set[str]()
+    for name in SPECS:
+        grads = torch.autograd.grad(
+            fields[name].pooled_SD.square().sum(), list(parameters.values()), retain_graph=True, allow_unused=True
+        )
+        reached = {n for n, grad in zip(parameters, grads, strict=True) if grad is not None}
+        assert reached == {n for n in parameters if n.startswith(prefixes(name))}
+        assert len(reached) >= 2
+        everyones |= reached
+    assert everyones == stay
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

@@ -16,9 +16,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, StartError
+from pipeline.model.network import Network
 from pipeline.model.transformer import Block
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.origin import pin, starts_folder
+from pipeline.recipe import Recipe, parse_recipe, to_yaml
 from pipeline.sample import FieldPack, Pack
 from pipeline.train.build import build_network
 from pipeline.train.checkpoint import (
@@ -33,13 +35,16 @@ from pipeline.train.checkpoint import (
 from pipeline.train.loop import Loop, Losses
 from pipeline.train.optim import make_optimizer
 from pipeline.train.parallel import distribute, holds_shards, is_sharded, whole_state
-from pipeline.train.tensors import join_parts
+from pipeline.train.start import prefixes, start
+from pipeline.train.tensors import join_parts, read_weights
 from tests.networks import CLASSES, FIELDS, FUSIONS, SPECS, build, draw_batch, draw_pack
 
 WORKERS, STEPS, HALF, LATER = 2, 20, 10, 13
 NAMES = ("scan", "series", "values")
 RARE = "series"
 """The clocked field, which some runs show to rank 0 only."""
+FROZEN = ("series", "values")
+"""Fields that some runs freeze: one with a clock, one with recurrent cells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,7 @@ class Case:
     rare: bool = False
     precision: str = "fp32"
     recompute: bool = False
+    frozen: bool = False
     load: str | None = None
     save: str | None = None
 
@@ -69,15 +75,20 @@ CASES = {
     "fsdp numbers": Case(parallel="fsdp", last=3, fusion="weighted_sum"),
     "fsdp asking": Case(parallel="fsdp", last=2, fusion="cross_attention"),
     "fsdp bottleneck": Case(parallel="fsdp", last=2, fusion="bottleneck"),
+    "ddp frozen": Case(parallel="ddp", last=3, frozen=True),
+    "fsdp frozen": Case(parallel="fsdp", last=3, frozen=True, recompute=True),
 }
 
 
 def recipe(case: Case) -> Recipe:
+    fields = {name: FIELDS[name].model_dump(mode="json") for name in NAMES}
+    for name in FROZEN if case.frozen else ():
+        fields[name] |= {"init": {"run": "elsewhere"}, "freeze": True}
     return parse_recipe(
         {
             "name": "parallel",
             "data": {"train": {"paths": ["none.parquet"]}},
-            "fields": {name: FIELDS[name].model_dump(mode="json") for name in NAMES},
+            "fields": fields,
             "tasks": {"label": {"task": "classification", "column": "label"}},
             "model": {
                 "dim": 32, "head_dim": 16, "field_layers": 1, "joint_layers": 1, "dropout": 0.1,
@@ -112,12 +123,14 @@ def packs(case: Case, rank: int, world_size: int) -> Iterator[Pack]:
         yield pack(position, case.rare)
 
 
+def make_network(settings: Recipe) -> Network:
+    torch.manual_seed(0)
+    return build_network(settings, {n: SPECS[n] for n in NAMES}, {"label": {"classes": CLASSES, "counts": (5, 3, 2)}})
+
+
 def make_loop(case: Case, rank: int = 0, world_size: int = 1) -> Loop:
     settings = recipe(case)
-    torch.manual_seed(0)
-    network = build_network(
-        settings, {n: SPECS[n] for n in NAMES}, {"label": {"classes": CLASSES, "counts": (5, 3, 2)}}
-    )
+    network = make_network(settings)
     distributed = distribute(Losses(network, settings), case.parallel, world_size)
     return Loop(
         network=network,
@@ -169,7 +182,7 @@ def work(rank: int, folder: Path) -> None:
         loop, losses = run(case, folder, rank, WORKERS)
         parameters = list(loop.network.parameters())
         found[name] = {"losses": losses, "sharded": sum(is_sharded(p) for p in parameters), "all": len(parameters)}
-        found[name]["held"] = held(loop.optimizer) / sum(p.numel() for p in parameters)
+        found[name]["held"] = held(loop.optimizer) / sum(p.numel() for p in parameters if p.requires_grad)
         weights = whole_state(loop.network)
         if rank == 0:
             safetensors.torch.save_file(weights, folder / f"{name}.weights")
@@ -205,6 +218,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         "asking": run(CASES["fsdp asking"], folder)[1],
         "bottleneck": run(CASES["fsdp bottleneck"], folder)[1],
         "bf16": run(CASES["fsdp bf16"], folder)[1],
+        "frozen": run(CASES["ddp frozen"], folder)[1],
     }
     mp.spawn(work, args=(folder,), nprocs=WORKERS)  # type: ignore[no-untyped-call]
     return Results(
@@ -269,6 +283,39 @@ def test_mixed_precision_and_recomputed_activations_are_the_same_under_fsdp(resu
     assert losses[0] == pytest.approx(results.alone["bf16"][0], abs=1e-6)
     assert losses == pytest.approx(results.alone["bf16"], abs=1e-2)  # rounding to bf16 amplifies what order changes
     assert losses[0] != pytest.approx(results.alone["mid"][0], abs=1e-6), "this was fp32"
+
+
+@pytest.mark.parametrize("name", ["ddp frozen", "fsdp frozen"])
+def test_frozen_fields_stay_and_hold_up_nobody(results: Results, name: str) -> None:
+    assert losses_of(results, name) == pytest.approx(results.alone["frozen"], abs=1e-5)
+    before = make_network(recipe(CASES[name])).state_dict()
+    weights = safetensors.torch.load_file(results.folder / f"{name}.weights")
+    same = {k for k, v in weights.items() if torch.equal(v, before[k])}
+    own = {k for k in weights for field in FROZEN if k.startswith(prefixes(field))}
+    assert own <= same
+    assert len(own) > 20
+    assert any("of_scan" in k for k in weights.keys() - same)
+
+
+def test_a_run_starts_from_a_checkpoint_in_parts(results: Results, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000010"
+    shutil.copytree(results.folder / "parts", checkpoint)
+    plain = recipe(CASES["ddp"]).model_copy(update={"storage": str(tmp_path / "out")})
+    (tmp_path / "run" / "recipe.yaml").write_text(to_yaml(plain), encoding="utf-8")
+    (tmp_path / "run" / "fitted.json").write_text("{}", encoding="utf-8")
+    settings = parse_recipe(plain.model_dump(mode="json"), [f"model.init.run={tmp_path / 'run'}"])
+    pinned = pin(settings)
+    network = make_network(pinned)
+    start(network, pinned, starts_folder(pinned))
+    there, got = read_weights(results.folder / "parts" / MODEL), network.state_dict()
+    taken = {k for k in got if not k.startswith("heads.")}  # a field that starts elsewhere has a clock of its own
+    assert {k for k in taken if k not in there} == {"embeddings.of_series.clock.project.weight"}
+    assert all(torch.equal(got[k], there[k.removeprefix("embeddings.of_series.")]) for k in taken if ".clock." in k)
+    assert all(torch.equal(got[k], there[k]) for k in taken & there.keys())
+    assert len(taken) > 40
+    (checkpoint / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(StartError, match="00001-of-00002"):
+        pin(settings.model_copy(update={"storage": str(tmp_path / "other")}))
 
 
 @pytest.mark.parametrize("name", ["asking", "bottleneck"])

@@ -1,0 +1,129 @@
+"""Weights that a fresh network starts from: those of another run's fields, of its other layers, of pretrained models.
+
+Fitted state comes from there too (`pipeline.origin.fitted_from`); a run that goes on from a checkpoint needs neither.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import StartError
+from pipeline.model.embedding import encoder_of
+from pipeline.model.fusion import key
+from pipeline.model.network import FIELD_PARTS, Network
+from pipeline.model.pretrained import read_pretrained
+from pipeline.origin import MODEL, RECIPE
+from pipeline.recipe import Recipe, load_recipe
+from pipeline.train.tensors import read_weights
+
+HEADS = "heads."
+UNPAIRED = ".mask_D"
+"""End of the one tensor of a field that may be on one side only: what stands for hidden tokens, if a task hides any."""
+
+
+def start(network: Network, recipe: Recipe, home: Path) -> list[str]:
+    """Fill a network with all that a pinned recipe starts from; one line for each source.
+
+    Args:
+        network: of the recipe, on any device.
+        recipe: with `init` of fields or of the model, or without.
+        home: the folder of kept copies (`pipeline.origin.starts_folder`).
+
+    Raises:
+        StartError: shapes or layers differ; all faults of a field are named, and nothing has been changed.
+    """
+    state = network.state_dict()
+    found: dict[str, Tensor] = {}
+    said = []
+    if recipe.model.init is not None:
+        shared = _shared(state, recipe, home)
+        found |= shared
+        said.append(f"model: {len(shared)} shared tensors from {recipe.model.init.run}")
+    for name, field in recipe.fields.items():
+        if field.init is not None:
+            own = _field(state, recipe, name, home)
+            found |= own
+            said.append(f"field `{name}`: {len(own)} tensors from `{field.init.field}` of {field.init.run}")
+        elif (encoder := encoder_of(field)) is not None:
+            assert encoder.digest is not None, "not pinned"
+            within = f"embeddings.{key(name)}.content.model."
+            own = {within + n: t for n, t in read_pretrained(home / encoder.digest).items()}
+            found |= {n: t for n, t in own.items() if n in state}
+            said.append(f"field `{name}`: {len(own)} tensors from {encoder.pretrained}")
+    with torch.no_grad():
+        for name, tensor in found.items():
+            state[name].copy_(tensor)
+    return said
+
+
+def prefixes(field: str) -> tuple[str, ...]:
+    """How the names of all tensors begin that a field has to itself."""
+    return tuple(f"{part}.{key(field)}." for part in FIELD_PARTS)
+
+
+def _shared(state: Mapping[str, Tensor], recipe: Recipe, home: Path) -> dict[str, Tensor]:
+    """What is no field's own and no head, under the same name on both sides."""
+    init = recipe.model.init
+    assert init is not None
+    assert init.digest is not None, "not pinned"
+    there = read_weights(home / init.digest / MODEL)
+    own = tuple(p for name in recipe.fields for p in prefixes(name))
+    found = {n: there[n] for n in state if n in there and not n.startswith((HEADS, *own))}
+    faults = [_shapes(n, state[n], t) for n, t in found.items() if t.shape != state[n].shape]
+    faults += _heads(recipe, home / init.digest) if found else []
+    if faults:
+        raise StartError(f"model.init ({init.run})", tuple(faults))
+    return found
+
+
+def _field(state: Mapping[str, Tensor], recipe: Recipe, name: str, home: Path) -> dict[str, Tensor]:
+    """A field's own tensors, each of which must be there in its shape, and no others."""
+    init = recipe.fields[name].init
+    assert init is not None
+    assert init.digest is not None, "not pinned"
+    there = read_weights(home / init.digest / MODEL)
+    source = init.field or name
+    left = {n for n in there if n.startswith(prefixes(source)) and not n.endswith(UNPAIRED)}
+    found, faults = {}, []
+    for mine, theirs in _pairs(state, name, source, there):
+        left.discard(theirs)
+        if theirs not in there:
+            faults += [] if mine.endswith(UNPAIRED) else [f"{mine}: is {_shape(state[mine])}, but is not there"]
+        elif there[theirs].shape != state[mine].shape:
+            faults.append(_shapes(mine, state[mine], there[theirs]))
+        else:
+            found[mine] = there[theirs]
+    faults += [f"{n}: is {_shape(there[n])} there, but this recipe has no place for it" for n in sorted(left)]
+    if any(n.startswith("fusion.") for n in found):
+        faults += _heads(recipe, home / init.digest)
+    if faults:
+        raise StartError(f"fields.{name}.init (`{source}` of {init.run})", tuple(faults))
+    return found
+
+
+def _pairs(
+    state: Mapping[str, Tensor], name: str, source: str, there: Mapping[str, Tensor]
+) -> Iterator[tuple[str, str]]:
+    """A field's own tensors here and there; its own clock may be the one that all fields share there."""
+    for mine in state:
+        for ours, theirs in zip(prefixes(name), prefixes(source), strict=True):
+            if mine.startswith(ours):
+                rest = mine.removeprefix(ours)
+                shared = rest.startswith("clock.") and theirs + rest not in there
+                yield mine, rest if shared else theirs + rest
+
+
+def _heads(recipe: Recipe, folder: Path) -> list[str]:
+    """The number of attention heads, which no shape shows."""
+    here, there = recipe.model.head_dim, load_recipe(folder / RECIPE).model.head_dim
+    return [] if here == there else [f"model.head_dim: is {here}, but {there} there"]
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))
+
+
+def _shapes(name: str, here: Tensor, there: Tensor) -> str:
+    return f"{name}: is {_shape(here)}, but {_shape(there)} there"
