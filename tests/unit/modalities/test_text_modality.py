@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from pipeline.errors import DataError, RecordError
 from pipeline.fields import TextField
-from pipeline.modalities.text import BEGIN, END, NUM_SPECIALS, UNKNOWN, TextModality
+from pipeline.modalities.text import TextModality
+from pipeline.sample import BEGIN, END, NUM_SPECIALS, UNKNOWN
 from tests.fitting import fit
 
 CORPUS = ("a dog runs", "ein Hund läuft", "le chien court", "pes běží", "狗在跑", "😀 grinning face", "A DOG", "") * 3

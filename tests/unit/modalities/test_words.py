@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline import modalities
 from pipeline.fields import ImageField, TableField, TextField
-from pipeline.modalities.text import BEGIN, END, UNKNOWN
+from pipeline.sample import BEGIN, END, UNKNOWN
 from tests.data import png
 from tests.fitting import fit
 
