@@ -185,7 +185,15 @@ def initialise(network: nn.Module, num_layers: int) -> None:
         if isinstance(module, Layer):
             _divide((module.attention_out, module.mlp_out), 2 * num_layers)
         elif isinstance(module, Decoder):
+            _spread([own for own in module.modules() if isinstance(own, nn.Linear)])
             _divide(matrices := module.residual_matrices(), len(matrices))
+
+
+def _spread(matrices: Sequence[nn.Linear]) -> None:
+    """Draw matrices anew by fan-in (LeCun et al. 1998): at 0.02 narrow attention starts out even."""
+    for matrix in matrices:
+        std = matrix.in_features**-0.5
+        nn.init.trunc_normal_(matrix.weight, std=std, a=-2 * std, b=2 * std)
 
 
 def _divide(matrices: Sequence[nn.Linear], writers: int) -> None:
