@@ -199,8 +199,8 @@ def _page(found: Findings, sweep: Sweep, plan: SweepPlan, verified: str) -> str:
     best = f"<pre>{plain(to_yaml(found.recipe))}</pre>" if found.recipe is not None else ""
     plots = "".join(section(name, note, _picture(sweep.report / f"{name}.png")) for name, note in PLOTS.items())
     explained = (
-        f"Share of the variance of {found.metric} after {found.compared_at:.0%} of a training that each setting explains"
-        " by itself: adjusted eta squared over bins of equally many trials. Few trials say little."
+        f"Share of the variance of {found.metric} after {found.compared_at:.0%} of a training that each setting"
+        " explains by itself: adjusted eta squared over bins of equally many trials. Few trials say little."
     )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{plain(sweep.name)}</title>'

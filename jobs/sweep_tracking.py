@@ -67,7 +67,7 @@ class SweepTracker:
         counts = {f"trials/{s}": float(sum(t.status == s for t in trials)) for s in ("finished", "stopped", "failed")}
         journal = Journal(journal_path(self._sweep.folder))
         value = best.value(self._plan.goal) if best is not None else None
-        journal.log(len(trials), counts | ({"best/value": value} if value is not None else {}))
+        journal.log(sum(t.ended for t in trials), counts | ({"best/value": value} if value is not None else {}))
         journal.close()
         if best is not None:
             self._parent.tags({"best.trial": str(best.number), "best.run": f"{self._sweep.name}-{best.number:03d}"})

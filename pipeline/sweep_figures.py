@@ -17,6 +17,8 @@ mpl.use("Agg")
 DPI = 110
 COLORS = {"finished": "#16a06a", "stopped": "#4f7cdb", "unfinished": "#d08a0b", "failed": "#e5584f"}
 BEST = "#111827"
+NOT_SET = -0.12
+"""Height on an axis of a setting that does not count in a trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,9 @@ def parallel_figure(trials: Sequence[Drawn], logarithmic: Mapping[str, bool], me
     axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
     axes.set_yticks([])
     axes.set_xlim(-0.1, len(names) - 0.6)
-    figure.colorbar(scale, ax=axes, label=metric)
+    axes.set_ylim(NOT_SET - 0.06, 1.06)
+    if drawn:
+        figure.colorbar(scale, ax=axes, label=metric)
     figure.savefig(path, dpi=DPI)
 
 
@@ -135,20 +139,28 @@ def label(value: Any) -> str:
 
 
 def _heights(values: Sequence[Any], log: bool) -> tuple[NDArray[np.float64], list[tuple[float, str]]]:
-    """Heights in [0, 1] on an axis, NaN for what is not there, and the axis' labels."""
+    """Heights in [0, 1] on an axis, below it for what is not set, and the axis' labels."""
     there = [v for v in values if v is not None]
+    heights, ticks = _placed(there, log)
+    if len(there) == len(values):
+        return heights, ticks
+    found = np.full(len(values), NOT_SET)
+    found[[i for i, v in enumerate(values) if v is not None]] = heights
+    return found, [*ticks, (NOT_SET, "not set")]
+
+
+def _placed(there: Sequence[Any], log: bool) -> tuple[NDArray[np.float64], list[tuple[float, str]]]:
     if not _is_numeric(there):
         labels = sorted({label(v) for v in there})
         places = {name: (i + 0.5) / len(labels) for i, name in enumerate(labels)}
-        found = np.array([np.nan if v is None else places[label(v)] for v in values])
-        return found, [(place, name) for name, place in places.items()]
-    numbers = np.array([np.nan if v is None else float(v) for v in values])
-    low, high = np.nanmin(numbers), np.nanmax(numbers)
+        return np.array([places[label(v)] for v in there]), [(place, name) for name, place in places.items()]
+    numbers = np.array(there, np.float64)
+    low, high = numbers.min(), numbers.max()
     ticks = [(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")]
     log = log and low > 0
     scaled, bottom, top = (np.log(numbers), np.log(low), np.log(high)) if log else (numbers, low, high)
     if not top > bottom:
-        return np.where(np.isnan(numbers), np.nan, 0.5), [(0.5, f"{low:.4g}")]
+        return np.full(len(numbers), 0.5), [(0.5, f"{low:.4g}")]
     return (scaled - bottom) / (top - bottom), ticks
 
 

@@ -16,7 +16,7 @@ from ray.tune.schedulers import (
 
 from pipeline.search import Search, Space
 from pipeline.sweep import Goal, Trial
-from pipeline.tune.trial import PROGRESS, VALUE
+from pipeline.tune.trial import PROGRESS, VALUE, progress
 
 FEWEST_FOR_A_MEDIAN = 3
 
@@ -63,7 +63,10 @@ class Judge(TrialScheduler):  # type: ignore[misc] # ray has no types
             self._inner.on_trial_add(None, _Named(trial_id=str(trial.number)))
         reports = [(s.time_ms, t.number, s) for t in trials for s in t.scores]
         for _, number, score in sorted(reports, key=lambda item: item[:2]):
-            named, result = _Named(trial_id=str(number)), {VALUE: score.value, PROGRESS: score.share / first_rung}
+            named, result = (
+                _Named(trial_id=str(number)),
+                {VALUE: score.value, PROGRESS: progress(score.share, first_rung)},
+            )
             if isinstance(self._inner, AsyncHyperBandScheduler):
                 self._inner.on_trial_result(None, named, result)
             else:

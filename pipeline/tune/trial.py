@@ -82,8 +82,8 @@ def _train(folder: Path, overrides: Mapping[str, Any], shared: Shared) -> None:
         if state.finished:
             end_trial(folder, "finished")  # nobody may stop it now
         kept = tune.Checkpoint.from_directory(checkpoint_folder(folder, state.step)) if checkpoints else None
-        progress = state.step / steps / shared.search.first_rung
-        tune.report({VALUE: _value(metrics, shared.goal), PROGRESS: progress}, checkpoint=kept)
+        at = progress(state.step / steps, shared.search.first_rung)
+        tune.report({VALUE: _value(metrics, shared.goal), PROGRESS: at}, checkpoint=kept)
 
     if prepared.recipe.train.workers == 1:
         fit_here(run, prepared, report)
@@ -103,6 +103,11 @@ def trial_run(recipe: Recipe, search: Search) -> Prepared:
     if search.scheduler == "pbt":
         changes["train"] = recipe.train.model_copy(update={"checkpoint_every": prepared.eval_every})
     return replace(prepared, recipe=recipe.model_copy(update=changes))
+
+
+def progress(share: float, first_rung: float) -> float:
+    """A share of the length in units of the first rung, rounded so that a rung's own step has reached it."""
+    return round(share / first_rung, 9)
 
 
 def _value(metrics: Mapping[str, float], goal: Goal) -> float:
