@@ -13,16 +13,18 @@ from tests.laws.test_layers import DATA_ARM, belongs, plant
 
 HOMES: dict[str, tuple[str, ...]] = {
     "PIL": ("pipeline/modalities/image.py", "jobs/datasets/"),
-    "matplotlib": ("pipeline/figures.py",),
+    "matplotlib": ("pipeline/figures.py", "pipeline/sweep_figures.py"),
     "mlflow": ("pipeline/tracking/",),
     "numpy": ("pipeline/", "jobs/"),
+    "optuna": ("pipeline/tune/tpe.py",),
     "pandas": ("pipeline/tracking/",),
     "psutil": ("jobs/progress.py",),
     "pyarrow": ("pipeline/sample.py", "pipeline/data/", "jobs/datasets/"),
-    "pydantic": ("pipeline/recipe.py", "pipeline/preparation.py", "pipeline/fields.py", "pipeline/faults.py"),
+    "pydantic": ("pipeline/recipe.py", "pipeline/preparation.py", "pipeline/fields.py", "pipeline/faults.py", "pipeline/search.py"),
     "ray": ("cluster/connect.py", "pipeline/data/stream.py", "pipeline/train/run.py"),
     "ray.data": ("pipeline/data/stream.py",),
     "ray.train": ("pipeline/data/stream.py", "pipeline/train/run.py", "pipeline/train/worker.py"),
+    "ray.tune": ("pipeline/tune/",),
     "rich": ("jobs/",),
     "safetensors": ("pipeline/train/checkpoint.py",),
     "soundfile": ("pipeline/modalities/audio.py",),
@@ -34,7 +36,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "typer": ("jobs/",),
     "xxhash": ("pipeline/data/", "pipeline/train/checkpoint.py"),
-    "yaml": ("pipeline/recipe.py",),
+    "yaml": ("pipeline/recipe.py", "pipeline/sweep.py"),
 }  # fmt: skip
 """Package or its part -> the files and folders that may import it. The longest name that fits decides."""
 

@@ -24,7 +24,7 @@ from pipeline.tune.schedulers import Judge, make_scheduler, within
 from tests.data import EmojiLike
 from tests.ray.reference import run_here
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 STEPS, EVERY = 12, 4
 RATES = [1e-3, 3e-3, 1e25]
