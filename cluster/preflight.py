@@ -65,3 +65,39 @@ def allot(need: Need, cpus: float, gpus: float) -> Allotment:
         f"{conflict}; each worker reserves {share:g} CPU instead, which leaves {cpus - share * need.workers:g} to data"
     )
     return Allotment(cpus_per_worker=share, adjusted=True, text=text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slots:
+    """How many trials of a search run at a time, and the sentence that explains it."""
+
+    concurrent: int
+    text: str
+
+
+def slots(need: Need, cpus: float, gpus: float, trials: int) -> Slots:
+    """How many trials fit into a cluster at a time.
+
+    A trial of one worker trains and reads in one process, so it needs its own CPUs only; one of several workers also
+    needs `data_cpus` for its data tasks, which would otherwise wait for ever behind the reservations of other trials.
+
+    Raises:
+        DoesNotFitError: not even one trial fits.
+    """
+    data = need.data_cpus if need.workers > 1 else 0.0
+    own, own_gpus = need.workers * need.cpus_per_worker + data, need.workers * need.gpus_per_worker
+    sum_text = f"`train.workers` {need.workers} x `train.cpus_per_worker` {need.cpus_per_worker:g}"
+    sum_text += f" + {data:g} for data tasks = {own:g} CPUs a trial" if data else f" = {own:g} CPUs a trial"
+    if own_gpus:
+        sum_text += f" and {need.workers} x `train.gpus_per_worker` {need.gpus_per_worker:g} = {own_gpus:g} GPUs"
+    room = f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs" if own_gpus else f"the cluster has {cpus:g}"
+    by_cpu = math.floor(cpus / own + 1e-9)
+    by_gpu = math.floor(gpus / own_gpus + 1e-9) if own_gpus else by_cpu
+    fitting = min(by_cpu, by_gpu)
+    if fitting < 1:
+        raise DoesNotFitError(
+            f"{sum_text}, but {room}: no trial fits. Lower `train.workers` or `train.cpus_per_worker`, or use a larger"
+            " cluster"
+        )
+    concurrent = min(fitting, trials)
+    return Slots(concurrent=concurrent, text=f"{sum_text}; {room}: {concurrent} of {trials} trials at a time")

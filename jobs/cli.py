@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 
 from jobs.console import reported_errors, say
-from jobs.options import Address, DryRun, Overrides, RecipeFile, RunName, Storage, TrackingUri, read_recipe
+from jobs.options import (
+    Address,
+    DryRun,
+    Overrides,
+    RecipeFile,
+    RunName,
+    Storage,
+    TrackingUri,
+    read_recipe,
+    read_search,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,6 +76,35 @@ def train(  # noqa: PLR0913 - one parameter a flag
         from jobs.train import train as run
 
         run(settings, Launch(run_name=run_name, address=address, resume=resume, fresh=fresh, dry_run=dry_run))
+
+
+@app.command()
+def tune(  # noqa: PLR0913 - one parameter a flag
+    recipe: Annotated[Path, typer.Argument(help="Recipe file with a section `search`.", show_default=False)],
+    overrides: Overrides = None,
+    run_name: RunName = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
+    trials: Annotated[int | None, typer.Option("--trials", help="Trials in all.", min=1)] = None,
+    time_s: Annotated[float | None, typer.Option("--time-s", help="Seconds after which trials are stopped.")] = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train the best recipe at full length afterwards.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew under the next free name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print trials and arithmetic, then stop.")] = False,
+) -> None:
+    """Search a recipe's settings; the same command goes on with a search that was stopped or killed."""
+    with reported_errors():
+        settings, search = read_search(recipe, overrides, storage, tracking_uri, trials=trials, time_s=time_s)
+        from jobs.start import connect_early
+
+        connect_early(address)
+        from jobs.train import Launch
+        from jobs.tune import tune as run
+
+        launch = Launch(run_name=run_name, address=address, fresh=fresh, dry_run=dry_run)
+        run(settings, search, launch, retrain=retrain)
 
 
 @app.command()
@@ -131,9 +170,9 @@ def schema() -> None:
     """Print the JSON Schema of a recipe, for editors."""
     import json
 
-    from pipeline.recipe import Recipe
+    from pipeline.search import schema as whole_schema
 
-    say(json.dumps(Recipe.model_json_schema(), indent=2))
+    say(json.dumps(whole_schema(), indent=2))
 
 
 track = typer.Typer(no_args_is_help=True, help="Metrics and MLflow.")

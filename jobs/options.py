@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.search import Search, load_search
 
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
 Overrides = Annotated[
@@ -22,9 +23,24 @@ def read_recipe(
     path: Path, overrides: list[str] | None, storage: Path | None = None, tracking_uri: str | None = None
 ) -> Recipe:
     """The recipe with the command line's settings in it."""
-    changes = list(overrides or [])
-    if storage is not None:
-        changes.append(f"storage={storage}")
-    if tracking_uri is not None:
-        changes.append(f"tracking.uri={tracking_uri}")
-    return load_recipe(path, changes)
+    return load_recipe(path, _changes(overrides, storage, tracking_uri))
+
+
+def read_search(
+    path: Path,
+    overrides: list[str] | None,
+    storage: Path | None,
+    tracking_uri: str | None,
+    *,
+    trials: int | None,
+    time_s: float | None,
+) -> tuple[Recipe, Search]:
+    """The recipe and its section `search` with the command line's settings in them."""
+    own = {"trials": trials, "time_s": time_s}
+    changes = [f"search.{name}={value}" for name, value in own.items() if value is not None]
+    return load_search(path, [*_changes(overrides, storage, tracking_uri), *changes])
+
+
+def _changes(overrides: list[str] | None, storage: Path | None, tracking_uri: str | None) -> list[str]:
+    places = {"storage": storage, "tracking.uri": tracking_uri}
+    return [*(overrides or []), *(f"{name}={value}" for name, value in places.items() if value is not None)]

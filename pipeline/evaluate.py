@@ -4,15 +4,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pipeline.batch import to_batch
+from pipeline.data.index import build_index
 from pipeline.data.reader import Reader
 from pipeline.model.network import Network, Outputs
 from pipeline.recipe import Recipe
-from pipeline.train.loop import States, add_states, evaluated
+from pipeline.train.build import network_for
+from pipeline.train.checkpoint import load_weights
+from pipeline.train.loop import States, add_states, evaluate, evaluated
 from pipeline.train.worker import read_share
 
 ALL_SUBSETS_UP_TO = 5
@@ -110,3 +114,13 @@ def evaluate_subsets(
         )
         for subset, total, sums in zip(subsets, totals, weights, strict=True)
     ]
+
+
+def evaluate_checkpoint(recipe: Recipe, checkpoint: Path) -> dict[str, float]:
+    """Metrics of a checkpoint's weights on the validation split, `task/metric`, as training itself computes them."""
+    index = build_index(recipe)
+    network = network_for(recipe, index.fitted)
+    load_weights(checkpoint, network)
+    reader = index.reader(recipe, "validation", training=False)
+    device = torch.device("cpu")
+    return evaluate(network, (to_batch(pack, device) for pack in read_share(reader)), recipe, device)

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -128,6 +128,9 @@ class Tracking(Node):
 
 class Recipe(Node):
     """Everything that decides a run."""
+
+    beside: ClassVar[frozenset[str]] = frozenset({"search"})
+    """Sections of a recipe file that are read by others (`pipeline/search.py`) and decide nothing of a run."""
 
     name: str = Field(pattern=RUN_NAME, description="Name that runs start with.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, order, augmentation and dropout.")
@@ -286,13 +289,17 @@ def parse_recipe(tree: Any, overrides: Sequence[str] = (), source: str = "recipe
 
 def load_tree(path: str | Path, overrides: Sequence[str], root: type[Tree]) -> Tree:
     """Read settings of any class from a YAML file, as `load_recipe` reads a Recipe."""
+    return parse_tree(read_yaml(path), overrides, str(path), root)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The plain tree of a YAML file. Raises RecipeError."""
     try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise RecipeError((f"expected a readable YAML file, but {error.strerror}: {path}",), str(path)) from error
     except yaml.YAMLError as error:
         raise RecipeError((f"expected YAML, but {error}",), str(path)) from error
-    return parse_tree(tree, overrides, str(path), root)
 
 
 def parse_tree(tree: Any, overrides: Sequence[str], source: str, root: type[Tree]) -> Tree:
@@ -301,7 +308,7 @@ def parse_tree(tree: Any, overrides: Sequence[str], source: str, root: type[Tree
         raise RecipeError((f"expected a mapping of settings, but it is {type(tree).__name__}",), source)
     faults = [fault for override in overrides if (fault := _apply(tree, override))]
     try:
-        settings = root.model_validate(tree)
+        settings = root.model_validate({k: v for k, v in tree.items() if k not in getattr(root, "beside", ())})
     except ValidationError as error:
         raise RecipeError((*faults, *(describe(e, root) for e in error.errors())), source) from error
     if faults:

@@ -19,6 +19,16 @@ from pipeline.tracking.context import context_tags
 from pipeline.tracking.model import ModelCard
 from pipeline.tracking.shipper import TrackingReport
 from pipeline.tracking.target import Target, make_target, resolve_uri
-from pipeline.tracking.tracker import Tracker, sync
+from pipeline.tracking.tracker import Tracker, is_concluded, sync
 
-__all__ = ["ModelCard", "Target", "Tracker", "TrackingReport", "context_tags", "make_target", "resolve_uri", "sync"]
+__all__ = [
+    "ModelCard",
+    "Target",
+    "Tracker",
+    "TrackingReport",
+    "context_tags",
+    "is_concluded",
+    "make_target",
+    "resolve_uri",
+    "sync",
+]

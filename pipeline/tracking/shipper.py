@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.tracking.outbox import Cursor, Outbox
@@ -50,15 +51,27 @@ class TrackingReport:
 
 
 class Shipper:
-    """One background thread that ships an outbox and its journal until it is closed."""
+    """One background thread that ships outboxes and their journals until it is closed: a run's, and its children's."""
 
     def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
+        self._all = [outbox]
+        self._active = [outbox]
+        self._retired: set[Outbox] = set()
+        self._runs: dict[Outbox, MlflowRun] = {}
         self._error: str | None = None
         self._closing = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="interlace-tracking", daemon=True)
         self._thread.start()
+
+    def add(self, outbox: Outbox) -> None:
+        """Ship another outbox too, after those that are there (a child's run can only follow its parent's)."""
+        self._all.append(outbox)
+        self._active.append(outbox)
+
+    def retire(self, outbox: Outbox) -> None:
+        """Nothing more is put into this outbox: once it is shipped, it is not looked at again."""
+        self._retired.add(outbox)
 
     def close(self, timeout_s: float) -> TrackingReport:
         """Wait until all is shipped, at most `timeout_s`; then the thread ends (after a request that is under way)."""
@@ -66,27 +79,22 @@ class Shipper:
         self._thread.join(timeout_s)
         self._stop.set()
         self._thread.join(0.2)
-        cursor, (ops, points) = self._outbox.cursor(), self._outbox.pending()
+        cursors, left = [o.cursor() for o in self._all], [o.pending() for o in self._all]
         return TrackingReport(
-            run_id=cursor.run_id,
-            open_with=open_with(cursor),
-            pending_ops=ops,
-            pending_points=points,
-            rejected=cursor.rejected,
+            run_id=cursors[0].run_id,
+            open_with=open_with(cursors[0]),
+            pending_ops=sum(ops for ops, _ in left),
+            pending_points=sum(points for _, points in left),
+            rejected=tuple(reason for cursor in cursors for reason in cursor.rejected),
             error=self._error,
         )
 
     def _work(self) -> None:
-        run: MlflowRun | None = None
         wait_s = 0.0
         while not self._stop.is_set():
             closing = self._closing.is_set()  # before the pass: what was put before close() is in it
             try:
-                self._outbox.lock()
-                if run is None:
-                    run = MlflowRun(self._outbox)
-                    _yield_to_training()
-                for _ in run.ship():
+                for _ in self._pass():
                     self._error, wait_s = None, 0.0
                     if self._stop.is_set():
                         break
@@ -95,10 +103,32 @@ class Shipper:
                 self._closing.wait(POLL_S)  # returns at once when closing: one more pass, then the end
             except Exception as error:  # whatever a store or a network raises: wait, try again
                 self._error = one_line(error)
-                run = None if error_code(error) == "RESOURCE_DOES_NOT_EXIST" else run
+                if error_code(error) == "RESOURCE_DOES_NOT_EXIST":
+                    self._runs.clear()
                 wait_s = min(max(2 * wait_s, 0.5), 1.0 if closing else MAX_WAIT_S)
                 (self._stop if self._closing.is_set() else self._closing).wait(wait_s)
-        self._outbox.unlock()
+        for outbox in tuple(self._active):
+            outbox.unlock()
+
+    def _pass(self) -> Iterator[None]:
+        """Ship what is there now; yields after each step."""
+        for outbox in tuple(self._active):
+            retired = outbox in self._retired  # looked at before it is shipped: nothing comes after
+            yield from self._run(outbox).ship()
+            if retired:
+                self._active.remove(outbox)
+                del self._runs[outbox]
+                outbox.unlock()
+
+    def _run(self, outbox: Outbox) -> MlflowRun:
+        """The MLflow run of an outbox, found or created at the first call."""
+        outbox.lock()
+        if outbox not in self._runs:
+            first = not self._runs
+            self._runs[outbox] = MlflowRun(outbox)
+            if first:
+                _yield_to_training()
+        return self._runs[outbox]
 
 
 def _yield_to_training() -> None:

@@ -21,17 +21,20 @@ class Tracker:
     """The driver's way to say things about its run. No method waits for MLflow or fails because of it.
 
     A run that goes on (same folder) keeps its MLflow run, which becomes RUNNING again; settings that differ from those
-    said first become tags `resume.N.*`, for MLflow's params can't be changed.
+    said first become tags `resume.N.*`, for MLflow's params can't be changed. A child (a trial of a search) has a
+    folder and a target of its own; its parent's thread ships it.
     """
 
-    def __init__(self, run_folder: Path, target: Target) -> None:
+    def __init__(self, run_folder: Path, target: Target, parent: "Tracker | None" = None) -> None:
         self._outbox = Outbox(run_folder)
         self._outbox.open(target)
         earlier = list(self._outbox.operations())
         self._params = {k: v for op in earlier if op.kind == "params" for k, v in op.values["values"].items()}
         self._num_starts = sum(op.kind == "start" for op in earlier)
         self._outbox.put("start")
-        self._shipper = Shipper(self._outbox)
+        self._shipper: Shipper = Shipper(self._outbox) if parent is None else parent._shipper
+        if parent is not None:
+            self._shipper.add(self._outbox)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Settings by dotted path: anything JSON can hold, cut to 6,000 characters."""
@@ -77,19 +80,37 @@ class Tracker:
         """How the run ended. What was journaled before is shipped first."""
         self._outbox.put("status", status=status)
 
+    def retire(self) -> None:
+        """A child's end: nothing more is said about it; it is shipped once more and then left alone."""
+        self._outbox.close()
+        self._shipper.retire(self._outbox)
+
     def close(self, timeout_s: float) -> TrackingReport:
-        """Give the thread this long to ship what is left, and end it."""
+        """Give the thread this long to ship what is left, children too, and end it."""
         report = self._shipper.close(timeout_s)
         self._outbox.close()
         return report
 
 
 def sync(run_folder: Path, timeout_s: float) -> TrackingReport:
-    """Ship what a run folder still holds. Raises InterlaceError for a folder that was never tracked."""
+    """Ship what the folder of a run or a search still holds. Raises InterlaceError if it was never tracked."""
     outbox = Outbox(run_folder)
     if not outbox.has_target:
         raise InterlaceError(f"{run_folder}: expected a run folder with a folder `tracking`, but there is none")
-    return Shipper(outbox).close(timeout_s)
+    shipper = Shipper(outbox)
+    for child in sorted(run_folder.glob("trials/*")):
+        if (own := Outbox(child)).has_target:
+            shipper.add(own)
+    return shipper.close(timeout_s)
+
+
+def is_concluded(run_folder: Path) -> bool:
+    """Whether the last thing said about a run is how it ended, and all of it is shipped."""
+    outbox = Outbox(run_folder)
+    if not outbox.has_target:
+        return False
+    last = [operation.kind for operation in outbox.operations()][-1:]
+    return last == ["status"] and outbox.pending() == (0, 0)
 
 
 def _text(value: Any) -> str:

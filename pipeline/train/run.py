@@ -29,10 +29,11 @@ from pipeline.errors import InterlaceError, ResumeError
 from pipeline.lock import DRIVER, held, worker_lock
 from pipeline.origin import pin, starts_folder
 from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, is_place, to_yaml
+from pipeline.sample import Pack
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import newest_checkpoint
 from pipeline.train.start import start
-from pipeline.train.worker import FAILURE, Job, train_worker
+from pipeline.train.worker import FAILURE, Job, OnEvaluation, Worker, train_worker
 
 COLLECTIVE_TIMEOUT_S = 600
 WORKERS_GONE_S = 60.0
@@ -165,6 +166,25 @@ def fit(run: Run, prepared: Prepared) -> None:
     failure = run.folder / FAILURE
     if failure.exists():
         raise InterlaceError(f"run `{run.name}` stopped: {failure.read_text(encoding='utf-8')}")
+
+
+def fit_here(run: Run, prepared: Prepared, on_evaluation: OnEvaluation | None = None) -> None:
+    """Train one worker in this process, which reads its packs itself: the same steps as `fit`, without Ray Train.
+
+    Raises:
+        NonFiniteLossError, BadShareError: as the worker does.
+        ResumeError: another process trains this run still.
+    """
+    with held(run.folder / worker_lock(0), wait_s=WORKERS_GONE_S):
+        worker = Worker(_job(run, prepared), 0, 1, on_evaluation)
+        worker.run(_packs(prepared, worker.state.step * prepared.schedule.global_batch))
+
+
+def _packs(prepared: Prepared, start: int) -> Iterator[Pack]:
+    """The packs from a position on, read in this process."""
+    reader = prepared.index.reader(prepared.recipe, "train", training=True)
+    for window in prepared.schedule.since(start):
+        yield from reader.read(window, first=start, stop=prepared.schedule.stop, plan=prepared.plan)
 
 
 def _stream(folder: Path, prepared: Prepared) -> Callable[[], Any]:

@@ -7,7 +7,7 @@ controller's next poll.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,9 @@ LOCK_WAIT_S = 60.0
 VALIDATION_CACHE_BYTES = 256 * 1024 * 1024
 FAILURE = "failure.txt"
 """File of a run folder that says why training ended for good."""
+
+OnEvaluation = Callable[[RunState, Mapping[str, float]], None]
+"""Told of each evaluation (metrics as `task/metric`) after a checkpoint that was due; may end the run by raising."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +106,14 @@ def _packs() -> Iterator[Pack]:
 class Worker:
     """One rank of a run."""
 
-    def __init__(self, job: Job, rank: int, world_size: int) -> None:
+    def __init__(self, job: Job, rank: int, world_size: int, on_evaluation: OnEvaluation | None = None) -> None:
         torch.set_num_threads(job.threads)
         self.job = job
         self.rank = rank
         self.world_size = world_size
-        self.device = _device(job.recipe)
+        self.on_evaluation = on_evaluation
+        self.metrics: Mapping[str, float] = {}
+        self.device = _device(job.recipe, world_size)
         torch.manual_seed(job.recipe.seed)
         network = network_for(job.recipe, job.fitted).to(self.device)
         found = newest_checkpoint(job.run)
@@ -163,6 +168,8 @@ class Worker:
             self.state = replace(self.state, finished=stop or report.step == self.job.num_steps)
             if improved or self.state.finished or self._checkpoint_is_due():
                 self._save()
+            if self.on_evaluation is not None and self._is_due(report.step):
+                self.on_evaluation(self.state, self.metrics)
             if self.state.finished:
                 break
 
@@ -202,7 +209,7 @@ class Worker:
             return False
         packs = self._validation_packs()
         batches = (to_batch(p, self.device) for p in packs)
-        metrics = self.loop.evaluate(batches)
+        self.metrics = metrics = self.loop.evaluate(batches)
         if self.journal is not None:
             self.journal.log(self.state.step, {f"val/{k}": v for k, v in metrics.items()})
             self.journal.flush(sync=False)
@@ -318,11 +325,13 @@ def _place(entry: dict[str, Any]) -> tuple[str, int]:
     return entry["shard"], entry["row"]
 
 
-def _device(recipe: Recipe) -> torch.device:
+def _device(recipe: Recipe, world_size: int) -> torch.device:
     """The worker's GPU if the recipe asks for one and torch has CUDA, else the CPU."""
     if recipe.train.gpus_per_worker > 0:
         if not torch.cuda.is_available():
             raise InterlaceError("`train.gpus_per_worker` asks for a GPU, but torch sees none")
+        if world_size == 1:
+            return torch.device("cuda")  # Ray shows a process its own GPUs only; a trial is no worker of Ray Train
         device: torch.device = ray.train.torch.get_device()
         return device
     return torch.device("cpu")

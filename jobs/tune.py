@@ -1,0 +1,139 @@
+"""`interlace tune`: search a recipe's settings, from the section `search` to the best recipe and what mattered.
+
+connect -> indexes -> arithmetic -> trials (Ray Tune) -> table, plots, best recipe, its checkpoint verified -> MLflow
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.connect import connect
+from cluster.preflight import Need, Slots, slots
+from jobs.console import say
+from jobs.sweep_report import Findings, findings, print_findings, rungs, write_report
+from jobs.sweep_tracking import SweepTracker
+from jobs.train import CLOSE_TIMEOUT_S, Launch, chosen_checkpoint, train
+from pipeline.data.stream import map_units
+from pipeline.evaluate import evaluate_checkpoint
+from pipeline.recipe import Recipe, load_recipe
+from pipeline.search import Search, sample, values_of
+from pipeline.sweep import Sweep, open_sweep
+from pipeline.tracking import TrackingReport
+from pipeline.tune import SweepPlan, prepare_sweep, run_sweep
+
+AS_REPORTED = 1e-6
+"""Most difference between a reported value and that of its checkpoint: the same packs, only sums in another process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """What a search gave: its folder, what was found, whether the best checkpoint is worth its value, MLflow's part."""
+
+    sweep: Path
+    findings: Findings
+    verified: bool
+    tracking: TrackingReport
+
+
+def tune(recipe: Recipe, search: Search, launch: Launch, *, retrain: bool = False) -> Tuned | None:
+    """Search to the end, or to the end of its time; None after a dry run.
+
+    Args:
+        recipe: that trials start from.
+        search: its section `search`.
+        launch: name of the search, cluster, `fresh`, `dry_run`.
+        retrain: train the best recipe at full length afterwards, as `interlace train` does.
+
+    Raises:
+        InterlaceError, DoesNotFitError: the data, the metric, the cluster or the folder are not as needed.
+        KeyboardInterrupt: somebody stopped it; the best so far was reported.
+    """
+    there = connect(launch.address)
+    settings = recipe.train
+    need = Need(
+        workers=settings.workers, cpus_per_worker=settings.cpus_per_worker, gpus_per_worker=settings.gpus_per_worker
+    )
+    fit = slots(need, there.cpus, there.gpus, search.trials)
+    plan = prepare_sweep(recipe, search, map_units)
+    for line in describe(plan, fit):
+        say(line)
+    if launch.dry_run:
+        for number in range(search.trials if search.searcher == "random" else 1):
+            say(_told(plan, number))
+        return None
+    data = {split: m.digest for split, m in plan.base.index.manifests.items()}
+    with open_sweep(plan.recipe, search, data, launch.run_name, fresh=launch.fresh) as sweep:
+        say(f"search {sweep.name}{' (goes on)' if sweep.resumed else ''} in {sweep.folder}")
+        tuned = _search(sweep, plan, fit.concurrent, recipe)
+    if retrain and tuned.findings.recipe is not None:
+        say("the best recipe, trained at full length")
+        train(tuned.findings.recipe, Launch(run_name=f"{sweep.name}-best", address=launch.address))
+    return tuned
+
+
+def _search(sweep: Sweep, plan: SweepPlan, concurrent: int, own: Recipe) -> Tuned:
+    tracker = SweepTracker(sweep, plan)
+    status: Any = "FAILED"
+    try:
+        ending = run_sweep(sweep, plan, concurrent, tracker)
+        found = findings(sweep, plan, own)
+        verified, said = verify_best(found, sweep, plan)
+        print_findings(found, plan)
+        say(said)
+        write_report(found, sweep, plan, said)
+        tracker.result(list(found.trials), found.best)
+        status = {"complete": "FINISHED", "time": "FINISHED", "interrupted": "KILLED"}[ending]
+    finally:
+        report = tracker.close(status, CLOSE_TIMEOUT_S)
+    say(f"best recipe {sweep.report / 'best.yaml'}\nreport {sweep.report / 'sweep.html'}\n{report}")
+    if ending == "time":
+        say("the time is over; the same command goes on with the trials that have not ended")
+    if ending == "interrupted":
+        raise KeyboardInterrupt
+    return Tuned(sweep=sweep.folder, findings=found, verified=verified, tracking=report)
+
+
+def verify_best(found: Findings, sweep: Sweep, plan: SweepPlan) -> tuple[bool, str]:
+    """Evaluate the best trial's checkpoint again; whether it gives what was reported, and the sentence about it."""
+    if found.best is None:
+        return False, "No trial has a result yet."
+    folder = sweep.trial(found.best.number)
+    recipe = load_recipe(folder / "recipe.yaml")
+    checkpoint = chosen_checkpoint(folder, recipe)
+    step = int(checkpoint.name.removeprefix("step-"))
+    reported = next((s.value for s in found.best.scores if s.step == step), math.nan)
+    metrics = evaluate_checkpoint(recipe, checkpoint)
+    again = metrics[plan.goal.metric]
+    same = abs(again - reported) <= AS_REPORTED
+    verdict = "as reported" if same else f"but {reported:.4f} was reported"
+    name = f"Trial {found.best.number} is best: its checkpoint {checkpoint}"
+    return same, f"{name} evaluated again gives {plan.goal.metric} {again:.4f}, {verdict}."
+
+
+def describe(plan: SweepPlan, fit: Slots) -> Iterator[str]:
+    """The arithmetic of a search, as lines for people."""
+    search, base = plan.search, plan.base
+    steps = base.schedule.num_steps
+    better = "higher" if plan.goal.mode == "max" else "lower"
+    counted = "last" if plan.goal.last else "best"
+    yield f"search: {search.trials} trials over {len(search.space)} settings, {search.searcher}, seed {search.seed}"
+    yield f"metric: {plan.goal.metric} on validation, {better} is better; a trial's {counted} evaluation counts"
+    yield f"a trial: {steps} steps, evaluated every {base.eval_every} steps, {base.threads} threads"
+    judged = rungs(plan)
+    if judged:
+        at = ", ".join(f"{share:.1%} (step {math.ceil(share * steps)})" for share in judged)
+        yield f"{search.scheduler}: trials are judged at the first evaluation from {at} on"
+    if search.scheduler == "asha":
+        kept = [search.trials / search.reduction**i for i in range(len(judged) + 1)]
+        shares = [*judged, 1.0]
+        whole = sum(n * (s - b) for n, s, b in zip(kept, shares, [0.0, *shares], strict=False))
+        yield f"asha: about {whole:.1f} whole trainings instead of {search.trials}, more while few have been judged"
+    yield f"CPUs: {fit.text}"
+
+
+def _told(plan: SweepPlan, number: int) -> str:
+    values = values_of(plan.search, plan.recipe, sample(plan.search, number))
+    listed = "  ".join(f"{path}={value}" for path, value in values.items() if value is not None)
+    return f"trial {number}{' (the recipe)' if number == 0 else ''}: {listed}"

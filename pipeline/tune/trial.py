@@ -1,0 +1,187 @@
+"""One trial, in a process that Ray Tune has started and may use for many."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from pipeline.errors import InterlaceError, ResumeError
+from pipeline.journal import journal_path, open_lines, read, write_line
+from pipeline.recipe import Recipe, to_yaml
+from pipeline.search import Search, active, overridden
+from pipeline.sweep import Goal, end_trial, read_json, write_json
+from pipeline.train.checkpoint import RunState, checkpoint_folder, newest_checkpoint, verify
+from pipeline.train.run import Prepared, Run, fit, fit_here, prepare
+
+CURVE_POINTS = 200
+"""Points of training metrics that a trial journals at most: enough for a curve, and cheap to ship."""
+POLL_S = 0.5
+
+VALUE, PROGRESS = "value", "progress"
+"""What a trial reports: the search's metric, and steps in units of the first rung."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all trials of a search have in common: base recipe, section `search`, what counts, folder of the trials."""
+
+    recipe: Recipe
+    search: Search
+    goal: Goal
+    folder: str
+
+
+def run_trial(config: Mapping[str, Any], shared: Shared) -> None:
+    """The function that Tune runs: trains trial `config["number"]` on from its newest checkpoint.
+
+    Errors that trying again would not mend end the trial as failed; others are raised, for Tune to start it again.
+    """
+    folder = Path(shared.folder) / f"{config['number']:03d}"
+    if (folder / "result.json").exists():
+        return
+    with _usage(folder):
+        try:
+            _train(folder, _overrides(folder, config, shared), shared)
+        except ResumeError:  # a process of an earlier start still holds the folder
+            raise
+        except InterlaceError as error:
+            end_trial(folder, "failed", f"{type(error).__name__}: {error}")
+            return
+        end_trial(folder, "finished")
+
+
+def _overrides(folder: Path, config: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
+    """What the trial tries: as suggested, or as population based training has it now."""
+    suggested = read_json(folder / "trial.json")
+    if "space" not in config:
+        return dict(suggested["overrides"])
+    now = active(shared.search, config["space"])
+    if now != suggested["overrides"]:
+        write_json(folder / "trial.json", {"number": config["number"], "overrides": now})
+    return now
+
+
+def _train(folder: Path, overrides: Mapping[str, Any], shared: Shared) -> None:
+    prepared = trial_run(overridden(shared.recipe, overrides), shared.search)
+    steps = prepared.schedule.num_steps
+    write_json(folder / "plan.json", {"num_steps": steps})
+    (folder / "recipe.yaml").write_text(to_yaml(prepared.recipe), encoding="utf-8")
+    checkpoints = shared.search.scheduler == "pbt"
+    if checkpoints:
+        _take_over(folder)
+    run = Run(name=folder.name, folder=folder, key="", resumed=newest_checkpoint(folder).folder is not None)
+
+    def report(state: RunState, metrics: Mapping[str, float]) -> None:
+        if state.finished:
+            end_trial(folder, "finished")  # nobody may stop it now
+        kept = tune.Checkpoint.from_directory(checkpoint_folder(folder, state.step)) if checkpoints else None
+        at = progress(state.step / steps, shared.search.first_rung)
+        tune.report({VALUE: _value(metrics, shared.goal), PROGRESS: at}, checkpoint=kept)
+
+    if prepared.recipe.train.workers == 1:
+        fit_here(run, prepared, report)
+    else:
+        _fit_and_follow(run, prepared, report)
+
+
+def trial_run(recipe: Recipe, search: Search) -> Prepared:
+    """A trial's recipe with its data (from the cache of indexes), and with the settings of its place that suit a trial.
+
+    Raises:
+        InterlaceError: the data does not go with it.
+    """
+    prepared = prepare(recipe, map)
+    every = max(recipe.tracking.log_every, ceil(prepared.schedule.num_steps / CURVE_POINTS))
+    changes: dict[str, Any] = {"tracking": recipe.tracking.model_copy(update={"log_every": every})}
+    if search.scheduler == "pbt":
+        changes["train"] = recipe.train.model_copy(update={"checkpoint_every": prepared.eval_every})
+    return replace(prepared, recipe=recipe.model_copy(update=changes))
+
+
+def progress(share: float, first_rung: float) -> float:
+    """A share of the length in units of the first rung, rounded so that a rung's own step has reached it."""
+    return round(share / first_rung, 9)
+
+
+def _value(metrics: Mapping[str, float], goal: Goal) -> float:
+    if goal.metric not in metrics:
+        raise InterlaceError(f"search.metric: `{goal.metric}` is not among {', '.join(metrics)}")
+    return metrics[goal.metric]
+
+
+def _take_over(folder: Path) -> None:
+    """Go on from the checkpoint that population based training hands over, if it does: another trial's, or our own."""
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        return
+    with checkpoint.as_directory() as source:
+        state = verify(Path(source))
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.copytree(source, checkpoint_folder(folder, state.step))
+
+
+def _fit_and_follow(run: Run, prepared: Prepared, report: Callable[[RunState, Mapping[str, float]], None]) -> None:
+    """Train several workers by Ray Train, and report what they journal.
+
+    When Tune stops the trial, `report` raises SystemExit; the workers end with this process, which owns them.
+    """
+    failed: list[BaseException] = []
+
+    def train() -> None:
+        try:
+            fit(run, prepared)
+        except BaseException as error:  # handed to the thread that Tune watches
+            failed.append(error)
+
+    thread = threading.Thread(target=train, name="ray-train", daemon=True)
+    thread.start()
+    offset = _journal_size(run.folder) if run.resumed else 0
+    while thread.is_alive() or offset < _journal_size(run.folder):
+        thread.join(POLL_S)
+        points, offset = read(journal_path(run.folder), offset)
+        for point in points:
+            metrics = {k.removeprefix("val/"): v for k, v in point.metrics.items() if k.startswith("val/")}
+            state = newest_checkpoint(run.folder).state if not thread.is_alive() else None
+            if metrics:
+                report(_at(point.step, state), metrics)
+    if failed:
+        raise failed[0]
+
+
+def _at(step: int, newest: RunState | None) -> RunState:
+    """The state at a journaled evaluation, as far as a report needs it."""
+    finished = newest is not None and newest.finished and newest.step == step
+    return RunState(
+        step=step,
+        best_step=-1,
+        best_value=float("nan"),
+        evaluations_since_best=0,
+        finished=finished,
+        recipe_digest="",
+        data_digest="",
+    )
+
+
+def _journal_size(folder: Path) -> int:
+    path = journal_path(folder)
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextmanager
+def _usage(folder: Path) -> Iterator[None]:
+    """Add seconds and CPU seconds of the body to the trial's account; a killed process adds nothing."""
+    wall, cpu = time.monotonic(), time.process_time()
+    try:
+        yield
+    finally:
+        with open_lines(folder / "usage.jsonl") as file:
+            write_line(
+                file, {"wall_s": round(time.monotonic() - wall, 3), "cpu_s": round(time.process_time() - cpu, 3)}
+            )

@@ -1,0 +1,211 @@
+"""A search under Ray Tune: trials are the runs that their recipes make, whatever happens beside or between them."""
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from jobs.train import Launch
+from jobs.tune import Tuned, tune
+from pipeline.errors import ResumeError
+from pipeline.recipe import Recipe, load_recipe, parse_tree
+from pipeline.search import Search, load_search, overridden, sample
+from pipeline.sweep import Goal, Score, Trial
+from pipeline.tune.schedulers import Judge, make_scheduler, within
+from tests.data import EmojiLike
+from tests.ray.reference import run_here
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+STEPS, EVERY = 12, 4
+RATES = [1e-3, 3e-3, 1e25]
+"""The last one makes weights infinite in the first step: the loss after it is no number."""
+
+
+def files_of(shapes: EmojiLike, tmp_path: Path, steps: int = STEPS, **search: Any) -> Path:
+    train = {"steps": steps, "eval_every": EVERY, "precision": "fp32", "threads": 1}
+    tree = shapes.tree(tmp_path / "out", train=train, optim={"warmup": 0.0})
+    space = {"optim.lr": {"choice": RATES}, "model.fusion": {"choice": ["mid", "weighted_sum"]}}
+    tree["search"] = {"space": space, "trials": 4, "scheduler": "none", "seed": 3, **search}
+    path = tmp_path / "shapes.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return path
+
+
+def run(path: Path, *overrides: str, **launch: Any) -> Tuned:
+    recipe, search = load_search(path, overrides)
+    tuned = tune(recipe, search, Launch(run_name="s", **launch))
+    assert tuned is not None
+    return tuned
+
+
+def losses(folder: Path) -> dict[int, float]:
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {x["step"]: x["m"]["train/loss"] for x in lines if "train/loss" in x["m"]}
+
+
+def results(tuned: Tuned) -> dict[int, tuple[str, list[tuple[int, float]]]]:
+    return {t.number: (t.status, [(s.step, s.value) for s in t.scores]) for t in tuned.findings.trials}
+
+
+def shown_runs(storage: Path) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    return list(client.search_runs([e.experiment_id for e in client.search_experiments()]))
+
+
+def test_trials_are_their_recipes_runs_and_a_diverging_one_costs_the_rest_nothing(
+    shapes: EmojiLike, tmp_path: Path
+) -> None:
+    path = files_of(shapes, tmp_path)
+    first = run(path)
+    assert first.verified
+    assert first.tracking.shipped
+    recipe, search = load_search(path, [])
+    whole: Recipe = overridden(recipe, {"storage": str(tmp_path / "reference")})
+    diverged = []
+    for trial in first.findings.trials:
+        overrides = sample(search, trial.number)
+        assert trial.overrides == overrides
+        if overrides.get("optim.lr") == RATES[-1]:
+            diverged.append(trial.number)
+            assert (trial.status, trial.reason.partition(":")[0]) == ("failed", "NonFiniteLossError")
+            continue
+        assert trial.status == "finished"
+        assert losses(first.sweep / "trials" / f"{trial.number:03d}") == run_here(overridden(whole, overrides)).losses
+    assert 0 < len(diverged) < 3
+    assert len(list((first.sweep / "report").glob("*.png"))) == 3
+    assert load_recipe(first.sweep / "report" / "best.yaml") == first.findings.recipe
+
+    parent, children = check_mlflow(tmp_path / "out", trials=4)
+    assert {c.data.tags["trial.status"] for c in children} == {"finished", "failed"}
+    assert all(set(c.data.params) == {"trial", "lr", "fusion"} for c in children)
+
+    more = run(path, "search.trials=5")  # goes on: one trial more, the others as they were
+    assert {n: r for n, r in results(more).items() if n < 4} == results(first)
+    assert len(results(more)) == 5
+    again, _ = check_mlflow(tmp_path / "out", trials=5)
+    assert again.info.run_id == parent.info.run_id
+    with pytest.raises(ResumeError, match=r"search\.seed: the search has 3, now it is 4"):
+        run(path, "search.seed=4")
+
+
+def check_mlflow(storage: Path, trials: int) -> tuple[Any, list[Any]]:
+    """One parent, a child a trial, none doubled, none still running."""
+    runs = shown_runs(storage)
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
+    assert len(parents) == 1
+    assert {c.data.tags["mlflow.parentRunId"] for c in children} == {parents[0].info.run_id}
+    assert sorted(int(c.data.params["trial"]) for c in children) == list(range(trials))
+    assert "RUNNING" not in {r.info.status for r in runs}
+    return parents[0], children
+
+
+class Controller:
+    """What Tune's schedulers ask of the machinery around them: nothing, as long as they neither pause nor choose."""
+
+
+class OfTune:
+    """A trial of Tune as far as `Judge` looks at it."""
+
+    def __init__(self, number: int) -> None:
+        self.config = {"number": number}
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_verdicts_are_the_same_after_a_new_start(scheduler: str) -> None:
+    rng = random.Random(1)
+    search = parse_tree({"space": {"optim.lr": {"choice": [1]}}, "scheduler": scheduler}, (), "", Search)
+    goal = Goal(metric="a/b", mode="max", last=False)
+    levels = {n: rng.random() for n in range(24)}
+    lived = make_scheduler(search, goal, [])
+    new = Trial(number=0, overrides={}, status="unfinished", reason="", scores=(), num_steps=9, cpu_s=0, wall_s=0)
+    trials = {n: replace(new, number=n) for n in levels}
+    stopped: set[int] = set()
+    time_ms = 0
+    for n in levels:
+        lived.on_trial_add(Controller(), OfTune(n))
+    for step in range(1, 10):
+        for n in levels:
+            if n in stopped:
+                continue
+            time_ms += 1
+            score = Score(step=step, share=step / 9, value=levels[n] + 0.1 * rng.random(), time_ms=time_ms)
+            result = {"value": score.value, "progress": float(step)}
+            fresh = make_scheduler(search, goal, list(trials.values()))
+            fresh.on_trial_add(Controller(), OfTune(n))
+            verdict = lived.on_trial_result(Controller(), OfTune(n), dict(result))
+            assert fresh.on_trial_result(Controller(), OfTune(n), dict(result)) == verdict
+            trials[n] = replace(trials[n], scores=(*trials[n].scores, score))
+            if verdict == "STOP":
+                stopped.add(n)
+    assert isinstance(lived, Judge)
+    assert 8 < len(stopped) < 24
+    assert max(levels, key=lambda n: levels[n]) not in stopped
+
+
+def test_population_based_training_stays_in_the_space() -> None:
+    space = {"optim.lr": {"log_uniform": [1e-4, 1e-2]}, "optim.clip": {"integer": [1, 3]}, "seed": {"choice": [1]}}
+    search = parse_tree({"space": space}, (), "", Search)
+    pushed = {"optim.lr": 0.012, "optim.clip": 3.6, "seed": 1}
+    assert within(search.space, pushed) == {"optim.lr": 0.01, "optim.clip": 3, "seed": 1}
+
+
+def trial_processes() -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if "ray::ImplicitFunc" in " ".join(process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_trial_goes_on_and_all_results_are_as_undisturbed(shapes: EmojiLike, tmp_path: Path) -> None:
+    steps = 60
+    undisturbed = run(files_of(shapes, tmp_path, steps, trials=3), f"storage={tmp_path / 'undisturbed'}")
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 120
+        journal = tmp_path / "out" / "sweeps" / "s" / "trials" / "000" / "metrics.jsonl"
+        while time.monotonic() < deadline and not killed:
+            if journal.exists() and len(journal.read_text().splitlines()) > 10:
+                for process in trial_processes():
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(process.pid)
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    disturbed = run(tmp_path / "shapes.yaml")
+    killer.join()
+    assert killed
+    assert results(disturbed) == results(undisturbed)
+    events = "".join(p.read_text() for p in (disturbed.sweep / "trials").glob("*/events.jsonl"))
+    assert "resumed from step-" in events
+
+
+@pytest.mark.slow
+def test_population_based_training_hands_checkpoints_on(shapes: EmojiLike, tmp_path: Path) -> None:
+    path = files_of(shapes, tmp_path, 40, scheduler="pbt", first_rung=0.1, trials=4, seed=1)
+    tree = yaml.safe_load(path.read_text())
+    tree["search"]["space"] = {"optim.lr": {"log_uniform": [1e-5, 1e-2]}}
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    tuned = run(path)
+    assert [t.status for t in tuned.findings.trials] == ["finished"] * 4
+    recipe, search = load_search(path, [])
+    changed = [t.number for t in tuned.findings.trials if t.number and t.overrides != sample(search, t.number)]
+    assert changed
+    assert recipe.optim.lr == 1e-3
+    check_mlflow(tmp_path / "out", trials=4)
