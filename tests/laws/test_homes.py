@@ -20,7 +20,10 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pandas": ("pipeline/tracking/",),
     "psutil": ("jobs/progress.py",),
     "pyarrow": ("pipeline/sample.py", "pipeline/data/", "jobs/datasets/"),
-    "pydantic": ("pipeline/recipe.py", "pipeline/preparation.py", "pipeline/fields.py", "pipeline/faults.py", "pipeline/search.py"),
+    "pydantic": (
+        "pipeline/recipe.py", "pipeline/preparation.py", "pipeline/fields.py", "pipeline/faults.py",
+        "pipeline/search.py",
+    ),
     "ray": ("cluster/connect.py", "pipeline/data/stream.py", "pipeline/train/run.py"),
     "ray.data": ("pipeline/data/stream.py",),
     "ray.train": ("pipeline/data/stream.py", "pipeline/train/run.py", "pipeline/train/worker.py"),
