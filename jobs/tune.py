@@ -108,6 +108,8 @@ def verify_best(found: Findings, sweep: Sweep, plan: SweepPlan) -> tuple[bool, s
     again = metrics[plan.goal.metric]
     same = abs(again - reported) <= AS_REPORTED
     verdict = "as reported" if same else f"but {reported:.4f} was reported"
+    if math.isnan(reported):
+        verdict = f"at step {step}, where it was not evaluated before"
     name = f"Trial {found.best.number} is best: its checkpoint {checkpoint}"
     return same, f"{name} evaluated again gives {plan.goal.metric} {again:.4f}, {verdict}."
 

@@ -34,6 +34,9 @@ from pipeline.tune.trial import Shared, run_trial
 CACHE_GB = 2.0
 """Bound of the cache of decoded values that trials share where the recipe has none: decoding is then paid once."""
 
+CHECKPOINTS = 4
+"""Of a trial, kept by population based training for others to take over."""
+
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # journals are ours
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # so is Ctrl-C
@@ -128,7 +131,7 @@ def _about_data(recipe: Recipe, overrides: Mapping[str, Any]) -> dict[str, Any]:
             return rest[1] not in recipe.fields[rest[0]].training_only
         if section == "tasks":
             return rest[1] in recipe.tasks[rest[0]].target_keys
-        return section in ("fields", "data")
+        return section in ("fields", "data") or path == "batch.token_budget"  # which every sample must fit into
 
     return {path: value for path, value in overrides.items() if counts(path)}
 
@@ -179,6 +182,7 @@ def run_sweep(sweep: Sweep, plan: SweepPlan, concurrent: int, listener: Listener
         run_config=tune.RunConfig(
             name=f"launch-{uuid.uuid4().hex[:8]}",
             storage_path=str(launch),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=CHECKPOINTS),
             failure_config=tune.FailureConfig(max_failures=plan.recipe.train.max_failures),
             callbacks=[_Ears(sweep, listener)],
             stop=clock,

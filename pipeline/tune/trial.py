@@ -17,7 +17,7 @@ from pipeline.journal import journal_path, open_lines, read, write_line
 from pipeline.recipe import Recipe, to_yaml
 from pipeline.search import Search, active, overridden
 from pipeline.sweep import Goal, end_trial, read_json, write_json
-from pipeline.train.checkpoint import RunState, checkpoint_folder, newest_checkpoint, verify
+from pipeline.train.checkpoint import checkpoint_folder, newest_checkpoint, verify
 from pipeline.train.run import Prepared, Run, fit, fit_here, prepare
 
 CURVE_POINTS = 200
@@ -78,15 +78,15 @@ def _train(folder: Path, overrides: Mapping[str, Any], shared: Shared) -> None:
         _take_over(folder)
     run = Run(name=folder.name, folder=folder, key="", resumed=newest_checkpoint(folder).folder is not None)
 
-    def report(state: RunState, metrics: Mapping[str, float]) -> None:
-        if state.finished:
+    def report(step: int, finished: bool, metrics: Mapping[str, float]) -> None:
+        if finished:
             end_trial(folder, "finished")  # nobody may stop it now
-        kept = tune.Checkpoint.from_directory(checkpoint_folder(folder, state.step)) if checkpoints else None
-        at = progress(state.step / steps, shared.search.first_rung)
+        kept = tune.Checkpoint.from_directory(checkpoint_folder(folder, step)) if checkpoints else None
+        at = progress(step / steps, shared.search.first_rung)
         tune.report({VALUE: _value(metrics, shared.goal), PROGRESS: at}, checkpoint=kept)
 
     if prepared.recipe.train.workers == 1:
-        fit_here(run, prepared, report)
+        fit_here(run, prepared, lambda state, metrics: report(state.step, state.finished, metrics))
     else:
         _fit_and_follow(run, prepared, report)
 
@@ -127,7 +127,7 @@ def _take_over(folder: Path) -> None:
         shutil.copytree(source, checkpoint_folder(folder, state.step))
 
 
-def _fit_and_follow(run: Run, prepared: Prepared, report: Callable[[RunState, Mapping[str, float]], None]) -> None:
+def _fit_and_follow(run: Run, prepared: Prepared, report: Callable[[int, bool, Mapping[str, float]], None]) -> None:
     """Train several workers by Ray Train, and report what they journal.
 
     When Tune stops the trial, `report` raises SystemExit; the workers end with this process, which owns them.
@@ -148,25 +148,13 @@ def _fit_and_follow(run: Run, prepared: Prepared, report: Callable[[RunState, Ma
         points, offset = read(journal_path(run.folder), offset)
         for point in points:
             metrics = {k.removeprefix("val/"): v for k, v in point.metrics.items() if k.startswith("val/")}
-            state = newest_checkpoint(run.folder).state if not thread.is_alive() else None
-            if metrics:
-                report(_at(point.step, state), metrics)
+            finished = point.step == prepared.schedule.num_steps
+            if finished:
+                thread.join()  # it ends with a checkpoint, which is part of a finished trial
+            if metrics and not failed:
+                report(point.step, finished, metrics)
     if failed:
         raise failed[0]
-
-
-def _at(step: int, newest: RunState | None) -> RunState:
-    """The state at a journaled evaluation, as far as a report needs it."""
-    finished = newest is not None and newest.finished and newest.step == step
-    return RunState(
-        step=step,
-        best_step=-1,
-        best_value=float("nan"),
-        evaluations_since_best=0,
-        finished=finished,
-        recipe_digest="",
-        data_digest="",
-    )
 
 
 def _journal_size(folder: Path) -> int:

@@ -43,7 +43,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "transformers": ("pipeline/model/pretrained.py",),
     "typer": ("jobs/",),
     "xxhash": ("pipeline/data/", "pipeline/origin.py", "pipeline/train/checkpoint.py"),
-    "yaml": ("pipeline/recipe.py",),
+    "yaml": ("pipeline/recipe.py", "pipeline/sweep.py"),
 }  # fmt: skip
 """Package or its part -> the files and folders that may import it. The longest name that fits decides."""
 

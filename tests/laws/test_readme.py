@@ -15,6 +15,7 @@ import yaml
 from jobs.cli import app
 from pipeline.preparation import PrepareRecipe
 from pipeline.recipe import load_recipe, parse_recipe, parse_tree
+from pipeline.search import Search, check
 from tests.laws.code import PACKAGES, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -160,7 +161,9 @@ def test_settings_and_recipes_are_valid() -> None:
         if "sources" in tree:
             parse_tree(tree, (), "README", PrepareRecipe)
         else:
-            parse_recipe(tree)
+            recipe = parse_recipe(tree)
+            if "search" in tree:
+                assert check(parse_tree(tree["search"], (), "README", Search), recipe) == ()
     settings = [s.rstrip(".,") for s in re.findall(r"--set ([\w.]+=[^\s`]+)", README)]
     load_recipe(ROOT / "jobs" / "recipes" / "emoji.yaml", settings)
     assert recipes

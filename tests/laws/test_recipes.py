@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.recipe import Recipe, digest, flatten, load_recipe, to_yaml
+from pipeline.search import load_search
 from tests.laws.code import ROOT
 from tests.realdata import SETS
 
@@ -34,6 +35,12 @@ def test_recipes_are_named_as_their_files_and_ship() -> None:
     shipped = {f.name for f in resources.files("jobs").joinpath("recipes").iterdir()}
     assert {p.name for p in RECIPES} <= shipped
     assert "emoji.yaml" in shipped
+
+
+def test_shipped_searches_have_no_fault() -> None:
+    searched = [p for p in RECIPES if "search:" in p.read_text(encoding="utf-8")]
+    assert [load_search(p, [])[0] for p in searched] == [load_recipe(p) for p in searched]
+    assert searched
 
 
 def test_each_real_data_set_has_its_recipe() -> None:

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
 from jobs.train import Launch
 from jobs.tune import Tuned, tune
 from pipeline.errors import ResumeError
+from pipeline.lock import worker_lock
 from pipeline.recipe import Recipe, load_recipe, parse_tree
 from pipeline.search import Search, load_search, overridden, sample
 from pipeline.sweep import Goal, Score, Trial
@@ -162,14 +162,6 @@ def test_population_based_training_stays_in_the_space() -> None:
     assert within(search.space, pushed) == {"optim.lr": 0.01, "optim.clip": 3, "seed": 1}
 
 
-def trial_processes() -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "ray::ImplicitFunc" in " ".join(process.info["cmdline"] or []):
-            found.append(process)
-    return found
-
-
 @pytest.mark.slow
 def test_a_killed_trial_goes_on_and_all_results_are_as_undisturbed(shapes: EmojiLike, tmp_path: Path) -> None:
     steps = 60
@@ -178,12 +170,12 @@ def test_a_killed_trial_goes_on_and_all_results_are_as_undisturbed(shapes: Emoji
 
     def kill() -> None:
         deadline = time.monotonic() + 120
-        journal = tmp_path / "out" / "sweeps" / "s" / "trials" / "000" / "metrics.jsonl"
+        trial = tmp_path / "out" / "sweeps" / "s" / "trials" / "000"
         while time.monotonic() < deadline and not killed:
-            if journal.exists() and len(journal.read_text().splitlines()) > 10:
-                for process in trial_processes():
-                    os.kill(process.pid, signal.SIGKILL)
-                    killed.append(process.pid)
+            if (trial / "checkpoints").exists() and len((trial / "metrics.jsonl").read_text().splitlines()) > 10:
+                holder = (trial / worker_lock(0)).read_text()  # "process 123 on host"
+                killed.append(int(holder.split()[1]))
+                os.kill(killed[0], signal.SIGKILL)
             time.sleep(0.02)
 
     killer = threading.Thread(target=kill)
