@@ -28,8 +28,9 @@ NUM_PERIODS = 24
 Zero = Literal["grey", "white", "black"]
 """The colour of pixels that are 0 for the network.
 
-With even paper at 1 nearly all of a picture looks alike after the stem's LayerNorm: Omniglot characters, picture alone,
-after 20 s of training: 1 % of 136 classes right, and 61 % with paper at 0.
+Even paper is best 0: at 1 the stem gives it as much as ink, and the states of all pictures begin nearly alike (mean
+cosine on Omniglot 0.97, against 0.88). Characters from the picture alone, 20 s of training: 1 % of 136 classes right,
+and 61 % with paper at 0.
 """
 
 BLANK: dict[Zero, int] = {"grey": 128, "white": 255, "black": 0}
