@@ -78,7 +78,7 @@ class ImageField(_Field):
     """A column of encoded pictures (PNG, JPEG and whatever Pillow reads)."""
 
     training_only = MODEL_SETTINGS | frozenset(
-        {"rotate_degrees", "rescale", "shift", "flip", "color", "erase", "noise"}
+        {"zero", "rotate_degrees", "rescale", "shift", "flip", "color", "erase", "noise"}
     )
 
     modality: Literal["image"]
@@ -89,6 +89,10 @@ class ImageField(_Field):
     max_size: int = Field(64, ge=1, le=4096, description="Longest side in pixels; larger pictures are shrunk to it.")
     patch: int = Field(8, ge=1, le=64, description="Side of a square patch in pixels; one patch is one token.")
     background: Literal["white", "black"] = Field("white", description="What shows through transparent pixels.")
+    zero: Literal["grey", "white", "black"] = Field(
+        "grey",
+        description="What the network sees as zeros: the ground of ink on even paper, of which it else sees too much.",
+    )
     rotate_degrees: float = Field(0.0, ge=0, le=180, description="Training: rotation drawn from +- this.")
     rescale: float = Field(0.0, ge=0, lt=1, description="Training: scale drawn from 1 +- this; above 1 it is a crop.")
     shift: float = Field(0.0, ge=0, lt=1, description="Training: moved by up to this share of each side.")

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.data.prepare import make_plan, prepare
 from pipeline.preparation import PrepareRecipe
@@ -27,6 +28,8 @@ DRAWERS_HELD_OUT = range(17, 21)
 SUBJECTS_HELD_OUT = (9, 10)
 FOLD_HELD_OUT = 4
 PROMPT_S = 32
+INK = ("x", "y", "dx", "dy", "begin")
+INK_POINTS = 48
 
 
 def held_out(key: object, share: float = 0.2) -> bool:
@@ -113,9 +116,41 @@ def omniglot(data: Path, out: Path) -> None:
 
 
 def split_omniglot(out: Path, table: pa.Table, drawers: Sequence[int]) -> None:
-    """Characters, these drawers in validation, with the alphabet's name before the character's: `letter`."""
+    """Characters, these drawers in validation, with the alphabet's name before the character's (`letter`) and the ink.
+
+    The ink is `trace_ink`, a column a channel: `ink_x`, `ink_y`, `ink_dx`, `ink_dy`, `ink_begin`.
+    """
     letters = pc.binary_join_element_wise(table["alphabet"], table["character"], "/")
-    split_by(out, table.append_column("letter", letters), "drawer", drawers.__contains__)
+    table = table.append_column("letter", letters)
+    drawn = zip(*(table[name].to_pylist() for name in ("x", "y", "stroke")), strict=True)
+    inks = [trace_ink(np.array(x), np.array(y), np.array(stroke)) for x, y, stroke in drawn]
+    for i, name in enumerate(INK):
+        channel = pa.array([ink[:, i].tolist() for ink in inks], pa.list_(pa.float32()))
+        table = table.append_column(f"ink_{name}", channel)
+    split_by(out, table, "drawer", drawers.__contains__)
+
+
+def trace_ink(x: NDArray[Any], y: NDArray[Any], stroke: NDArray[Any]) -> NDArray[np.float64]:
+    """Points at equal distances along the strokes, about `INK_POINTS`, two or more a stroke: `[n, 5]`.
+
+    Pens report points by time, so most of them lie where a hand rests, and at pixels, so steps tell no direction.
+    Here a point is x and y from the middle of the drawing over its larger side, the direction of the line (a unit
+    vector), and whether a stroke begins.
+    """
+    points = np.stack([x, y], axis=1).astype(np.float64)
+    low, high = points.min(0), points.max(0)
+    points = (points - (low + high) / 2) / max((high - low).max(), 1e-6)
+    strokes = [points[stroke == number] for number in np.unique(stroke)]
+    lengths = [np.concatenate([[0.0], np.hypot(*np.diff(s, axis=0).T).cumsum()]) for s in strokes]
+    whole = max(sum(along[-1] for along in lengths), 1e-6)
+    traced = []
+    for line, along in zip(strokes, lengths, strict=True):
+        places = np.linspace(0, along[-1], max(2, round(INK_POINTS * along[-1] / whole)))
+        even = np.stack([np.interp(places, along, line[:, i]) for i in (0, 1)], axis=1)
+        steps = np.gradient(even, axis=0)
+        steps /= np.maximum(np.hypot(*steps.T), 1e-9)[:, None]
+        traced.append(np.concatenate([even, steps, (np.arange(len(even)) == 0)[:, None]], axis=1))
+    return np.concatenate(traced)
 
 
 def watch_exercises(data: Path, out: Path) -> None:

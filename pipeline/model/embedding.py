@@ -2,7 +2,7 @@
 
 Content (a table for ids, a projection for patches, the `cnn` stem, or a pretrained model), plus the place of the token
 in its value's grid, plus its time where the field is clocked, plus which field it is, then the stem over neighbouring
-tokens. Pixels (uint8) are brought to -1..1 here, on the device.
+tokens. Pixels (uint8) are scaled here, on the device: to -1..1, or so that white or black is 0 (see `Zero`).
 """
 
 # T rows of the field's sequence (N tokens, then slack), S samples, D width, P numbers of a patch, B pictures
@@ -10,13 +10,14 @@ tokens. Pixels (uint8) are brought to -1..1 here, on the device.
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, max_pool2d, pad
 
 from pipeline.batch import FieldBatch
-from pipeline.fields import AnyField, PretrainedEncoder
+from pipeline.fields import AnyField, ImageField, PretrainedEncoder
 from pipeline.model.attention import Segments
 from pipeline.model.buckets import round_up
 from pipeline.model.pretrained import Pretrained, PretrainedPixels, PretrainedTokens
@@ -25,6 +26,19 @@ from pipeline.sample import FieldSpec
 
 NUM_PERIODS = 24
 """Each 2.1 times the one before."""
+
+Zero = Literal["grey", "white", "black"]
+"""The colour of pixels that are 0 for the network.
+
+Even paper is best 0: at 1 the stem gives it as much as ink, and the states of all pictures begin nearly alike (mean
+cosine on Omniglot 0.97, against 0.88). Characters from the picture alone, 20 s of training: 1 % of 136 classes right,
+and 61 % with paper at 0.
+"""
+
+BLANK: dict[Zero, int] = {"grey": 128, "white": 255, "black": 0}
+"""The pixel (uint8) that is 0, or nearest to it."""
+
+_LEVEL: dict[Zero, float] = {"grey": 1.0, "white": 2.0, "black": 0.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +69,7 @@ class FieldEmbedding(nn.Module):
 
     Args:
         spec: the shape of the field's tokens.
-        settings: the field's settings; `stem`, `encoder`, `init` and `freeze` are read.
+        settings: the field's settings; `stem`, `zero`, `encoder`, `init` and `freeze` are read.
         dim: width of the vectors.
         hides: whether a task hides tokens; a learned vector then stands for their content (Devlin et al. 2019, BERT).
     """
@@ -63,6 +77,7 @@ class FieldEmbedding(nn.Module):
     def __init__(self, spec: FieldSpec, settings: AnyField, dim: int, *, hides: bool = False) -> None:
         super().__init__()
         convolve = settings.stem == "cnn"
+        self.zero: Zero = settings.zero if isinstance(settings, ImageField) else "grey"
         self.content: IdTable | PatchProjection | PixelStem | Pretrained
         encoder = encoder_of(settings)
         if encoder is not None:
@@ -70,9 +85,9 @@ class FieldEmbedding(nn.Module):
         elif spec.kind == "ids":
             self.content = IdTable(spec, dim)
         elif spec.channels and convolve:
-            self.content = PixelStem(spec, dim)
+            self.content = PixelStem(spec, dim, self.zero)
         else:
-            self.content = PatchProjection(spec, dim)
+            self.content = PatchProjection(spec, dim, self.zero)
         self.stem: SequenceStem | RecurrentStem | None = None
         if settings.stem == "rnn":
             self.stem = RecurrentStem(dim)
@@ -95,7 +110,7 @@ class FieldEmbedding(nn.Module):
             hidden: bool `[n]`, tokens of which only place and time are seen.
         """
         cells = find_cells(tokens.grids, segments)
-        values = tokens.values if hidden is None else _blank(tokens.values, hidden)
+        values = tokens.values if hidden is None else _blank(tokens.values, hidden, self.zero)
         content_TD = self.content(values, cells).float()
         if self.mask_D is not None and hidden is not None:
             hidden_T1 = pad(hidden, (0, len(content_TD) - len(hidden))).unsqueeze(1)
@@ -120,9 +135,9 @@ def stands_apart(settings: AnyField) -> bool:
     return settings.init is not None or settings.freeze
 
 
-def _blank(values: Tensor, hidden_N: Tensor) -> Tensor:
-    """Values without what is hidden, so that no convolution sees it: middle grey, the unknown id, zeros."""
-    nothing = 128 if values.dtype == torch.uint8 else 0
+def _blank(values: Tensor, hidden_N: Tensor, zero: Zero) -> Tensor:
+    """Values without what is hidden, so that no convolution sees it: pixels of `zero`, the unknown id, zeros."""
+    nothing = BLANK[zero] if values.dtype == torch.uint8 else 0
     return values.masked_fill(hidden_N.view(-1, *[1] * (values.ndim - 1)), nothing)
 
 
@@ -180,21 +195,22 @@ class IdTable(nn.Module):
         return out_TD
 
 
-def scale_pixels(values: Tensor) -> Tensor:
-    """uint8 pixels 0..255 as float32 in -1..1; other numbers as they are, in float32."""
-    return values.float().mul_(1 / 127.5).sub_(1) if values.dtype == torch.uint8 else values.float()
+def scale_pixels(values: Tensor, zero: Zero = "grey") -> Tensor:
+    """uint8 pixels 0..255 as float32, 2 from black to white, 0 at `zero`; other numbers as they are, in float32."""
+    return values.float().mul_(1 / 127.5).sub_(_LEVEL[zero]) if values.dtype == torch.uint8 else values.float()
 
 
 class PatchProjection(nn.Module):
     """A linear map of each patch."""
 
-    def __init__(self, spec: FieldSpec, dim: int) -> None:
+    def __init__(self, spec: FieldSpec, dim: int, zero: Zero = "grey") -> None:
         super().__init__()
+        self.zero: Zero = zero
         self.project = nn.Linear(spec.patch_dim, dim)
 
     def forward(self, values_NP: Tensor, cells: Cells) -> Tensor:
         """`[N, P]` -> `[T, D]`."""
-        rows_TP = pad(scale_pixels(values_NP), (0, 0, 0, cells.segments.num_rows - len(values_NP)))
+        rows_TP = pad(scale_pixels(values_NP, self.zero), (0, 0, 0, cells.segments.num_rows - len(values_NP)))
         out_TD: Tensor = self.project(rows_TP)
         return out_TD
 
@@ -228,10 +244,12 @@ class PixelStem(nn.Module):
     Args:
         spec: a field of square pixel patches, side a power of two.
         dim: width of the output; channels grow towards it in equal steps.
+        zero: colour that is 0, as all is outside of a picture.
     """
 
-    def __init__(self, spec: FieldSpec, dim: int) -> None:
+    def __init__(self, spec: FieldSpec, dim: int, zero: Zero = "grey") -> None:
         super().__init__()
+        self.zero: Zero = zero
         self.channels = spec.channels
         steps = math.isqrt(spec.patch_dim // spec.channels).bit_length() - 1
         widths = [spec.channels, *(max(8, dim * i // (steps + 1) // 8 * 8) for i in range(1, steps + 1))]
@@ -247,7 +265,7 @@ class PixelStem(nn.Module):
         cell_T = (picture_T * rows + cells.row_T) * columns + cells.column_T
         taken = cell_T[: len(values_NP)]
         canvas = values_NP.new_zeros(pictures * rows * columns, values_NP.shape[1]).index_copy_(0, taken, values_NP)
-        x = scale_pixels(unfold(canvas, (rows, columns), self.channels))
+        x = scale_pixels(unfold(canvas, (rows, columns), self.channels), self.zero)
         inside = None
         if len(values_NP) < int(present_S.sum()) * rows * columns:
             inside = x.new_zeros(len(canvas), 1).index_fill_(0, taken, 1).view(pictures, rows, columns, 1)

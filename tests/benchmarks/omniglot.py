@@ -15,7 +15,7 @@ from pipeline.recipe import Recipe, load_recipe
 from tests.benchmarks.training import DATA, RECIPES, changed, only, train, with_steps_for
 from tests.realdata import omniglot
 
-SECONDS = 120.0
+SECONDS = 60.0
 
 
 def measure(label: str, recipe: Recipe, seconds: float) -> float:

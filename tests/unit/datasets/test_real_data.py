@@ -13,7 +13,7 @@ from jobs.inspection.page import render
 from pipeline.data.index import Index, build_index
 from pipeline.recipe import Recipe, load_recipe
 from tests.ray.reference import run_here
-from tests.realdata import SETS, columns_of
+from tests.realdata import INK, INK_POINTS, SETS, columns_of, trace_ink
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SIDES = ("train", "validation")
@@ -110,6 +110,33 @@ def check_omniglot(built):
     assert classes(built, "drawer") == dict.fromkeys(range(1, 21), 136)
     assert (built.extents("picture") == 105).all()
     assert round(built.extents("strokes")[:, 1].sum() / 2 / 2720) == 138
+    inks = [np.array(list(row.values())).T for row in built.rows(*(f"ink_{name}" for name in INK))]
+    lengths = [len(ink) for ink in inks]
+    assert (np.median(lengths), min(lengths)) == (INK_POINTS, 26)  # that one is all dots
+    assert max(lengths) < 2 * INK_POINTS
+    assert (np.ptp(np.concatenate(inks)[:, :2], axis=0) <= 1.0 + 1e-6).all()
+    strokes = [len(set(row["stroke"])) for row in built.rows("stroke")]
+    assert [ink[:, 4].sum() for ink in inks] == strokes
+    assert max(strokes) > 3
+
+
+def test_ink_is_traced_at_equal_distances_whatever_the_pace_of_the_pen():
+    x = [0, 0, 0, 0, 1, 9, 10, 10, 10, 10]
+    y = [0, 0, 0, 0, 0, 0, 0, 0, 4, 20]
+    ink = trace_ink(np.array(x), np.array(y), np.array([0] * 7 + [1] * 3))
+    count = INK_POINTS // 3
+    assert ink.shape == (INK_POINTS, 5)
+    assert ink[:count, 0] == pytest.approx(np.linspace(-0.25, 0.25, count))
+    assert ink[count:, 1] == pytest.approx(np.linspace(-0.5, 0.5, 2 * count))
+    assert ink[:count, 2:4] == pytest.approx(np.tile([1.0, 0.0], (count, 1)))
+    assert ink[count:, 2:4] == pytest.approx(np.tile([0.0, 1.0], (2 * count, 1)))
+    assert np.flatnonzero(ink[:, 4]).tolist() == [0, count]
+
+
+def test_a_dot_of_ink_has_two_points_and_no_direction():
+    ink = trace_ink(np.array([3.0]), np.array([4.0]), np.array([0]))
+    assert len(ink) >= 2
+    assert not ink[:, :4].any()
 
 
 def check_watch_exercises(built):

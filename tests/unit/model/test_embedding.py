@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch.nn import functional
 
+from pipeline.fields import ImageField
 from pipeline.model.attention import Segments
 from pipeline.model.embedding import (
     Clock,
@@ -37,13 +39,16 @@ def test_patches_to_pixels_and_back_is_exact():
 
 def test_pixels_are_scaled_and_other_numbers_are_not():
     assert scale_pixels(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
-    assert scale_pixels(torch.tensor([0.0, 255.0])).tolist() == [0.0, 255.0]
+    assert scale_pixels(torch.tensor([0, 255], dtype=torch.uint8), "white").tolist() == [-2.0, 0.0]
+    assert scale_pixels(torch.tensor([0, 255], dtype=torch.uint8), "black").tolist() == [0.0, 2.0]
+    assert scale_pixels(torch.tensor([0.0, 255.0]), "white").tolist() == [0.0, 255.0]
     assert scale_pixels(torch.tensor([2.0], dtype=torch.float16)).dtype == torch.float32
 
 
-def test_pixel_stem_equals_convolutions_of_each_picture_alone():
+@pytest.mark.parametrize("zero", ["grey", "white", "black"])
+def test_pixel_stem_equals_convolutions_of_each_picture_alone(zero):
     torch.manual_seed(0)
-    stem, item = PixelStem(SPECS["photo"], 32), draw_batch(missing=0.3).fields["photo"]
+    stem, item = PixelStem(SPECS["photo"], 32, zero), draw_batch(missing=0.3).fields["photo"]
     segments = Segments(item.lengths)
     out = stem(item.values, find_cells(item.grids, segments))
     shapes = set()
@@ -51,7 +56,7 @@ def test_pixel_stem_equals_convolutions_of_each_picture_alone():
         if not rows:
             continue
         shapes.add((rows, columns))
-        x = scale_pixels(unfold(item.values[rows_of(item, sample)], (rows, columns), 3)).permute(0, 3, 1, 2)
+        x = scale_pixels(unfold(item.values[rows_of(item, sample)], (rows, columns), 3), zero).permute(0, 3, 1, 2)
         for convolution, norm in zip(stem.convolutions, stem.norms, strict=True):
             x = functional.max_pool2d(functional.conv2d(x, convolution.weight, padding=1), 2)
             x = functional.gelu(norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
@@ -59,6 +64,23 @@ def test_pixel_stem_equals_convolutions_of_each_picture_alone():
         torch.testing.assert_close(out[rows_of(item, sample)], want, atol=1e-5, rtol=1e-5)
     assert len(shapes) > 2
     assert len(out) == segments.num_rows
+
+
+@pytest.mark.parametrize("stem", ["linear", "cnn"])
+@pytest.mark.parametrize(("zero", "level"), [("white", 255), ("black", 0)])
+def test_paper_of_the_colour_zero_is_nothing_to_the_network(stem, zero, level):
+    settings = ImageField(modality="image", column="x", stem=stem, zero=zero)
+    torch.manual_seed(0)
+    embedding, item = FieldEmbedding(SPECS["photo"], settings, 16), draw_batch().fields["photo"]
+    ink = embedding(item, Segments(item.lengths))
+    hidden = torch.ones(len(item.values), dtype=torch.bool)
+    blank = replace(item, values=torch.full_like(item.values, level))
+    paper = embedding.content(blank.values, find_cells(item.grids, Segments(item.lengths)))
+    nothing = embedding.content.project.bias.expand_as(paper)
+    torch.testing.assert_close(paper, nothing, atol=1e-5, rtol=0)
+    unseen = embedding(item, Segments(item.lengths), hidden=hidden)
+    torch.testing.assert_close(unseen, embedding(blank, Segments(item.lengths)), atol=1e-5, rtol=0)
+    assert not torch.allclose(ink, unseen, atol=1e-2)
 
 
 def test_pixel_stem_halves_down_to_the_patch():
