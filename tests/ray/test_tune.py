@@ -35,7 +35,7 @@ def files_of(shapes: EmojiLike, tmp_path: Path, steps: int = STEPS, **search: An
     train = {"steps": steps, "eval_every": EVERY, "precision": "fp32", "threads": 1}
     tree = shapes.tree(tmp_path / "out", train=train, optim={"warmup": 0.0})
     space = {"optim.lr": {"choice": RATES}, "model.fusion": {"choice": ["mid", "weighted_sum"]}}
-    tree["search"] = {"space": space, "trials": 4, "scheduler": "none", "seed": 3, **search}
+    tree["search"] = {"space": space, "trials": 4, "scheduler": "none", "seed": 4, **search}
     path = tmp_path / "shapes.yaml"
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     return path
@@ -96,8 +96,8 @@ def test_trials_are_their_recipes_runs_and_a_diverging_one_costs_the_rest_nothin
     assert len(results(more)) == 5
     again, _ = check_mlflow(tmp_path / "out", trials=5)
     assert again.info.run_id == parent.info.run_id
-    with pytest.raises(ResumeError, match=r"search\.seed: the search has 3, now it is 4"):
-        run(path, "search.seed=4")
+    with pytest.raises(ResumeError, match=r"search\.seed: the search has 4, now it is 5"):
+        run(path, "search.seed=5")
 
 
 def check_mlflow(storage: Path, trials: int) -> tuple[Any, list[Any]]:
