@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.report import evaluate_model, model_card, print_evaluation
+from jobs.report import evaluate_model, fitting, model_card, print_evaluation
 from pipeline.predict import Predictor, export_model
 from pipeline.recipe import parse_recipe
 from pipeline.tracking.model import save_pyfunc
@@ -67,6 +67,14 @@ def test_every_task_reports_every_subset_of_fields(trained: tuple[Prepared, Path
     assert [r["fields"] for r in rows] == ["+".join(f) for f in by_fields]
     assert {k.split("/")[0] for k in rows[0]} == {"fields", *TASKS}
     assert not math.isnan(evaluation.journal_metrics()["validation/size/mae_width"])
+
+
+def test_the_table_shows_first_metrics_of_every_task_and_never_more_than_fit() -> None:
+    names = ["group/loss", "group/accuracy", "group/macro_precision", "pair/loss", "pair/recall_1"]
+    assert fitting(names, 200) == names
+    assert fitting(names, 20) == ["group/loss", "pair/loss"]
+    assert fitting(names, 31) == ["group/loss", "group/accuracy", "pair/loss"]
+    assert fitting(names, 0) == ["group/loss"]
 
 
 def test_mlflow_knows_the_type_of_each_tasks_columns(trained: tuple[Prepared, Path], tmp_path: Path) -> None:
