@@ -89,6 +89,7 @@ def png_of(color: tuple[int, int, int], side: int = 1400) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.slow
 def test_two_workers_equal_one(shapes: EmojiLike, tmp_path: Path) -> None:
     """One worker is the loop in this process; that it equals one worker under Ray is seen in the test below."""
     reference = run_here(recipe_for(shapes, tmp_path / "reference"))
