@@ -383,8 +383,9 @@ def main() -> None:
     table.add_section()
     for case, (ours, bare) in sums.items():
         table.add_row(case, "sum", f"{ours:.4f}", f"{bare:.4f}", f"{ours / bare:.2f}")
-    ours, bare = (sum(s[i] for s in sums.values()) for i in (0, 1))
-    table.add_row("all", "sum", f"{ours:.4f}", f"{bare:.4f}", f"{ours / bare:.2f}", style="bold")
+    if sums:
+        ours, bare = (sum(s[i] for s in sums.values()) for i in (0, 1))
+        table.add_row("all", "sum", f"{ours:.4f}", f"{bare:.4f}", f"{ours / bare:.2f}", style="bold")
     table.add_section()
     for step in packs:
         assert step.bare is not None
