@@ -18,6 +18,9 @@ class WeightedSum(Fusion):
     meta-embeddings", whose weights depend on the input as well).
     """
 
+    votes = False
+    """Whether tasks combine the predictions of the fields by these weights."""
+
     def __init__(self, model: Model, names: Sequence[str]) -> None:
         super().__init__(model, names)
         self.logits = nn.ParameterDict({key(name): nn.Parameter(torch.zeros(())) for name in names})
@@ -26,11 +29,16 @@ class WeightedSum(Fusion):
         """See `Fusion`; a sample without fields has zeros for state and weights."""
         fields = self.states(tokens)
         weights_SF = learned_weights(self.logits, tokens, keep_SF)
-        sample_SD = (weights_SF.unsqueeze(2) * stack(fields)).sum(1)
-        return Fused(sample_SD=sample_SD, fields=fields, tokens=tokens, weights_SF=weights_SF.detach())
+        return Fused(
+            sample_SD=(weights_SF.unsqueeze(2) * stack(fields)).sum(1),
+            fields=fields,
+            tokens=tokens,
+            weights_SF=weights_SF.detach(),
+            votes_SF=weights_SF if self.votes else None,
+        )
 
 
-class Decision(Fusion):
+class Decision(WeightedSum):
     """Late fusion: each field predicts by itself, and tasks combine the predictions by learned weights.
 
     Kittler et al. 1998, "On combining classifiers". The weights are those of `WeightedSum`, shared by all tasks, and
@@ -38,21 +46,7 @@ class Decision(Fusion):
     for what reads states, is the weighted mean of the fields'.
     """
 
-    def __init__(self, model: Model, names: Sequence[str]) -> None:
-        super().__init__(model, names)
-        self.logits = nn.ParameterDict({key(name): nn.Parameter(torch.zeros(())) for name in names})
-
-    def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
-        """See `Fusion`."""
-        fields = self.states(tokens)
-        votes_SF = learned_weights(self.logits, tokens, keep_SF)
-        return Fused(
-            sample_SD=(votes_SF.unsqueeze(2) * stack(fields)).sum(1),
-            fields=fields,
-            tokens=tokens,
-            weights_SF=votes_SF.detach(),
-            votes_SF=votes_SF,
-        )
+    votes = True
 
 
 class Product(Fusion):
