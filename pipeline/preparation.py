@@ -3,8 +3,6 @@
 Read, overridden and checked as a training recipe is (`pipeline.recipe`): dotted paths, all faults at once.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -97,11 +95,6 @@ def output_settings(recipe: PrepareRecipe) -> dict[str, Any]:
     whole = dict(ordered())
     flat = {k: v for k, v in flatten(recipe).items() if k not in NOT_OUTPUT}
     return whole | {k: v for k, v in flat.items() if not any(k.startswith(f"{w}.") for w in whole if w != "sources")}
-
-
-def settings_digest(recipe: PrepareRecipe) -> str:
-    """Hash (16 hex digits) of the settings that decide the output."""
-    return hashlib.sha256(json.dumps(output_settings(recipe), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_preparation(path: str | Path, overrides: Sequence[str] = ()) -> PrepareRecipe:
