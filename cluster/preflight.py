@@ -3,22 +3,32 @@
 import math
 from dataclasses import dataclass
 
+from cluster.errors import ClusterError
+
 SMALLEST_SHARE = 0.25
 """Fewest CPUs a training worker is squeezed to before the job is refused."""
 
 
-class DoesNotFitError(Exception):
+class DoesNotFitError(ClusterError):
     """The cluster can't hold the job; the text says the arithmetic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What a training job reserves: workers, CPUs and GPUs of each, and CPUs left to data tasks."""
+    """What a training job reserves: workers, CPUs and GPUs of each, and CPUs left to data tasks.
+
+    Args:
+        workers: fewest of them.
+        cpus_per_worker, gpus_per_worker: of each.
+        data_cpus: left free for data tasks.
+        most_workers: of an elastic group, where it may grow.
+    """
 
     workers: int
     cpus_per_worker: float
     gpus_per_worker: float
     data_cpus: float = 1.0
+    most_workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +40,14 @@ class Allotment:
     text: str
 
 
-def allot(need: Need, cpus: float, gpus: float) -> Allotment:
+def allot(need: Need, cpus: float, gpus: float, data_cpus_elsewhere: float = 0.0) -> Allotment:
     """Fit a job into a cluster.
+
+    Args:
+        need: of the job.
+        cpus: of the nodes that may train.
+        gpus: of the nodes that may train.
+        data_cpus_elsewhere: CPUs of nodes that may read data and not train.
 
     Worker CPUs must leave `data_cpus` free: Ray Data would otherwise never run its first task, and every worker would
     wait for it. Where they do not, each worker reserves less (reservations are bookkeeping; threads are set apart).
@@ -44,11 +60,20 @@ def allot(need: Need, cpus: float, gpus: float) -> Allotment:
             f"`train.workers` {need.workers} x `train.gpus_per_worker` {need.gpus_per_worker:g} ="
             f" {need.workers * need.gpus_per_worker:g} GPUs, but the cluster has {gpus:g}"
         )
+    if data_cpus_elsewhere >= need.data_cpus:
+        return _alone(need, cpus, data_cpus_elsewhere)
     wanted = need.workers * need.cpus_per_worker
     sum_text = f"`train.workers` {need.workers} x `train.cpus_per_worker` {need.cpus_per_worker:g} = {wanted:g} CPUs"
     if wanted + need.data_cpus <= cpus:
         text = f"{sum_text} for training, {cpus - wanted:g} of {cpus:g} left to data tasks"
+        if need.most_workers is not None and need.most_workers > need.workers:
+            text += f"; up to {need.most_workers} workers where the nodes have room beside the data tasks"
         return Allotment(cpus_per_worker=need.cpus_per_worker, adjusted=False, text=text)
+    if need.most_workers is not None and need.most_workers > need.workers:
+        raise DoesNotFitError(
+            f"{sum_text}, and data tasks need {need.data_cpus:g}, but the cluster has {cpus:g}: the fewest workers of"
+            " an elastic group must fit. Lower `train.workers.min` or `train.cpus_per_worker`, or add nodes"
+        )
     share = (cpus - need.data_cpus) / need.workers
     share = float(math.floor(share)) if share >= 1 else math.floor(share * 100) / 100
     conflict = (
@@ -65,6 +90,16 @@ def allot(need: Need, cpus: float, gpus: float) -> Allotment:
         f"{conflict}; each worker reserves {share:g} CPU instead, which leaves {cpus - share * need.workers:g} to data"
     )
     return Allotment(cpus_per_worker=share, adjusted=True, text=text)
+
+
+def _alone(need: Need, cpus: float, data_cpus: float) -> Allotment:
+    """Workers and data tasks on nodes of their own: nothing has to be left free."""
+    wanted = need.workers * need.cpus_per_worker
+    sum_text = f"`train.workers` {need.workers} x `train.cpus_per_worker` {need.cpus_per_worker:g} = {wanted:g} CPUs"
+    if wanted > cpus:
+        raise DoesNotFitError(f"{sum_text}, but the nodes with `train.labels` have {cpus:g}: lower either or add nodes")
+    text = f"{sum_text} of {cpus:g} on the nodes that train; {data_cpus:g} on other nodes for data tasks"
+    return Allotment(cpus_per_worker=need.cpus_per_worker, adjusted=False, text=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

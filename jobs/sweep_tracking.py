@@ -105,7 +105,7 @@ class SweepTracker:
             facts[f"space.{self._short[path]}"] = space.model_dump(exclude_none=True, exclude_defaults=True)
         self._parent.params(facts)
         train = base.index.manifests["train"]
-        self._parent.tags(context_tags(base.recipe, data_digest=train.digest, world_size=base.recipe.train.workers))
+        self._parent.tags(context_tags(base.recipe, data_digest=train.digest, world_size=base.recipe.world_sizes[-1]))
         for split, manifest in base.index.manifests.items():
             self._parent.dataset(
                 f"{base.recipe.name}-{split}",

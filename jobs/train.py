@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from cluster.connect import Cluster, connect
-from cluster.preflight import Allotment, Need, allot
+from cluster.preflight import Allotment, DoesNotFitError, Need, allot
 from jobs.arithmetic import describe
 from jobs.console import say
 from jobs.progress import since_begin, watched
 from jobs.report import Evaluation, evaluate_model, model_card, print_evaluation
-from pipeline.data.stream import map_units
-from pipeline.errors import CheckpointError
+from pipeline.data.stream import map_units, run_data_on
+from pipeline.errors import CheckpointError, StoppedError
 from pipeline.journal import Journal, journal_path
 from pipeline.predict import export_model
 from pipeline.recipe import Recipe, flatten
@@ -49,9 +49,10 @@ class Outcome:
 
 
 def train(recipe: Recipe, launch: Launch) -> Outcome | None:
-    """Run a recipe to the end; None after a dry run. Raises InterlaceError, DoesNotFitError."""
+    """Run a recipe to the end; None after a dry run. Raises InterlaceError, DoesNotFitError, StoppedError."""
     there = connect(launch.address)
     recipe, allotment = fit_into(recipe, there)
+    run_data_on(recipe.data.labels)
     prepared = prepare(recipe, map_units)
     for line in describe(prepared, allotment, whole_recipe=launch.dry_run):
         say(line)
@@ -66,7 +67,7 @@ def train(recipe: Recipe, launch: Launch) -> Outcome | None:
                     fit(run, prepared)
             checkpoint, evaluation = _conclude(run, prepared, tracker)
             tracker.status("FINISHED")
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StoppedError):
             tracker.status("KILLED")
             raise
         except BaseException:
@@ -82,9 +83,17 @@ def fit_into(recipe: Recipe, there: Cluster) -> tuple[Recipe, Allotment]:
     """The recipe with as many CPUs reserved for each worker as the cluster can give. Raises DoesNotFitError."""
     settings = recipe.train
     need = Need(
-        workers=settings.workers, cpus_per_worker=settings.cpus_per_worker, gpus_per_worker=settings.gpus_per_worker
+        workers=recipe.world_sizes[0],
+        cpus_per_worker=settings.cpus_per_worker,
+        gpus_per_worker=settings.gpus_per_worker,
+        most_workers=recipe.world_sizes[-1],
     )
-    allotment = allot(need, there.cpus, there.gpus)
+    train, data = there.with_labels(settings.labels), there.with_labels(recipe.data.labels)
+    for nodes, setting, labels in ((train, "train", settings.labels), (data, "data", recipe.data.labels)):
+        if not nodes:
+            raise DoesNotFitError(f"`{setting}.labels`: no node of the cluster has the labels {dict(labels)}")
+    elsewhere = sum(n.cpus for n in data if n not in train)
+    allotment = allot(need, sum(n.cpus for n in train), sum(n.gpus for n in train), elsewhere)
     changed = settings.model_copy(update={"cpus_per_worker": allotment.cpus_per_worker})
     return recipe.model_copy(update={"train": changed}), allotment
 
@@ -101,7 +110,7 @@ def _open_tracker(run: Run, prepared: Prepared) -> Tracker:
     tracker = Tracker(run.folder, target)
     tracker.params(flatten(recipe))
     train_data = prepared.index.manifests["train"]
-    tracker.tags(context_tags(recipe, data_digest=train_data.digest, world_size=recipe.train.workers))
+    tracker.tags(context_tags(recipe, data_digest=train_data.digest, world_size=recipe.world_sizes[-1]))
     for split, manifest in prepared.index.manifests.items():
         profile: dict[str, Any] = {"rows": manifest.num_rows, "bad": len(manifest.bad)}
         tracker.dataset(

@@ -15,7 +15,7 @@ from jobs.console import say
 from jobs.sweep_report import Findings, findings, print_findings, rungs, write_report
 from jobs.sweep_tracking import SweepTracker
 from jobs.train import CLOSE_TIMEOUT_S, Launch, chosen_checkpoint, train
-from pipeline.data.stream import map_units
+from pipeline.data.stream import map_units, run_data_on
 from pipeline.evaluate import evaluate_checkpoint
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.search import Search, sample, values_of
@@ -53,8 +53,11 @@ def tune(recipe: Recipe, search: Search, launch: Launch, *, retrain: bool = Fals
     there = connect(launch.address)
     settings = recipe.train
     need = Need(
-        workers=settings.workers, cpus_per_worker=settings.cpus_per_worker, gpus_per_worker=settings.gpus_per_worker
+        workers=recipe.world_sizes[-1],
+        cpus_per_worker=settings.cpus_per_worker,
+        gpus_per_worker=settings.gpus_per_worker,
     )
+    run_data_on(recipe.data.labels)
     fit = slots(need, there.cpus, there.gpus, search.trials)
     plan = prepare_sweep(recipe, search, map_units)
     for line in describe(plan, fit):

@@ -9,6 +9,11 @@ from pipeline.fields import Node
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 """What fields, tasks and sources of a mix may be called."""
 
+NodeLabels = dict[
+    Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")], Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+]
+"""Labels that a node of the cluster has, by name."""
+
 ColumnType = Literal["string", "integer", "number", "boolean", "binary", "strings", "integers", "numbers"]
 
 
@@ -63,6 +68,7 @@ class Data(Node):
     validation: Source | None = Field(None, description="Samples to choose settings and the best checkpoint by.")
     test: Source | None = Field(None, description="Samples to report on, never to choose by.")
     window_groups: int = Field(8, ge=1, description="Row groups read and shuffled together: the unit of reading.")
+    labels: NodeLabels = Field({}, description="Labels of the nodes that read and decode; any node where not given.")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="Share of bad records above which a run stops.")
     cache_gb: float = Field(0.0, ge=0, description="Most gigabytes of decoded values kept on disk; 0 keeps none.")
     cache_folder: str | None = Field(

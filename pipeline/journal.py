@@ -23,6 +23,8 @@ from typing import Any, BinaryIO
 READ_BYTES = 4 << 20
 """Bytes of lines that one `read` takes at most, where its caller does not say."""
 
+TAIL_BYTES = 64 << 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
@@ -95,6 +97,13 @@ def read(path: Path, offset: int = 0, num_bytes: int = READ_BYTES) -> tuple[list
     """
     lines, after = read_lines(path, offset, num_bytes)
     return [point for line in lines if (point := _parse(line)) is not None], after
+
+
+def last_point(path: Path) -> Point | None:
+    """The last point of a journal, if it has one."""
+    size = path.stat().st_size if path.exists() else 0
+    points, _ = read(path, max(0, size - TAIL_BYTES), TAIL_BYTES)
+    return points[-1] if points else None
 
 
 def open_lines(path: Path) -> BinaryIO:

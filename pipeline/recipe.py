@@ -29,6 +29,8 @@ from pipeline.task_settings import GenerationTask as GenerationTask
 from pipeline.task_settings import ReconstructionTask as ReconstructionTask
 from pipeline.task_settings import RegressionTask as RegressionTask
 from pipeline.task_settings import RetrievalTask as RetrievalTask
+from pipeline.train_settings import Elastic as Elastic
+from pipeline.train_settings import Train as Train
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Tree = TypeVar("Tree", bound=Node)
@@ -80,42 +82,6 @@ class Batch(Node):
     token_budget: int = Field(2048, ge=8, description="Most tokens in a pack.")
     global_batch: int = Field(1, ge=1, description="Packs in one optimizer step, over all workers.")
     lookahead: int = Field(16, ge=1, description="Packs held open while packing; more fills them better.")
-
-
-class Train(Node):
-    """How long and on what."""
-
-    epochs: float | None = Field(None, gt=0, description="Passes over the training samples; or give `steps`.")
-    steps: int | None = Field(None, ge=1, description="Optimizer steps; or give `epochs`.")
-    workers: int = Field(1, ge=1, description="Training processes; must divide `batch.global_batch`.")
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray reserves for a worker.")
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs that Ray reserves for a worker.")
-    threads: int | None = Field(None, ge=1, description="Threads of a worker; all its CPUs where not given.")
-    parallel: Literal["ddp", "fsdp"] = Field(
-        "ddp",
-        description="Several workers: whole weights on each (ddp), or rows of them and of optimizer state (fsdp).",
-    )
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="Autocast type; weights stay fp32.")
-    checkpoint_activations: bool = Field(
-        False, description="Compute layers' activations again in the backward pass: less memory, a third more time."
-    )
-    eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; an epoch where not given.")
-    patience: int | None = Field(None, ge=1, description="Stop after this many evaluations without improvement.")
-    model_from: Literal["best", "last"] = Field(
-        "best",
-        description="Checkpoint whose model is kept: of the best evaluation, or the last (small validation sets).",
-    )
-    checkpoint_every: int | None = Field(None, ge=1, description="Steps between checkpoints; by time where not given.")
-    checkpoint_every_s: float = Field(60.0, gt=0, description="Seconds between checkpoints.")
-    keep_checkpoints: int = Field(2, ge=2, description="Newest checkpoints kept, besides the best.")
-    max_failures: int = Field(3, ge=0, description="Restarts of the worker group before the run fails.")
-    trace: bool = Field(False, description="Write step, position, sample ids and loss of every pack to the run folder.")
-
-    @model_validator(mode="after")
-    def _one_length(self) -> "Train":
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("expected either `epochs` or `steps`")
-        return self
 
 
 class Tracking(Node):
@@ -178,10 +144,10 @@ class Recipe(Node):
 
     @model_validator(mode="after")
     def _divides(self) -> "Recipe":
-        if self.batch.global_batch % self.train.workers:
+        if not self.world_sizes:
             raise ValueError(
                 f"`train.workers` must divide `batch.global_batch` (workers share the packs of a step equally),"
-                f" but {self.batch.global_batch} % {self.train.workers} is not 0"
+                f" but {self.train.workers} does not divide {self.batch.global_batch}"
             )
         return self
 
@@ -217,16 +183,21 @@ class Recipe(Node):
             raise ValueError("`optim.task_weighting: uncertainty` needs at least two tasks")
         return self
 
+    @property
+    def world_sizes(self) -> tuple[int, ...]:
+        """Numbers of workers that this run may have, ascending: more than one where they are elastic."""
+        return tuple(n for n in self.train.allowed_workers if self.batch.global_batch % n == 0)
+
     def columns(self) -> tuple[str, ...]:
         """Every column that fields and tasks read, each once, in order."""
         return tuple(dict.fromkeys(c for part in (*self.fields.values(), *self.tasks.values()) for c in part.columns))
 
 
 PLACE_KEYS = (
-    "storage", "tracking", "data.root", "data.cache_gb", "data.cache_folder", "train.workers", "train.cpus_per_worker",
-    "train.gpus_per_worker", "train.threads", "train.max_failures", "train.keep_checkpoints",
-    "train.checkpoint_every", "train.checkpoint_every_s", "train.trace", "train.parallel",
-    "train.checkpoint_activations",
+    "storage", "tracking", "data.root", "data.cache_gb", "data.cache_folder", "data.labels", "train.workers",
+    "train.cpus_per_worker", "train.gpus_per_worker", "train.labels", "train.threads", "train.resize_every_s",
+    "train.max_failures", "train.keep_checkpoints", "train.checkpoint_every", "train.checkpoint_every_s", "train.trace",
+    "train.parallel", "train.checkpoint_activations",
 )  # fmt: skip
 """Settings of where a run happens, which do not decide what it computes: they are no part of its digest."""
 

@@ -235,7 +235,7 @@ def _general(search: Search, recipe: Recipe) -> Iterator[str]:
     if task not in recipe.tasks:
         yield f"search.metric: expected a task of the recipe ({', '.join(recipe.tasks)}), but is `{task}`"
     if search.scheduler == "pbt":
-        if recipe.train.workers > 1:
+        if recipe.world_sizes != (1,):
             yield "search.scheduler: `pbt` hands checkpoints on between trials of one worker; set `train.workers` to 1"
         if search.searcher == "tpe":
             yield "search.searcher: `tpe` has no effect with `scheduler: pbt`, which chooses values itself"

@@ -6,7 +6,7 @@ out in turn: position p arrives at rank p mod W. The consumer checks that on eve
 """
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,11 +29,20 @@ GROUPS_PER_TASK = 4
 Unit = TypeVar("Unit")
 
 
-def data_config() -> "DataConfig":
-    """The `DataConfig` of a trainer; the only place where Ray Train keeps `preserve_order`."""
+def run_data_on(labels: Mapping[str, str]) -> None:
+    """Run the Ray Data jobs that this process starts on the nodes with these labels only; anywhere where empty."""
+    DataContext.get_current().execution_options.label_selector = dict(labels) or None
+
+
+def data_config(labels: Mapping[str, str]) -> "DataConfig":
+    """The `DataConfig` of a trainer; the only place where Ray Train keeps `preserve_order`.
+
+    Args:
+        labels: of the nodes that data tasks may run on; any node where empty.
+    """
     from ray.train import DataConfig  # only drivers and controllers need ray.train
 
-    return DataConfig(execution_options=ExecutionOptions(preserve_order=True))
+    return DataConfig(execution_options=ExecutionOptions(preserve_order=True, label_selector=dict(labels) or None))
 
 
 def dataset(

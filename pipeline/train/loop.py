@@ -8,7 +8,7 @@ to ranks changes nothing but rounding. Dropout is drawn from (seed, position) of
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -24,6 +24,7 @@ from pipeline.sample import BadRecord, Pack
 from pipeline.tasks import State
 from pipeline.tasks.weighting import UncertaintyWeights
 from pipeline.train.average import WeightAverage
+from pipeline.train.notice import Notice
 from pipeline.train.optim import learning_rate, set_rate
 from pipeline.train.parallel import delay_exchange, finish_gradients, whole_state
 
@@ -79,6 +80,7 @@ class StepReport:
         metrics: further numbers by journal key.
         bad: records found bad in this step's packs on this rank.
         traces: this rank's packs.
+        notice: what all ranks know to be asked after this step.
     """
 
     step: int
@@ -87,6 +89,11 @@ class StepReport:
     metrics: Mapping[str, float]
     bad: tuple[BadRecord, ...]
     traces: tuple[PackTrace, ...]
+    notice: Notice
+
+
+def _nothing() -> tuple[float, float, float]:
+    return 0.0, 0.0, 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,6 +110,7 @@ class Loop:
         distributed: `Losses(network)` as `parallel.distribute` gave it, for more than one rank.
         whole: another network of the recipe to evaluate with, where that of the loop is sharded.
         rate_scale: factor of the scheduled rate; set from outside after evaluations.
+        lookout: what this rank is asked from outside, as numbers that are summed over ranks with each step's.
 
     Attributes:
         average: of the weights, with `optim.ema`.
@@ -118,6 +126,7 @@ class Loop:
     distributed: nn.Module | None = None
     whole: Network | None = None
     rate_scale: float = 1.0
+    lookout: Callable[[], tuple[float, float, float]] = _nothing
     losses: nn.Module = field(init=False)
     average: WeightAverage | None = field(init=False)
 
@@ -173,7 +182,8 @@ class Loop:
         own = [self._backward(batch, counts, sync=i == len(batches) - 1) for i, batch in enumerate(batches)]
         norm = finish_gradients(self.network, self.recipe.optim.clip)
         losses = torch.stack([by_task for _, by_task in own]).sum(0).tolist()
-        loss, tokens, samples, waited, *losses = self._sum([sum(x for x, _ in own), *_sizes(packs), waited, *losses])
+        numbers = self._sum([sum(x for x, _ in own), *_sizes(packs), waited, *self.lookout(), *losses])
+        loss, tokens, samples, waited, stop, save, look, *losses = numbers
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteLossError(
                 f"step {step + 1}: loss {loss}, gradient norm {norm}, at learning rate {rate:.3g}; the weights of step"
@@ -206,6 +216,7 @@ class Loop:
                 PackTrace(step=step + 1, position=p.position, sample_ids=tuple(p.sample_ids.tolist()), loss=one)
                 for p, (one, _) in zip(packs, own, strict=True)
             ),
+            notice=Notice(stop=stop > 0, save=save > 0, look_at_nodes=look > 0),
         )
 
     def _count_targets(self, batches: Sequence[Batch]) -> dict[str, float]:

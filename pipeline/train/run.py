@@ -9,11 +9,13 @@ on from there, with the same samples in the same steps.
 """
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +27,22 @@ from pipeline.data.index import Index, build_index
 from pipeline.data.plan import Plan, Schedule
 from pipeline.data.sources import Mapper
 from pipeline.data.stream import data_config, dataset
-from pipeline.errors import InterlaceError, ResumeError
+from pipeline.errors import InterlaceError, ResumeError, StoppedError
 from pipeline.lock import DRIVER, held, worker_lock
 from pipeline.origin import pin, starts_folder
 from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, is_place, to_yaml
 from pipeline.sample import Pack
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import newest_checkpoint
+from pipeline.train.elastic import ElasticTrainer, Rules
+from pipeline.train.notice import checkpoint_given
 from pipeline.train.start import start
+from pipeline.train.stop import asking_on_sigterm, clear, is_asked
 from pipeline.train.worker import FAILURE, Job, OnEvaluation, Worker, train_worker
 
 COLLECTIVE_TIMEOUT_S = 600
+ELASTIC_START_TIMEOUT_S = "20"
+"""A group planned on a node that has just gone waits so long for its start (Ray's default is 60 s)."""
 WORKERS_GONE_S = 60.0
 """How long workers of a killed driver may take to notice."""
 
@@ -130,6 +137,8 @@ def open_run(
         else:
             _write_new(folder, prepared)
         (folder / FAILURE).unlink(missing_ok=True)
+        clear(folder)
+        checkpoint_given(folder)
         key = json.loads((folder / "run.json").read_text(encoding="utf-8"))["key"]
         yield Run(name=name, folder=folder, key=key, resumed=newest_checkpoint(folder).folder is not None)
 
@@ -139,16 +148,26 @@ def fit(run: Run, prepared: Prepared) -> None:
 
     Raises:
         InterlaceError: training failed for good; the text is the worker's.
+        StoppedError: SIGTERM came; the checkpoint of the last step is written.
     """
     recipe = prepared.recipe
     gpus = recipe.train.gpus_per_worker
     resources = {"CPU": recipe.train.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
-    trainer = ray.train.torch.TorchTrainer(
+    sizes = recipe.world_sizes
+    trainer_class: Any = ray.train.torch.TorchTrainer
+    if len(sizes) > 1:
+        trainer_class = partial(ElasticTrainer, rules=_rules(run, recipe))
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", ELASTIC_START_TIMEOUT_S)
+    trainer = trainer_class(
         train_worker,
         train_loop_config={"job": _job(run, prepared)},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=recipe.train.workers, use_gpu=gpus > 0, resources_per_worker=resources
+            num_workers=sizes[0] if len(sizes) == 1 else (sizes[0], sizes[-1]),
+            use_gpu=gpus > 0,
+            resources_per_worker=resources,
+            label_selector=dict(recipe.train.labels) or None,
+            elastic_resize_monitor_interval_s=recipe.train.resize_every_s,
         ),
         run_config=ray.train.RunConfig(
             # Checkpoints are ours, so Ray Train keeps nothing: a name of its own for each launch starts it clean.
@@ -157,15 +176,29 @@ def fit(run: Run, prepared: Prepared) -> None:
             failure_config=ray.train.FailureConfig(max_failures=recipe.train.max_failures),
         ),
         datasets={"train": _stream(run.folder, prepared)},
-        dataset_config=data_config(),
+        dataset_config=data_config(recipe.data.labels),
     )
     try:
-        trainer.fit()
+        with asking_on_sigterm(run.folder):
+            trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise InterlaceError(f"run `{run.name}` failed: {_reason(error)}") from error
     failure = run.folder / FAILURE
     if failure.exists():
         raise InterlaceError(f"run `{run.name}` stopped: {failure.read_text(encoding='utf-8')}")
+    if is_asked(run.folder) and not run.finished:
+        state = newest_checkpoint(run.folder).state
+        raise StoppedError(state.step if state is not None else 0, prepared.schedule.num_steps)
+
+
+def _rules(run: Run, recipe: Recipe) -> Rules:
+    return Rules(
+        sizes=recipe.world_sizes,
+        cpus=recipe.train.cpus_per_worker,
+        train_labels=recipe.train.labels,
+        data_labels=recipe.data.labels,
+        run=run.folder,
+    )
 
 
 def fit_here(run: Run, prepared: Prepared, on_evaluation: OnEvaluation | None = None) -> None:

@@ -6,6 +6,8 @@ controller's next poll.
 """
 
 import json
+import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +21,7 @@ import torch.distributed as dist
 from pipeline.batch import to_batch
 from pipeline.data.reader import Reader
 from pipeline.errors import BadShareError, InterlaceError, NonFiniteLossError
-from pipeline.journal import Journal, journal_path
+from pipeline.journal import Journal, journal_path, last_point
 from pipeline.lock import held, worker_lock
 from pipeline.recipe import Recipe
 from pipeline.sample import BadRecord, Pack, table_to_pack
@@ -35,6 +37,7 @@ from pipeline.train.checkpoint import (
 )
 from pipeline.train.feed import read_ahead
 from pipeline.train.loop import Loop, Losses, StepReport, sum_over_ranks
+from pipeline.train.notice import Lookout, Notice, checkpoint_given, checkpoint_wanted
 from pipeline.train.optim import after_evaluation, make_optimizer, rate_factor
 from pipeline.train.parallel import distribute, holds_shards
 from pipeline.train.start import start
@@ -89,7 +92,8 @@ def train_worker(config: dict[str, Job]) -> None:
     rank = context.get_world_rank()
     try:
         with held(job.run / worker_lock(rank), wait_s=LOCK_WAIT_S):
-            Worker(job, rank, context.get_world_size()).run(_packs())
+            watched = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") == "1"
+            Worker(job, rank, context.get_world_size(), nodes_are_watched=watched).run(_packs())
     except (NonFiniteLossError, BadShareError) as error:
         # Every rank raises these at the same step, and trying again would not help: end without a restart.
         if rank == 0:
@@ -106,7 +110,15 @@ def _packs() -> Iterator[Pack]:
 class Worker:
     """One rank of a run."""
 
-    def __init__(self, job: Job, rank: int, world_size: int, on_evaluation: OnEvaluation | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        rank: int,
+        world_size: int,
+        on_evaluation: OnEvaluation | None = None,
+        *,
+        nodes_are_watched: bool = False,
+    ) -> None:
         torch.set_num_threads(job.threads)
         self.job = job
         self.rank = rank
@@ -133,14 +145,18 @@ class Worker:
             world_size=world_size,
             distributed=distributed,
             whole=network_for(job.recipe, job.fitted).to(self.device) if evaluates else None,
+            lookout=Lookout(job.run, rank, nodes=nodes_are_watched).numbers,
         )
         self.state = self._restore(found)
         self.loop.rate_scale = self.state.rate_scale
+        self.began_at = self.state.step
+        self.reached = last_point(journal_path(job.run)) if rank == 0 and self.state.step else None
         self.journal = Journal(journal_path(job.run)) if rank == 0 else None
         self.quarantine = Quarantine(job, rank, world_size)
         self.trace = (job.run / f"trace-{rank}.jsonl").open("a", encoding="utf-8") if job.recipe.train.trace else None
         self.validation: list[Pack] | None = None
         self.saved_at = time.monotonic()
+        self.leaving: frozenset[str] = frozenset()
 
     def run(self, packs: Iterator[Pack]) -> None:
         """Train from where the newest checkpoint stands to the end."""
@@ -166,12 +182,31 @@ class Worker:
             patience = self.job.recipe.train.patience
             stop = patience is not None and self.state.evaluations_since_best >= patience
             self.state = replace(self.state, finished=stop or report.step == self.job.num_steps)
-            if improved or self.state.finished or self._checkpoint_is_due():
+            wanted = self._wanted(report.notice)
+            if improved or self.state.finished or self._checkpoint_is_due() or wanted:
                 self._save()
+                self._answer(wanted)
             if self.on_evaluation is not None and self._is_due(report.step):
                 self.on_evaluation(self.state, self.metrics)
-            if self.state.finished:
+            if self.state.finished or report.notice.stop:
                 break
+
+    def _wanted(self, notice: Notice) -> str | None:
+        """Why a checkpoint is asked for from outside; the same on all ranks."""
+        if notice.look_at_nodes and (leaving := ray.train.get_preemption_info()) is not None:
+            nodes = frozenset(leaving.preempted_node_ids)
+            if not nodes <= self.leaving:
+                self.leaving |= nodes
+                left_s = leaving.deadline_ms / 1000 - time.time() if leaving.deadline_ms else math.inf
+                return f"nodes of ranks {leaving.preempted_ranks} go away in {left_s:.0f} s"
+        if notice.stop:
+            return "asked to stop"
+        return (checkpoint_wanted(self.job.run) or "asked for") if notice.save else None
+
+    def _answer(self, wanted: str | None) -> None:
+        if wanted is not None and self.rank == 0:
+            self._say(f"checkpoint after step {self.state.step}: {wanted}")
+            checkpoint_given(self.job.run)
 
     def _is_due(self, step: int) -> bool:
         return step % self.job.eval_every == 0 or step == self.job.num_steps
@@ -201,7 +236,21 @@ class Worker:
                 self.trace.write(json.dumps(line) + "\n")
             self.trace.flush()
         if self.journal is not None and report.step % self.job.recipe.tracking.log_every == 0:
-            self.journal.log(report.step, {**report.metrics, "data/bad_records": float(bad)})
+            again = self._lost_time(report.step)
+            self.journal.log(report.step, {**report.metrics, **again, "data/bad_records": float(bad)})
+
+    def _lost_time(self, step: int) -> dict[str, float]:
+        """What the interruption cost, once the run is where it was before."""
+        if self.reached is None or step < self.reached.step:
+            return {}
+        before, self.reached = self.reached, None
+        lost_s, steps = time.time() - before.time_ms / 1000, before.step - self.began_at
+        self._say(f"{lost_s:.1f} s lost: step {before.step} was reached before, {steps} steps were computed again")
+        return {
+            "restart/lost_s": lost_s,
+            "restart/steps_again": float(steps),
+            "restart/workers": float(self.world_size),
+        }
 
     def _evaluate(self) -> bool:
         """Evaluate on the validation split; whether the result is the best so far."""

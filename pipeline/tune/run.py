@@ -176,7 +176,7 @@ def run_sweep(sweep: Sweep, plan: SweepPlan, concurrent: int, listener: Listener
             scheduler=make_scheduler(plan.search, plan.goal, sweep.trials(plan.goal)),
             num_samples=len(numbers),
             max_concurrent_trials=None if pbt else concurrent,  # a population is larger than the cluster
-            reuse_actors=plan.recipe.train.workers == 1,
+            reuse_actors=plan.recipe.world_sizes == (1,),
             trial_dirname_creator=lambda trial: f"{trial.config['number']:03d}",
         ),
         run_config=tune.RunConfig(
@@ -205,7 +205,7 @@ def _trainable(sweep: Sweep, plan: SweepPlan) -> Any:
     several = {"CPU": 0.01}  # workers reserve for themselves; `slots` has done the arithmetic
     shared = Shared(recipe=plan.recipe, search=plan.search, goal=plan.goal, folder=str(sweep.folder / "trials"))
     return tune.with_resources(
-        tune.with_parameters(run_trial, shared=shared), own if settings.workers == 1 else several
+        tune.with_parameters(run_trial, shared=shared), own if plan.recipe.world_sizes == (1,) else several
     )
 
 

@@ -85,7 +85,7 @@ def _train(folder: Path, overrides: Mapping[str, Any], shared: Shared) -> None:
         at = progress(step / steps, shared.search.first_rung)
         tune.report({VALUE: _value(metrics, shared.goal), PROGRESS: at}, checkpoint=kept)
 
-    if prepared.recipe.train.workers == 1:
+    if prepared.recipe.world_sizes == (1,):
         fit_here(run, prepared, lambda state, metrics: report(state.step, state.finished, metrics))
     else:
         _fit_and_follow(run, prepared, report)

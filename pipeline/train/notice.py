@@ -1,0 +1,78 @@
+"""What a running group of workers is asked from outside: write a checkpoint, or stop after the step.
+
+Whoever asks puts a file into the run's folder, which every node sees: the command when it is told to end, the
+controller before it changes the number of workers. Rank 0 looks for the files, and Ray tells all ranks of nodes that
+are going away; what was seen travels with the numbers that ranks sum in each step, so all of them act on it after the
+same step.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.train.stop import is_asked
+
+SAVE = "save"
+"""File of a run's folder that asks for a checkpoint; it says why."""
+
+LOOK_EVERY_S = 1.0
+LOOK_AT_NODES_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What all ranks know to be asked after a step: stop, write a checkpoint, ask Ray about nodes going away."""
+
+    stop: bool = False
+    save: bool = False
+    look_at_nodes: bool = False
+
+
+def ask_for_checkpoint(run: Path, reason: str) -> None:
+    """Ask the workers of a run for a checkpoint after the step at hand."""
+    partial = run / f"{SAVE}.tmp"
+    partial.write_text(reason, encoding="utf-8")
+    partial.replace(run / SAVE)
+
+
+def checkpoint_wanted(run: Path) -> str | None:
+    """Why somebody waits for a checkpoint, if so."""
+    try:
+        return (run / SAVE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def checkpoint_given(run: Path) -> None:
+    """Nobody waits for a checkpoint any more."""
+    (run / SAVE).unlink(missing_ok=True)
+
+
+class Lookout:
+    """What one rank has seen since the last step, as numbers that ranks can sum.
+
+    Args:
+        run: the run's folder.
+        rank: only rank 0 looks at files and at the clock.
+        nodes: whether Ray watches nodes for these workers.
+        clock: seconds.
+    """
+
+    def __init__(self, run: Path, rank: int, *, nodes: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self.run = run
+        self.rank = rank
+        self.nodes = nodes
+        self.clock = clock
+        self.looked = self.looked_at_nodes = clock()
+
+    def numbers(self) -> tuple[float, float, float]:
+        """Stop, save, look at nodes: above zero where asked for."""
+        now = self.clock()
+        if self.rank or now - self.looked < LOOK_EVERY_S:
+            return 0.0, 0.0, 0.0
+        self.looked = now
+        look = self.nodes and now - self.looked_at_nodes >= LOOK_AT_NODES_EVERY_S
+        if look:
+            self.looked_at_nodes = now
+        return float(is_asked(self.run)), float((self.run / SAVE).exists()), float(look)
