@@ -33,11 +33,12 @@ class Need:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allotment:
-    """CPUs to reserve for each worker, and the sentence that explains them."""
+    """CPUs to reserve for each worker, CPUs left to data tasks, and the sentence that explains both."""
 
     cpus_per_worker: float
     adjusted: bool
     text: str
+    data_cpus: float
 
 
 def allot(need: Need, cpus: float, gpus: float, data_cpus_elsewhere: float = 0.0) -> Allotment:
@@ -68,7 +69,12 @@ def allot(need: Need, cpus: float, gpus: float, data_cpus_elsewhere: float = 0.0
         text = f"{sum_text} for training, {cpus - wanted:g} of {cpus:g} left to data tasks"
         if need.most_workers is not None and need.most_workers > need.workers:
             text += f"; up to {need.most_workers} workers where the nodes have room beside the data tasks"
-        return Allotment(cpus_per_worker=need.cpus_per_worker, adjusted=False, text=text)
+        return Allotment(
+            cpus_per_worker=need.cpus_per_worker,
+            adjusted=False,
+            text=text,
+            data_cpus=cpus - wanted + data_cpus_elsewhere,
+        )
     if need.most_workers is not None and need.most_workers > need.workers:
         raise DoesNotFitError(
             f"{sum_text}, and data tasks need {need.data_cpus:g}, but the cluster has {cpus:g}: the fewest workers of"
@@ -89,7 +95,8 @@ def allot(need: Need, cpus: float, gpus: float, data_cpus_elsewhere: float = 0.0
     text = (
         f"{conflict}; each worker reserves {share:g} CPU instead, which leaves {cpus - share * need.workers:g} to data"
     )
-    return Allotment(cpus_per_worker=share, adjusted=True, text=text)
+    left = cpus - share * need.workers + data_cpus_elsewhere
+    return Allotment(cpus_per_worker=share, adjusted=True, text=text, data_cpus=left)
 
 
 def _alone(need: Need, cpus: float, data_cpus: float) -> Allotment:
@@ -99,7 +106,7 @@ def _alone(need: Need, cpus: float, data_cpus: float) -> Allotment:
     if wanted > cpus:
         raise DoesNotFitError(f"{sum_text}, but the nodes with `train.labels` have {cpus:g}: lower either or add nodes")
     text = f"{sum_text} of {cpus:g} on the nodes that train; {data_cpus:g} on other nodes for data tasks"
-    return Allotment(cpus_per_worker=need.cpus_per_worker, adjusted=False, text=text)
+    return Allotment(cpus_per_worker=need.cpus_per_worker, adjusted=False, text=text, data_cpus=data_cpus)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,6 +79,39 @@ def train(  # noqa: PLR0913 - one parameter a flag
 
 
 @app.command()
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    address: Address = None,
+    seconds: Annotated[float, typer.Option(help="How long to measure, after the first steps.", min=1)] = 15.0,
+    price: Annotated[float | None, typer.Option(help="Of the cluster for an hour, in any currency.")] = None,
+) -> None:
+    """Say what a recipe takes on a cluster: what binds, CPUs for data, time, memory, checkpoints."""
+    with reported_errors():
+        settings = read_recipe(recipe, overrides, storage)
+        from jobs.start import connect_early
+
+        connect_early(address)
+        from jobs.plan import run_plan
+
+        run_plan(settings, address, seconds, price)
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.5)] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once.")] = False,
+) -> None:
+    """Follow a run that trains anywhere: throughput, waiting, ranks, object store, and what binds."""
+    with reported_errors():
+        from jobs.watch import run_watch
+
+        run_watch(run, every, once=once)
+
+
+@app.command()
 def tune(  # noqa: PLR0913 - one parameter a flag
     recipe: Annotated[Path, typer.Argument(help="Recipe file with a section `search`.", show_default=False)],
     overrides: Overrides = None,

@@ -6,11 +6,15 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cluster.preflight import Allotment
+from cluster.usage import usage
+from jobs.binding import binding
 from jobs.console import console, say
 from pipeline.journal import Point, journal_path, read
 
@@ -21,6 +25,12 @@ COMMAND_BEGAN = psutil.Process().create_time()
 WINDOW = 50
 """Steps over which rates are averaged."""
 
+PLACE, CLUSTER = "place.json", "cluster.jsonl"
+"""Files of a run folder for whoever watches: where the run was started, and what the cluster used, line by line."""
+LOOK_AT_CLUSTER_S = 10.0
+NO_WORKER_S = 45.0
+"""After so long without a worker the command says what the run waits for."""
+
 
 def since_begin() -> float:
     """Seconds since this process began."""
@@ -28,10 +38,12 @@ def since_begin() -> float:
 
 
 @contextmanager
-def watched(run_folder: Path, num_steps: int) -> Iterator[None]:
-    """Show the progress of a run while the body runs."""
+def watched(run_folder: Path, num_steps: int, allotment: Allotment) -> Iterator[None]:
+    """Show the progress of a run while the body runs, and at its end what bound it."""
+    place = {"num_steps": num_steps, "data_cpus": allotment.data_cpus, "text": allotment.text}
+    (run_folder / PLACE).write_text(json.dumps(place), encoding="utf-8")
     stop = threading.Event()
-    watch = _Watch(run_folder, num_steps)
+    watch = _Watch(run_folder, num_steps, allotment)
     thread = threading.Thread(target=watch.follow, args=(stop,), name="progress", daemon=True)
     thread.start()
     try:
@@ -39,12 +51,16 @@ def watched(run_folder: Path, num_steps: int) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+        if watch.recent:
+            say(binding(watch.recent, allotment.data_cpus))
 
 
 class _Watch:
     """Follows journal and events of a run."""
 
-    def __init__(self, run_folder: Path, num_steps: int) -> None:
+    def __init__(self, run_folder: Path, num_steps: int, allotment: Allotment) -> None:
+        self.allotment = allotment
+        self.cluster = run_folder / CLUSTER
         self.journal = journal_path(run_folder)
         self.events = run_folder / "events.jsonl"
         self.num_steps = num_steps
@@ -55,7 +71,9 @@ class _Watch:
         self.step = 0
         self.began = time.monotonic()
         self.first_step: tuple[int, float] | None = None
-        self.printed = self.began
+        self.printed = self.looked = self.began
+        self.workers_came = False
+        self.said = self.began
 
     def follow(self, stop: threading.Event) -> None:
         """Poll until told to stop, then once more."""
@@ -74,6 +92,7 @@ class _Watch:
             while True:
                 last = stop.wait(POLL_S)
                 self._read()
+                self._look_at_cluster()
                 bar.update(task, completed=self.step, description=self._numbers())
                 if not console.is_terminal:
                     self._print_plain(last)
@@ -92,7 +111,26 @@ class _Watch:
             self.events_read += len(whole.encode())
             for line in whole.splitlines():
                 event = json.loads(line)
+                self.workers_came = True
                 say(f"[{event['t'] - COMMAND_BEGAN:.1f} s, rank {event['rank']}] {event['text']}")
+
+    def _look_at_cluster(self) -> None:
+        """Note what the cluster uses, and say what a run without workers waits for."""
+        now = time.monotonic()
+        if now - self.looked < LOOK_AT_CLUSTER_S:
+            return
+        self.looked = now
+        if (found := usage()) is None:
+            return
+        with self.cluster.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"t": time.time(), **asdict(found)}) + "\n")
+        if not self.workers_came and now - self.began > NO_WORKER_S and now - self.said > NO_WORKER_S:
+            self.said = now
+            say(
+                f"no worker for {now - self.began:.0f} s: {self.allotment.text}; now {found.nodes} nodes with"
+                f" {found.cpus:g} CPUs, {found.cpus_reserved:g} of them reserved. Other jobs may hold them, or the"
+                " workers' processes start slowly"
+            )
 
     def _take(self, point: Point) -> None:
         self.step = max(self.step, point.step)

@@ -63,7 +63,7 @@ def train(recipe: Recipe, launch: Launch) -> Outcome | None:
         tracker = _open_tracker(run, prepared)
         try:
             if not run.finished:
-                with watched(run.folder, prepared.schedule.num_steps):
+                with watched(run.folder, prepared.schedule.num_steps, allotment):
                     fit(run, prepared)
             checkpoint, evaluation = _conclude(run, prepared, tracker)
             tracker.status("FINISHED")

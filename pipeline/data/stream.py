@@ -6,6 +6,7 @@ out in turn: position p arrives at rank p mod W. The consumer checks that on eve
 """
 
 import pickle
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 GROUPS_PER_TASK = 4
 """Row groups that one indexing task does: enough to pay for the 20 ms that a task costs."""
+
+CPU_SECONDS = "cpu_s"
+"""Column of a pack on its way to a worker: CPU seconds of the data task since its last pack."""
 
 Unit = TypeVar("Unit")
 
@@ -60,12 +64,15 @@ def dataset(
     shared = ray.put(reader)
 
     def read(rows: pa.Table) -> Iterator[pa.Table]:
+        spent = time.process_time()
         for number in rows["id"].to_pylist():
             own, plan = _load(shared)
             for pack in own.read(windows[number], first=start, stop=schedule.stop, plan=plan):
                 if each_pack is not None:
                     each_pack(pack.position)
-                yield pack_to_table(pack)
+                table, now = pack_to_table(pack), time.process_time()
+                yield table.append_column(CPU_SECONDS, pa.array([now - spent]))
+                spent = now
 
     context = DataContext.get_current().copy()
     context.target_max_block_size = 1  # one pack a block, so that whole packs are dealt out

@@ -81,6 +81,8 @@ class StepReport:
         bad: records found bad in this step's packs on this rank.
         traces: this rank's packs.
         notice: what all ranks know to be asked after this step.
+        ranks: of each rank, seconds that it waited for packs and seconds of its forward passes (on a GPU: of their
+            launch); without the exchange of gradients, in which all wait for the slowest.
     """
 
     step: int
@@ -90,10 +92,11 @@ class StepReport:
     bad: tuple[BadRecord, ...]
     traces: tuple[PackTrace, ...]
     notice: Notice
+    ranks: tuple[tuple[float, float], ...]
 
 
-def _nothing() -> tuple[float, float, float]:
-    return 0.0, 0.0, 0.0
+def _nothing() -> tuple[float, float, float, float]:
+    return 0.0, 0.0, 0.0, 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,6 +117,7 @@ class Loop:
 
     Attributes:
         average: of the weights, with `optim.ema`.
+        forward_s: seconds of forward passes in this step.
     """
 
     network: Network
@@ -126,9 +130,10 @@ class Loop:
     distributed: nn.Module | None = None
     whole: Network | None = None
     rate_scale: float = 1.0
-    lookout: Callable[[], tuple[float, float, float]] = _nothing
+    lookout: Callable[[], tuple[float, float, float, float]] = _nothing
     losses: nn.Module = field(init=False)
     average: WeightAverage | None = field(init=False)
+    forward_s: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         assert self.distributed is not None or self.world_size == 1
@@ -179,11 +184,16 @@ class Loop:
         batches = [to_batch(p, self.device) for p in packs]
         counts = self._count_targets(batches)
         self.optimizer.zero_grad(set_to_none=True)
+        self.forward_s = 0.0
         own = [self._backward(batch, counts, sync=i == len(batches) - 1) for i, batch in enumerate(batches)]
         norm = finish_gradients(self.network, self.recipe.optim.clip)
         losses = torch.stack([by_task for _, by_task in own]).sum(0).tolist()
-        numbers = self._sum([sum(x for x, _ in own), *_sizes(packs), waited, *self.lookout(), *losses])
-        loss, tokens, samples, waited, stop, save, look, *losses = numbers
+        times = [0.0] * (2 * self.world_size)
+        times[2 * self.rank : 2 * self.rank + 2] = waited, self.forward_s
+        numbers = self._sum([sum(x for x, _ in own), *_sizes(packs), *self.lookout(), *losses, *times])
+        loss, tokens, samples, stop, save, look, read, *losses = numbers[: -len(times)]
+        times = numbers[-len(times) :]
+        ranks = tuple(zip(times[::2], times[1::2], strict=True))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteLossError(
                 f"step {step + 1}: loss {loss}, gradient norm {norm}, at learning rate {rate:.3g}; the weights of step"
@@ -205,11 +215,13 @@ class Loop:
                 "train/lr": rate,
                 "train/grad_norm": norm,
                 "train/epoch": float(packs[-1].epoch),
-                "data/wait_s": waited / self.world_size,
+                "data/wait_s": sum(wait for wait, _ in ranks) / self.world_size,
+                "data/cpu_s": read,
                 "data/real_tokens_share": tokens / capacity,
                 "samples_per_s": samples / seconds,
                 "tokens_per_s": tokens / seconds,
                 "step_s": seconds,
+                **slowest(ranks),
             },
             bad=tuple(b for p in packs for b in p.bad),
             traces=tuple(
@@ -217,6 +229,7 @@ class Loop:
                 for p, (one, _) in zip(packs, own, strict=True)
             ),
             notice=Notice(stop=stop > 0, save=save > 0, look_at_nodes=look > 0),
+            ranks=ranks,
         )
 
     def _count_targets(self, batches: Sequence[Batch]) -> dict[str, float]:
@@ -237,14 +250,29 @@ class Loop:
         """Forward and backward of one pack; its share of the step's loss, and of each task's `[tasks]`."""
         seed_pack(self.recipe.seed, batch.position)
         delay_exchange(self.losses, not sync)
+        began = time.perf_counter()
         with autocast(self.recipe, self.device):
             loss, by_task = self.losses(batch, counts)
+        self.forward_s += time.perf_counter() - began
         (loss * self.world_size).backward()  # averaging over ranks undoes the factor
         return float(loss.detach()), by_task
 
     def _sum(self, numbers: Iterable[float]) -> list[float]:
         """Each number summed over ranks."""
         return sum_over_ranks(torch.tensor([float(n) for n in numbers], dtype=torch.float64)).tolist()
+
+
+def slowest(ranks: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Which of several ranks the others wait for, its seconds before the exchange, and their mean."""
+    if len(ranks) < 2:
+        return {}
+    seconds = [sum(own) for own in ranks]
+    most = max(seconds)
+    return {
+        "rank/slowest": float(seconds.index(most)),
+        "rank/slowest_s": most,
+        "rank/mean_s": sum(seconds) / len(seconds),
+    }
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:

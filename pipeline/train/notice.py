@@ -57,6 +57,9 @@ class Lookout:
         rank: only rank 0 looks at files and at the clock.
         nodes: whether Ray watches nodes for these workers.
         clock: seconds.
+
+    Attributes:
+        read_cpu_s: CPU seconds that data tasks spent on the packs that have come since the last step.
     """
 
     def __init__(self, run: Path, rank: int, *, nodes: bool, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,14 +68,16 @@ class Lookout:
         self.nodes = nodes
         self.clock = clock
         self.looked = self.looked_at_nodes = clock()
+        self.read_cpu_s = 0.0
 
-    def numbers(self) -> tuple[float, float, float]:
-        """Stop, save, look at nodes: above zero where asked for."""
-        now = self.clock()
+    def numbers(self) -> tuple[float, float, float, float]:
+        """Stop, save, look at nodes (above zero where asked for), and CPU seconds that the packs cost meanwhile."""
+        now, spent = self.clock(), self.read_cpu_s
+        self.read_cpu_s = 0.0
         if self.rank or now - self.looked < LOOK_EVERY_S:
-            return 0.0, 0.0, 0.0
+            return 0.0, 0.0, 0.0, spent
         self.looked = now
         look = self.nodes and now - self.looked_at_nodes >= LOOK_AT_NODES_EVERY_S
         if look:
             self.looked_at_nodes = now
-        return float(is_asked(self.run)), float((self.run / SAVE).exists()), float(look)
+        return float(is_asked(self.run)), float((self.run / SAVE).exists()), float(look), spent

@@ -34,8 +34,9 @@ from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, is_place, to_ya
 from pipeline.sample import Pack
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import newest_checkpoint
-from pipeline.train.elastic import ElasticTrainer, Rules
+from pipeline.train.elastic import Rules
 from pipeline.train.notice import checkpoint_given
+from pipeline.train.policy import ElasticTrainer
 from pipeline.train.start import start
 from pipeline.train.stop import asking_on_sigterm, clear, is_asked
 from pipeline.train.worker import FAILURE, Job, OnEvaluation, Worker, train_worker

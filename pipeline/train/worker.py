@@ -16,15 +16,15 @@ from typing import Any
 
 import ray.train
 import torch
-import torch.distributed as dist
 
 from pipeline.batch import to_batch
 from pipeline.data.reader import Reader
+from pipeline.data.stream import CPU_SECONDS
 from pipeline.errors import BadShareError, InterlaceError, NonFiniteLossError
 from pipeline.journal import Journal, journal_path, last_point
 from pipeline.lock import held, worker_lock
 from pipeline.recipe import Recipe
-from pipeline.sample import BadRecord, Pack, table_to_pack
+from pipeline.sample import Pack, table_to_pack
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import (
     Found,
@@ -40,11 +40,15 @@ from pipeline.train.loop import Loop, Losses, StepReport, sum_over_ranks
 from pipeline.train.notice import Lookout, Notice, checkpoint_given, checkpoint_wanted
 from pipeline.train.optim import after_evaluation, make_optimizer, rate_factor
 from pipeline.train.parallel import distribute, holds_shards
+from pipeline.train.quarantine import Quarantine
 from pipeline.train.start import start
 
 READ_AHEAD = 4
 LOCK_WAIT_S = 60.0
 VALIDATION_CACHE_BYTES = 256 * 1024 * 1024
+TELL_RANKS_EVERY_S = 5.0
+RANKS = "ranks.json"
+"""File of a run folder with each rank's times in a recent step, where there are several."""
 FAILURE = "failure.txt"
 """File of a run folder that says why training ended for good."""
 
@@ -93,17 +97,19 @@ def train_worker(config: dict[str, Job]) -> None:
     try:
         with held(job.run / worker_lock(rank), wait_s=LOCK_WAIT_S):
             watched = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") == "1"
-            Worker(job, rank, context.get_world_size(), nodes_are_watched=watched).run(_packs())
+            worker = Worker(job, rank, context.get_world_size(), nodes_are_watched=watched)
+            worker.run(_packs(worker.lookout))
     except (NonFiniteLossError, BadShareError) as error:
         # Every rank raises these at the same step, and trying again would not help: end without a restart.
         if rank == 0:
             (job.run / FAILURE).write_text(str(error), encoding="utf-8")
 
 
-def _packs() -> Iterator[Pack]:
-    """This rank's packs, one a block."""
+def _packs(lookout: Lookout) -> Iterator[Pack]:
+    """This rank's packs, one a block; what they cost is noted."""
     shard = ray.train.get_dataset_shard("train")
     for table in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
+        lookout.read_cpu_s += table[CPU_SECONDS][0].as_py()
         yield table_to_pack(table)
 
 
@@ -135,6 +141,7 @@ class Worker:
         distributed = distribute(Losses(network, job.recipe), job.recipe.train.parallel, world_size)
         self.sharded = holds_shards(network)
         evaluates = self.sharded and job.validation is not None
+        self.lookout = Lookout(job.run, rank, nodes=nodes_are_watched)
         self.loop = Loop(
             network=network,
             optimizer=make_optimizer(job.recipe.optim, network, (rate_factor(job.recipe.fields),)),
@@ -145,18 +152,21 @@ class Worker:
             world_size=world_size,
             distributed=distributed,
             whole=network_for(job.recipe, job.fitted).to(self.device) if evaluates else None,
-            lookout=Lookout(job.run, rank, nodes=nodes_are_watched).numbers,
+            lookout=self.lookout.numbers,
         )
         self.state = self._restore(found)
         self.loop.rate_scale = self.state.rate_scale
         self.began_at = self.state.step
         self.reached = last_point(journal_path(job.run)) if rank == 0 and self.state.step else None
         self.journal = Journal(journal_path(job.run)) if rank == 0 else None
-        self.quarantine = Quarantine(job, rank, world_size)
+        self.quarantine = Quarantine(
+            job.run, rank, world_size, num_rows=job.num_rows, num_bad=job.num_bad, limit=job.recipe.data.max_bad_share
+        )
         self.trace = (job.run / f"trace-{rank}.jsonl").open("a", encoding="utf-8") if job.recipe.train.trace else None
         self.validation: list[Pack] | None = None
         self.saved_at = time.monotonic()
         self.leaving: frozenset[str] = frozenset()
+        self.told_ranks_at = -math.inf
 
     def run(self, packs: Iterator[Pack]) -> None:
         """Train from where the newest checkpoint stands to the end."""
@@ -235,9 +245,20 @@ class Worker:
                 line = {"step": item.step, "position": item.position, "ids": item.sample_ids, "loss": item.loss}
                 self.trace.write(json.dumps(line) + "\n")
             self.trace.flush()
+        self._tell_ranks(report)
         if self.journal is not None and report.step % self.job.recipe.tracking.log_every == 0:
             again = self._lost_time(report.step)
             self.journal.log(report.step, {**report.metrics, **again, "data/bad_records": float(bad)})
+
+    def _tell_ranks(self, report: StepReport) -> None:
+        """Keep a file with the newest times of all ranks, for whoever watches."""
+        now = time.monotonic()
+        if self.rank == 0 and self.world_size > 1 and now - self.told_ranks_at > TELL_RANKS_EVERY_S:
+            self.told_ranks_at = now
+            partial = self.job.run / f"{RANKS}.tmp"
+            ranks = [{"wait_s": wait, "forward_s": forward} for wait, forward in report.ranks]
+            partial.write_text(json.dumps({"step": report.step, "ranks": ranks}), encoding="utf-8")
+            partial.replace(self.job.run / RANKS)
 
     def _lost_time(self, step: int) -> dict[str, float]:
         """What the interruption cost, once the run is where it was before."""
@@ -321,57 +342,12 @@ class Worker:
             file.write(line + "\n")
 
 
-class Quarantine:
-    """Records that turned out bad while training: each listed once in the run folder, and their share limited."""
-
-    def __init__(self, job: Job, rank: int, world_size: int) -> None:
-        self.job = job
-        self.world_size = world_size
-        self.path = job.run / f"quarantine-{rank}.jsonl"
-        self.seen: set[tuple[str, int]] = set()
-        for path in job.run.glob("quarantine-*.jsonl"):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                self.seen.add(_place(json.loads(line)))
-
-    def add(self, bad: tuple[BadRecord, ...]) -> int:
-        """Note the bad records of a step on all ranks; how many there are in the run by now.
-
-        Raises:
-            BadShareError: their share of the training records passes `data.max_bad_share`.
-        """
-        own = [b for b in bad if (b.shard, b.row) not in self.seen]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps({"shard": b.shard, "row": b.row, "reason": b.reason}) + "\n" for b in own)
-        new = self._gather(own)
-        self.seen.update((b.shard, b.row) for b in new)
-        total = len(self.seen) + self.job.num_bad
-        limit = self.job.recipe.data.max_bad_share
-        if new and total / self.job.num_rows > limit:
-            raise BadShareError(
-                f"{total} of {self.job.num_rows} training records are bad ({total / self.job.num_rows:.2%}), but"
-                f" `data.max_bad_share` is {limit:.2%}; the last: {new[-1].shard} row {new[-1].row}: {new[-1].reason}"
-            )
-        return total
-
-    def _gather(self, own: list[BadRecord]) -> list[BadRecord]:
-        """The new bad records of all ranks, so that every rank decides alike."""
-        if int(sum_over_ranks(torch.tensor([len(own)]))) == 0 or self.world_size == 1:
-            return own
-        everywhere: list[list[BadRecord]] = [[] for _ in range(self.world_size)]
-        dist.all_gather_object(everywhere, own)
-        return [b for rank in everywhere for b in rank]
-
-
 def read_share(reader: Reader, rank: int = 0, world_size: int = 1) -> Iterator[Pack]:
     """The packs of one pass over a split at positions `p % world_size == rank`, read in this process."""
     plan = reader.plan()
     for window in plan.schedule(epochs=1).windows:
         packs = reader.read(window, first=0, stop=window.start + window.num_packs, plan=plan)
         yield from (p for p in packs if p.position % world_size == rank)
-
-
-def _place(entry: dict[str, Any]) -> tuple[str, int]:
-    return entry["shard"], entry["row"]
 
 
 def _device(recipe: Recipe, world_size: int) -> torch.device:

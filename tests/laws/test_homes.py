@@ -22,10 +22,15 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pyarrow": ("pipeline/sample.py", "pipeline/data/", "jobs/datasets/"),
     "pydantic": ("pipeline/recipe.py", "pipeline/preparation.py", "pipeline/fields.py", "pipeline/faults.py",
                  "pipeline/data_settings.py", "pipeline/optim_settings.py", "pipeline/task_settings.py",
-                 "pipeline/search.py"),
-    "ray": ("cluster/connect.py", "pipeline/data/stream.py", "pipeline/train/run.py"),
+                 "pipeline/train_settings.py", "pipeline/search.py"),
+    "ray": (
+        "cluster/connect.py", "cluster/usage.py", "pipeline/data/stream.py", "pipeline/train/run.py",
+        "pipeline/train/policy.py", "pipeline/train/estimate.py",
+    ),
     "ray.data": ("pipeline/data/stream.py",),
-    "ray.train": ("pipeline/data/stream.py", "pipeline/train/run.py", "pipeline/train/worker.py"),
+    "ray.train": (
+        "pipeline/data/stream.py", "pipeline/train/run.py", "pipeline/train/policy.py", "pipeline/train/worker.py",
+    ),
     "ray.tune": ("pipeline/tune/",),
     "rich": ("jobs/",),
     "sacrebleu": ("pipeline/tasks/text_metrics.py",),

@@ -22,6 +22,7 @@ LAYERS = (
         "pipeline.sample",
         "pipeline.data_settings",
         "pipeline.task_settings",
+        "pipeline.train_settings",
         "pipeline.batch",
         "pipeline.journal",
         "pipeline.figures",

@@ -1,0 +1,51 @@
+"""A cluster of several nodes on one machine: a head without CPUs, nodes that train and a node that reads data."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from cluster.connect import connect
+from tests.data import EmojiLike, write_shards
+
+TRAIN, DATA = {"pool": "train"}, {"pool": "data"}
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+}
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster: two nodes of one CPU to train on, one of two CPUs for data; this process is connected to it."""
+    assert not ray.is_initialized(), "run these tests in a process of their own: another Ray is there"
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, os.environ.get(name, value))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
+    cluster.add_node(num_cpus=2, labels=DATA)
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, labels=TRAIN)
+    cluster.wait_for_nodes()
+    connect(cluster.address)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> EmojiLike:
+    """A small set of pictures, captions and numbers."""
+    return write_shards(tmp_path_factory.mktemp("shapes"), rows=240, seed=7)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ray warns of its own deprecations in threads of its own; only warnings of this project are errors here."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.filterwarnings("default"))
+            item.add_marker(pytest.mark.filterwarnings("error:::(pipeline|jobs|cluster|tests)"))

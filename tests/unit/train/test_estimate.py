@@ -1,0 +1,52 @@
+"""The arithmetic of a run's estimate, against a run of two stages that is simulated pack by pack."""
+
+import pytest
+
+from pipeline.train.estimate import Estimate, Measured
+
+
+def given(alone: float, busy: float, read: float, cpus: float = 1.0, steps: int = 400) -> Estimate:
+    measured = Measured(
+        workers=1, steps=50, samples=32.0, busy_s=busy, alone_s=alone, wait_s=0.0, read_s=read, pack_bytes=1e5,
+        checkpoint_bytes=1e7,
+    )  # fmt: skip
+    return Estimate(
+        measured=measured, num_steps=steps, data_cpus=cpus, evaluations=4, evaluation_packs=6, packs_a_step=2
+    )
+
+
+def simulated(estimate: Estimate) -> float:
+    """Seconds of all steps, where reading goes ahead without bound and slows the steps beside it."""
+    one, now, ready, done, read_until = estimate.measured, 0.0, 0.0, 0.0, 0.0
+    end = estimate.num_steps * estimate.read_wall_s
+    for step in range(estimate.num_steps):
+        ready = (step + 1) * estimate.read_wall_s
+        now = max(now, ready)
+        left = 1.0
+        while left > 1e-12:
+            pace = one.busy_s if now < end - 1e-12 else one.alone_s
+            part = min(left, (end - now) / pace) if now < end - 1e-12 else left
+            now += part * pace
+            left -= part
+        done, read_until = now, end
+    assert read_until <= done + 1e-9
+    return done
+
+
+@pytest.mark.parametrize(
+    ("alone", "busy", "read", "cpus"),
+    [(0.1, 0.1, 0.02, 1), (0.1, 0.15, 0.05, 1), (0.1, 0.14, 0.1, 1), (0.1, 0.12, 0.4, 1), (0.1, 0.12, 0.4, 8)],
+)
+def test_the_estimate_is_what_two_stages_take(alone: float, busy: float, read: float, cpus: float) -> None:
+    found = given(alone, busy, read, cpus)
+    assert found.num_steps * found.step_s == pytest.approx(simulated(found), rel=0.01)
+    assert found.samples_per_s == pytest.approx(32 / found.step_s)
+    assert found.data_binds == (read / cpus > alone * 1.2)
+
+
+def test_enough_cpus_keep_the_workers_busy_and_one_fewer_do_not() -> None:
+    for read in (0.01, 0.1, 0.25, 0.4, 0.401):
+        needed = given(0.1, 0.1, read).needed_cpus
+        assert read / needed <= 0.1 + 1e-9
+        assert needed == 1 or read / (needed - 1) > 0.1
+    assert given(0.1, 0.1, 0.05).evaluation_s == pytest.approx(4 * 6 / 2 * 0.1 / 3)
