@@ -2,6 +2,10 @@
 
 import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
@@ -36,27 +40,49 @@ def connect(address: str | None = None, local_cpus: int | None = None) -> Cluste
     """Connect this process to Ray, once; a second call returns what is there.
 
     Args:
-        address: `HOST:PORT` of a running cluster or `auto`; without it `RAY_ADDRESS` decides (it is set inside a
-            submitted job), and without that a Ray of our own is started, bound to this host.
+        address: `HOST:PORT` of a running cluster or `auto`; without it `RAY_ADDRESS` decides, and without that a Ray
+            of our own is started, bound to this host. Inside a submitted job its own cluster is joined, whatever the
+            address says.
         local_cpus: CPUs of a Ray of our own; the machine's, at least 2, where not given.
 
     Raises:
         ConnectionError: there is no cluster at the address.
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it reports every execution; `interlace` says what matters
-    target = address or os.environ.get("RAY_ADDRESS") or None
+    target = target_of(address, os.environ)
     if not ray.is_initialized():
-        if target:
-            ray.init(
-                address=target,
-                log_to_driver=False,
-                logging_level="ERROR",
-                runtime_env={"env_vars": {k: os.environ.get(k, v) for k, v in SETTINGS.items()}},
-            )
-        else:
-            _start(local_cpus or max(2, len(os.sched_getaffinity(0))))
+        with _own_sigterm():
+            if target:
+                ray.init(
+                    address=target,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    runtime_env={"env_vars": {k: os.environ.get(k, v) for k, v in SETTINGS.items()}},
+                )
+            else:
+                _start(local_cpus or max(2, len(os.sched_getaffinity(0))))
     resources = ray.cluster_resources()
     return Cluster(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0), embedded=not target)
+
+
+def target_of(address: str | None, environment: Mapping[str, str]) -> str | None:
+    """The cluster to join, None for a Ray of our own: that of the job we are in, the given one, or `RAY_ADDRESS`."""
+    named = environment.get("RAY_ADDRESS") or None
+    return (named or "auto") if in_job(environment) else (address or named)
+
+
+def in_job(environment: Mapping[str, str]) -> bool:
+    """Whether this process is the driver of a submitted job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in environment
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, which Ray replaces by one that exits at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(cpus: int) -> None:

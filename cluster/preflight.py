@@ -3,11 +3,13 @@
 import math
 from dataclasses import dataclass
 
+from cluster.errors import ClusterError
+
 SMALLEST_SHARE = 0.25
 """Fewest CPUs a training worker is squeezed to before the job is refused."""
 
 
-class DoesNotFitError(Exception):
+class DoesNotFitError(ClusterError):
     """The cluster can't hold the job; the text says the arithmetic."""
 
 

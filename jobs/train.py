@@ -16,7 +16,7 @@ from jobs.console import say
 from jobs.progress import since_begin, watched
 from jobs.report import Evaluation, evaluate_model, model_card, print_evaluation
 from pipeline.data.stream import map_units
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, StoppedError
 from pipeline.journal import Journal, journal_path
 from pipeline.predict import export_model
 from pipeline.recipe import Recipe, flatten
@@ -49,7 +49,7 @@ class Outcome:
 
 
 def train(recipe: Recipe, launch: Launch) -> Outcome | None:
-    """Run a recipe to the end; None after a dry run. Raises InterlaceError, DoesNotFitError."""
+    """Run a recipe to the end; None after a dry run. Raises InterlaceError, DoesNotFitError, StoppedError."""
     there = connect(launch.address)
     recipe, allotment = fit_into(recipe, there)
     prepared = prepare(recipe, map_units)
@@ -66,7 +66,7 @@ def train(recipe: Recipe, launch: Launch) -> Outcome | None:
                     fit(run, prepared)
             checkpoint, evaluation = _conclude(run, prepared, tracker)
             tracker.status("FINISHED")
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StoppedError):
             tracker.status("KILLED")
             raise
         except BaseException:

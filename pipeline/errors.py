@@ -70,3 +70,20 @@ class ResumeError(InterlaceError):
 
 class NonFiniteLossError(InterlaceError):
     """The loss or gradient became NaN or infinite; raised before the update, so the weights are still good."""
+
+
+class StoppedError(Exception):
+    """A run that was asked to end and did, with a checkpoint: no fault of anyone's, the same command goes on.
+
+    Args:
+        step: of the checkpoint.
+        num_steps: of the whole run.
+    """
+
+    def __init__(self, step: int, num_steps: int) -> None:
+        super().__init__(step, num_steps)
+        self.step = step
+        self.num_steps = num_steps
+
+    def __str__(self) -> str:
+        return f"stopped after step {self.step} of {self.num_steps}; the same command goes on from there"

@@ -25,7 +25,7 @@ from pipeline.data.index import Index, build_index
 from pipeline.data.plan import Plan, Schedule
 from pipeline.data.sources import Mapper
 from pipeline.data.stream import data_config, dataset
-from pipeline.errors import InterlaceError, ResumeError
+from pipeline.errors import InterlaceError, ResumeError, StoppedError
 from pipeline.lock import DRIVER, held, worker_lock
 from pipeline.origin import pin, starts_folder
 from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, is_place, to_yaml
@@ -33,6 +33,7 @@ from pipeline.sample import Pack
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import newest_checkpoint
 from pipeline.train.start import start
+from pipeline.train.stop import asking_on_sigterm, clear, is_asked
 from pipeline.train.worker import FAILURE, Job, OnEvaluation, Worker, train_worker
 
 COLLECTIVE_TIMEOUT_S = 600
@@ -130,6 +131,7 @@ def open_run(
         else:
             _write_new(folder, prepared)
         (folder / FAILURE).unlink(missing_ok=True)
+        clear(folder)
         key = json.loads((folder / "run.json").read_text(encoding="utf-8"))["key"]
         yield Run(name=name, folder=folder, key=key, resumed=newest_checkpoint(folder).folder is not None)
 
@@ -139,6 +141,7 @@ def fit(run: Run, prepared: Prepared) -> None:
 
     Raises:
         InterlaceError: training failed for good; the text is the worker's.
+        StoppedError: SIGTERM came; the checkpoint of the last step is written.
     """
     recipe = prepared.recipe
     gpus = recipe.train.gpus_per_worker
@@ -160,12 +163,16 @@ def fit(run: Run, prepared: Prepared) -> None:
         dataset_config=data_config(),
     )
     try:
-        trainer.fit()
+        with asking_on_sigterm(run.folder):
+            trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise InterlaceError(f"run `{run.name}` failed: {_reason(error)}") from error
     failure = run.folder / FAILURE
     if failure.exists():
         raise InterlaceError(f"run `{run.name}` stopped: {failure.read_text(encoding='utf-8')}")
+    if is_asked(run.folder) and not run.finished:
+        state = newest_checkpoint(run.folder).state
+        raise StoppedError(state.step if state is not None else 0, prepared.schedule.num_steps)
 
 
 def fit_here(run: Run, prepared: Prepared, on_evaluation: OnEvaluation | None = None) -> None:

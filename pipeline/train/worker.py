@@ -38,6 +38,7 @@ from pipeline.train.loop import Loop, Losses, StepReport, sum_over_ranks
 from pipeline.train.optim import after_evaluation, make_optimizer, rate_factor
 from pipeline.train.parallel import distribute, holds_shards
 from pipeline.train.start import start
+from pipeline.train.stop import is_asked
 
 READ_AHEAD = 4
 LOCK_WAIT_S = 60.0
@@ -164,13 +165,16 @@ class Worker:
             self._record(report)
             improved = self._evaluate() if self._is_due(report.step) else False
             patience = self.job.recipe.train.patience
-            stop = patience is not None and self.state.evaluations_since_best >= patience
-            self.state = replace(self.state, finished=stop or report.step == self.job.num_steps)
-            if improved or self.state.finished or self._checkpoint_is_due():
+            patient = patience is None or self.state.evaluations_since_best < patience
+            self.state = replace(self.state, finished=not patient or report.step == self.job.num_steps)
+            stopped = self._is_stopped()
+            if improved or self.state.finished or stopped or self._checkpoint_is_due():
                 self._save()
             if self.on_evaluation is not None and self._is_due(report.step):
                 self.on_evaluation(self.state, self.metrics)
-            if self.state.finished:
+            if stopped and not self.state.finished:
+                self._say(f"asked to stop: checkpoint of step {report.step} written")
+            if self.state.finished or stopped:
                 break
 
     def _is_due(self, step: int) -> bool:
@@ -250,6 +254,11 @@ class Worker:
             return self.state.step % every == 0
         due = self.rank == 0 and time.monotonic() - self.saved_at >= self.job.recipe.train.checkpoint_every_s
         return bool(sum_over_ranks(torch.tensor([int(due)]))) if self.sharded else due
+
+    def _is_stopped(self) -> bool:
+        """Whether somebody asked the run to end: what rank 0 sees, on all ranks at the same step."""
+        asked = self.rank == 0 and is_asked(self.job.run)
+        return bool(sum_over_ranks(torch.tensor([int(asked)])))
 
     def _save(self) -> None:
         """Rank 0 writes, since every rank holds the same weights; where they are sharded, all ranks do."""
