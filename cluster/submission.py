@@ -24,6 +24,10 @@ STOPPED_CODE = 75
 
 RUNNING = ("PENDING", "RUNNING")
 RETRY_S = 2.0
+AGENT_WAIT_S = 60.0
+NO_AGENT = "No available agent"
+"""What a head answers whose first node is not up yet."""
+
 PYTHON = "INTERLACE_PYTHON"
 
 
@@ -70,10 +74,10 @@ def entrypoint(words: Sequence[str]) -> str:
     return f"exec {python} -m jobs {shlex.join(words)}"
 
 
-def runtime_env(package: Path) -> dict[str, Any]:
+def runtime_env(working_dir: str) -> dict[str, Any]:
     """Where a job runs: the uploaded folder, and time to stop well. No secrets: everyone with the token can read it."""
     return {
-        "working_dir": str(package),
+        "working_dir": working_dir,
         "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), PYTHON: sys.executable, "COLUMNS": "120"},
     }
 
@@ -119,10 +123,18 @@ class Jobs:
 
     def submit(self, job_id: str, words: Sequence[str], package: Path) -> None:
         """Upload a package and run `python -m jobs WORDS` in it. Raises JobError where the id is taken."""
-        with self._asked():
-            self._client.submit_job(
-                entrypoint=entrypoint(words), submission_id=job_id, runtime_env=runtime_env(package)
-            )
+        deadline = time.monotonic() + AGENT_WAIT_S
+        while True:
+            try:
+                with self._asked():
+                    self._client.submit_job(
+                        entrypoint=entrypoint(words), submission_id=job_id, runtime_env=runtime_env(str(package))
+                    )
+                return
+            except JobError as error:
+                if NO_AGENT not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(RETRY_S)
 
     def info(self, job_id: str) -> Job:
         """One job. Raises JobError where there is none."""
@@ -147,10 +159,10 @@ class Jobs:
 
     def follow(self, job_id: str, on_text: Callable[[str], None]) -> Job:
         """Hand over what a job prints, as it comes, until it has ended; broken connections are made anew."""
-        seen = 0
+        printed = _Printed(on_text)
         while True:
             try:
-                seen = asyncio.run(self._tail(job_id, on_text, seen))
+                asyncio.run(self._tail(job_id, printed))
             except (RuntimeError, OSError):
                 time.sleep(RETRY_S)
             job = self.info(job_id)
@@ -168,15 +180,10 @@ class Jobs:
         """The job's page in the dashboard."""
         return f"{self.address}/#/jobs/{job_id}"
 
-    async def _tail(self, job_id: str, on_text: Callable[[str], None], seen: int) -> int:
-        """Print from the character `seen` on: a connection begins with all that was printed before."""
-        passed = 0
+    async def _tail(self, job_id: str, printed: "_Printed") -> None:
+        printed.connected()
         async for text in self._client.tail_job_logs(job_id):
-            passed += len(text)
-            if passed > seen:
-                on_text(text[-(passed - seen) :])
-                seen = passed
-        return seen
+            printed.take(text)
 
     @contextmanager
     def _asked(self) -> Iterator[None]:
@@ -194,6 +201,26 @@ class Jobs:
             raise JobError(_reason(str(error))) from error
         except OSError as error:
             raise ConnectionError(f"{self.address}: {error}") from error
+
+
+class _Printed:
+    """What was handed over of a log: every connection begins with all that was printed before."""
+
+    def __init__(self, on_text: Callable[[str], None]) -> None:
+        self._on_text = on_text
+        self._seen = 0
+        self._passed = 0
+
+    def connected(self) -> None:
+        """The log begins anew."""
+        self._passed = 0
+
+    def take(self, text: str) -> None:
+        """Hand over what of a text is new."""
+        self._passed += len(text)
+        if self._passed > self._seen:
+            self._on_text(text[self._seen - self._passed :])
+            self._seen = self._passed
 
 
 def _job(details: Any) -> Job:
