@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.cluster_verbs import add_to
 from jobs.console import reported_errors, say
 from jobs.options import (
     Address,
@@ -207,6 +208,8 @@ def schema() -> None:
 
     say(json.dumps(whole_schema(), indent=2))
 
+
+add_to(app)
 
 track = typer.Typer(no_args_is_help=True, help="Metrics and MLflow.")
 app.add_typer(track, name="track")

@@ -1,0 +1,107 @@
+"""A real `ray start --head` for tests: its own folder, free ports, a token; only what it started is ended."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import requests
+
+START_S = 200.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A running head: address of its Jobs API, its token and the process that holds it."""
+
+    address: str
+    token: str
+    pid: int
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """Environment of a client that has the token and nothing else of this user's."""
+        return {**clean(os.environ), "RAY_AUTH_TOKEN": self.token, "HOME": str(home), "COLUMNS": "160"}
+
+
+def clean(environment: dict[str, str] | os._Environ[str]) -> dict[str, str]:
+    """An environment without what Ray would read from it."""
+    return {k: v for k, v in environment.items() if not k.startswith("RAY_")}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this host that nobody has at the moment."""
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [int(s.getsockname()[1]) for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@contextmanager
+def head(cpus: int) -> Iterator[Head]:
+    """Start a head with so many CPUs, yield it once its Jobs API answers, and end it."""
+    folder = Path(tempfile.mkdtemp(prefix="il-", dir="/tmp"))  # sockets' paths are limited to 107 characters
+    gcs, dashboard, agent, client, grpc = free_ports(5)
+    token = secrets.token_hex(32)
+    (folder / "home").mkdir()
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+        f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+        f"--ray-client-server-port={client}", f"--dashboard-agent-grpc-port={grpc}", f"--temp-dir={folder / 'ray'}",
+        f"--num-cpus={cpus}", "--object-store-memory=150000000", "--disable-usage-stats",
+    ]  # fmt: skip
+    environment = {
+        **clean(os.environ), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "HOME": str(folder / "home"),
+        "RAY_raylet_start_wait_time_s": str(int(START_S)), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    with (folder / "ray.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                                   start_new_session=True, cwd=folder)  # fmt: skip
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+        _wait(address, token, process, folder / "ray.log")
+        yield Head(address=address, token=token, pid=process.pid)
+    finally:
+        _end(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(address: str, token: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            answer = requests.get(
+                f"{address}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"}, timeout=5
+            ).json()
+        except (requests.RequestException, ValueError):
+            answer = {}
+        if answer.get("data", {}).get("result", {}).get("total", 0):
+            return
+        time.sleep(0.3)
+    raise AssertionError(f"the head did not start: {log.read_text()}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process and everything below it, by their ids."""
+    try:
+        tree = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        tree = []
+    process.terminate()
+    _, left = psutil.wait_procs([*tree, psutil.Process(process.pid)] if process.poll() is None else tree, timeout=15)
+    for p in left:
+        p.kill()
+    psutil.wait_procs(left, timeout=5)
+    process.wait(10)
