@@ -36,6 +36,7 @@ from pipeline.train.checkpoint import (
     save_checkpoint,
 )
 from pipeline.train.feed import read_ahead
+from pipeline.train.gauges import Gauges
 from pipeline.train.loop import Loop, Losses, StepReport, sum_over_ranks
 from pipeline.train.notice import Lookout, Notice, checkpoint_given, checkpoint_wanted
 from pipeline.train.optim import after_evaluation, make_optimizer, rate_factor
@@ -167,6 +168,7 @@ class Worker:
         self.saved_at = time.monotonic()
         self.leaving: frozenset[str] = frozenset()
         self.told_ranks_at = -math.inf
+        self.gauges = Gauges(job.run.name) if rank == 0 and nodes_are_watched else None
 
     def run(self, packs: Iterator[Pack]) -> None:
         """Train from where the newest checkpoint stands to the end."""
@@ -246,6 +248,8 @@ class Worker:
                 self.trace.write(json.dumps(line) + "\n")
             self.trace.flush()
         self._tell_ranks(report)
+        if self.gauges is not None:
+            self.gauges.show(report.metrics)
         if self.journal is not None and report.step % self.job.recipe.tracking.log_every == 0:
             again = self._lost_time(report.step)
             self.journal.log(report.step, {**report.metrics, **again, "data/bad_records": float(bad)})

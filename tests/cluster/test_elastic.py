@@ -1,11 +1,13 @@
 """Nodes that die, come and go away with notice while a run trains: its stream of samples stays what it would be."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import ray
@@ -101,6 +103,17 @@ def metrics(folder: Path, name: str) -> list[float]:
     return [m[name] for m in lines if name in m]
 
 
+def prometheus(nodes: Cluster) -> str:
+    """What the exporters of all nodes say, once they say something of the run."""
+    deadline = time.monotonic() + 60
+    while True:
+        ports = [n["MetricsExportPort"] for n in ray.nodes() if n["Alive"]]
+        texts = [urlopen(f"http://{nodes.head_node.node_ip_address}:{port}/metrics").read().decode() for port in ports]
+        if any("ray_interlace_" in text for text in texts) or time.monotonic() > deadline:
+            return "\n".join(texts)
+        time.sleep(1)
+
+
 def test_a_lost_and_a_new_node_change_nothing_but_the_number_of_workers(
     nodes: Cluster, shapes: EmojiLike, tmp_path: Path
 ) -> None:
@@ -113,6 +126,10 @@ def test_a_lost_and_a_new_node_change_nothing_but_the_number_of_workers(
     assert [pools[w.node_id] for w in workers] == ["train", "train"]
     reading = {pools[t.node_id] for t in list_tasks(limit=10000) if "MapBatches" in t.name and t.node_id}
     assert reading == {"data"}
+
+    exported = prometheus(nodes)
+    for name in ("samples_per_second", "step_seconds", "data_wait_seconds", "data_cpu_seconds", "slowest_rank_seconds"):
+        assert re.search(rf'^ray_interlace_{name}{{.*run="run".*}} [0-9.e+-]+$', exported, re.MULTILINE), name
 
     lost = next(n for n in nodes.worker_nodes if n.node_id == workers[1].node_id)
     nodes.remove_node(lost, allow_graceful=False)

@@ -25,7 +25,7 @@ HOMES: dict[str, tuple[str, ...]] = {
                  "pipeline/train_settings.py", "pipeline/search.py"),
     "ray": (
         "cluster/connect.py", "cluster/usage.py", "pipeline/data/stream.py", "pipeline/train/run.py",
-        "pipeline/train/policy.py", "pipeline/train/estimate.py",
+        "pipeline/train/policy.py", "pipeline/train/estimate.py", "pipeline/train/gauges.py",
     ),
     "ray.data": ("pipeline/data/stream.py",),
     "ray.train": (
