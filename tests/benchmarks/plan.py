@@ -41,9 +41,8 @@ def main() -> None:
         measured = sum(m["samples_per_s"] * m["step_s"] for m in points) / seconds
         off = expected / measured - 1
         wrong |= abs(off) > OFF
-        print(
-            f"{recipe.stem}: expected {expected:.1f} samples/s, measured {measured:.1f} over {len(points)} steps: {off:+.1%}"
-        )  # noqa: T201, E501
+        figures = f"expected {expected:.1f} samples/s, measured {measured:.1f} over {len(points)} steps"
+        sys.stdout.write(f"{recipe.stem}: {figures}: {off:+.1%}\n")
     sys.exit(wrong)
 
 
