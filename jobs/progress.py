@@ -134,7 +134,7 @@ class _Watch:
 
     def _take(self, point: Point) -> None:
         self.step = max(self.step, point.step)
-        if "train/loss" in point.metrics:
+        if "train/loss" in point.metrics and point.step > 1:  # the first step waits for the start of data tasks
             self.recent.append(point.metrics)
             self.first_step = self.first_step or (point.step, time.monotonic())
         self.evaluation |= {k: v for k, v in point.metrics.items() if k.startswith("val/")}

@@ -70,7 +70,9 @@ class View:
             + "".join(f"  {name} {value:.3f}" for name, value in self.evaluation.items())
         )
         silent_s = time.time() - last.time_ms / 1000
-        if silent_s > SILENT_S:
+        if finished(self.run):
+            yield "  training is finished"
+        elif silent_s > SILENT_S:
             yield f"  no step for {silent_s:.0f} s: the run was stopped, restarts, or waits (see events.jsonl)"
         yield f"  {binding(metrics, place.get('data_cpus'))}"
         yield from self._ranks()
@@ -82,7 +84,7 @@ class View:
             after = self.offset
             points, self.offset = read(journal_path(self.run), after)
             for point in points:
-                if "train/loss" in point.metrics:
+                if "train/loss" in point.metrics and point.step > 1:  # the first step waits for the start of data tasks
                     self.steps.append(point)
                 found = {k: v for k, v in point.metrics.items() if k.startswith("val/") and not k.endswith("loss")}
                 self.evaluation |= dict(list(found.items())[:1])
