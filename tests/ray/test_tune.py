@@ -24,7 +24,7 @@ from pipeline.tune.schedulers import Judge, make_scheduler, within
 from tests.data import EmojiLike
 from tests.ray.reference import run_here
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 
 STEPS, EVERY = 12, 4
 RATES = [1e-3, 3e-3, 1e25]
@@ -32,7 +32,7 @@ RATES = [1e-3, 3e-3, 1e25]
 
 
 def files_of(shapes: EmojiLike, tmp_path: Path, steps: int = STEPS, **search: Any) -> Path:
-    train = {"steps": steps, "eval_every": EVERY, "precision": "fp32", "threads": 1}
+    train = {"steps": steps, "eval_every": EVERY, "precision": "fp32", "threads": 1, "cpus_per_worker": 3}
     tree = shapes.tree(tmp_path / "out", train=train, optim={"warmup": 0.0})
     space = {"optim.lr": {"choice": RATES}, "model.fusion": {"choice": ["mid", "weighted_sum"]}}
     tree["search"] = {"space": space, "trials": 4, "scheduler": "none", "seed": 4, **search}
