@@ -1,7 +1,7 @@
-"""What a search costs and gives: `python -m tests.benchmarks.tune sixteen|script|asha [FOLDER]` from the repository root.
+"""What a search costs and gives; from the root: `python -m tests.benchmarks.tune sixteen|script|asha [FOLDER]`.
 
-`sixteen`: `interlace tune jobs/recipes/emoji.yaml` from a warm index, 16 trials on all CPUs: seconds, CPU seconds of all
-processes, the best trial beside the recipe's own settings, decoding CPU beside that of one trial, runs in MLflow.
+`sixteen`: `interlace tune jobs/recipes/emoji.yaml` from a warm index, 16 trials on all CPUs: seconds, CPU seconds of
+all processes, the best trial beside the recipe's own settings, decoding CPU beside that of one trial, runs in MLflow.
 `script`: four of these trials in full, beside `tune_script.py`, the script that a user would write.
 `asha`: 27 trials of a small recipe in full and under ASHA: the difference of the best, epochs and CPU seconds.
 
@@ -9,6 +9,7 @@ FOLDER (a temporary one where not given) takes data and results. The set is buil
 """
 
 import csv
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -72,37 +73,38 @@ def trials(sweep: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def runs(storage: Path) -> tuple[int, int, int]:
-    """Of a storage's MLflow: parents, children, and children that are there twice."""
+def runs(storage: Path, name: str) -> tuple[int, int, int]:
+    """Of a search in MLflow: parents, children, and children that are there twice."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
-    found = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    children = [r.data.params["trial"] for r in found if "mlflow.parentRunId" in r.data.tags]
-    return len(found) - len(children), len(children), len(children) - len(set(children))
+    found = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=1000)
+    parents = [r.info.run_id for r in found if r.info.run_name == name]
+    children = [r.data.params["trial"] for r in found if r.data.tags.get("mlflow.parentRunId") in parents]
+    return len(parents), len(children), len(children) - len(set(children))
 
 
 def sixteen(folder: Path) -> None:
     """The emoji recipe's own search."""
     data = emoji(folder)
-    one, many = folder / "one", folder / "sixteen"
-    for storage in (one, many):
-        interlace(folder, "index", "index", str(EMOJI), *data, "--storage", str(storage))
-    command = ["tune", str(EMOJI), *data, "--run-name", "emoji"]
-    interlace(folder, "one", *command, "--trials", "1", "--storage", str(one), meter=folder / "meter-one")
-    cost = interlace(folder, "sixteen", *command, "--storage", str(many), meter=folder / "meter-sixteen")
-    table = trials(many / "sweeps" / "emoji")
+    storage = folder / "sixteen"
+    command = ["tune", str(EMOJI), *data, "--storage", str(storage)]
+    short = ["--trials", "1", "--set", "train.steps=70", "--run-name", "one"]
+    interlace(folder, "one", *command, *short, meter=folder / "meter-one")  # two epochs, and it makes the index
+    shutil.rmtree(storage / "cache" / "decoded")
+    cost = interlace(folder, "sixteen", *command, "--run-name", "emoji", meter=folder / "meter-sixteen")
+    table = trials(storage / "sweeps" / "emoji")
     alone, all_of = decoded(folder / "meter-one"), decoded(folder / "meter-sixteen")
-    values = {int(t["trial"]): float(t["value"]) for t in table if t["value"]}
-    finished = {int(t["trial"]) for t in table if t["status"] == "finished"}
-    best = max(values[n] for n in finished)
-    default = float(trials(one / "sweeps" / "emoji")[0]["value"])
-    parents, children, doubled = runs(many)
-    say("sixteen trials", f"{cost.wall_s:.0f} s, {cost.cpu_s:.0f} CPU-s of all processes, {len(finished)} finished")
+    values = {int(t["trial"]): float(t["value"]) for t in table if t["status"] == "finished"}
+    if 0 not in values:
+        interlace(folder, "default", *command, "--trials", "1", "--run-name", "default")
+        values[0] = float(trials(storage / "sweeps" / "default")[0]["value"])
+    say("sixteen trials", f"{cost.wall_s:.0f} s, {cost.cpu_s:.0f} CPU-s of all processes, {len(values)} in full")
     say("CPU-s in trials", f"{sum(float(t['cpu_s']) for t in table):.0f}")
-    say("best / recipe's own settings", f"{best:.4f} / {default:.4f} in full")
+    say("best / recipe's own settings", f"{max(values.values()):.4f} / {values[0]:.4f}")
     say("decoding", f"{all_of[0]:.2f} CPU-s ({all_of[1]} records); one trial {alone[0]:.2f} ({alone[1]})")
     say("decoding ratio", f"{all_of[0] / alone[0]:.2f}")
+    parents, children, doubled = runs(storage, "emoji")
     say("MLflow", f"{parents} parent, {children} children, {doubled} doubled")
 
 
@@ -148,7 +150,8 @@ def asha(folder: Path) -> None:
 
 
 def say(what: str, value: str) -> None:
-    print(f"{what:30} {value}", flush=True)
+    sys.stdout.write(f"{what:30} {value}\n")
+    sys.stdout.flush()
 
 
 def main() -> None:
