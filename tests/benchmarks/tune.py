@@ -89,7 +89,7 @@ def sixteen(folder: Path) -> None:
     data = emoji(folder)
     storage = folder / "sixteen"
     command = ["tune", str(EMOJI), *data, "--storage", str(storage)]
-    short = ["--trials", "1", "--set", "train.steps=70", "--run-name", "one"]
+    short = ["--trials", "1", "--set", "train.epochs=2", "--run-name", "one"]
     interlace(folder, "one", *command, *short, meter=folder / "meter-one")  # two epochs, and it makes the index
     shutil.rmtree(storage / "cache" / "decoded")
     cost = interlace(folder, "sixteen", *command, "--run-name", "emoji", meter=folder / "meter-sixteen")
