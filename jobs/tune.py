@@ -18,6 +18,7 @@ from jobs.train import CLOSE_TIMEOUT_S, Launch, chosen_checkpoint, train
 from pipeline.data.stream import map_units
 from pipeline.data.warm import Warmed, warm
 from pipeline.evaluate import evaluate_checkpoint
+from pipeline.exchange import stops
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.search import Search, sample, values_of
 from pipeline.sweep import Sweep, open_sweep
@@ -126,9 +127,12 @@ def describe(plan: SweepPlan, fit: Slots) -> Iterator[str]:
     yield f"metric: {plan.goal.metric} on validation, {better} is better; a trial's {counted} evaluation counts"
     yield f"a trial: {steps} steps, evaluated every {base.eval_every} steps, {base.threads} threads"
     judged = rungs(plan)
-    if judged:
-        at = [math.ceil(round(share * steps, 6) / base.eval_every) * base.eval_every for share in judged]
-        listed = ", ".join(f"{step} ({step / steps:.1%})" for step in at)
+    if search.scheduler == "pbt":
+        at = ", ".join(map(str, stops(steps, base.eval_every, search.first_rung)))
+        yield f"pbt: trials meet at the steps {at}; the worst quarter goes on as changed copies of the best"
+    elif judged:
+        evaluated = [math.ceil(round(share * steps, 6) / base.eval_every) * base.eval_every for share in judged]
+        listed = ", ".join(f"{step} ({step / steps:.1%})" for step in evaluated)
         yield f"{search.scheduler}: trials are judged at the steps {listed}, evaluations from {judged[0]:.1%} on"
     if search.scheduler == "asha":
         kept = [search.trials / search.reduction**i for i in range(len(judged) + 1)]
