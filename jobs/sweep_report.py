@@ -132,9 +132,11 @@ def _draw(found: Findings, plan: SweepPlan, folder: Path) -> None:
 
 def rungs(plan: SweepPlan) -> list[float]:
     """Shares of a whole training at which the scheduler decides."""
-    if plan.search.scheduler != "asha":
-        return [] if plan.search.scheduler == "none" else [plan.search.first_rung]
+    if plan.search.scheduler in ("none", "pbt"):
+        return []
     found = [plan.search.first_rung]
+    if plan.search.scheduler == "median":
+        return found
     while found[-1] * plan.search.reduction < 1 - 1e-9:
         found.append(found[-1] * plan.search.reduction)
     return found

@@ -6,7 +6,7 @@ from typing import Any
 from jobs.console import say
 from pipeline.journal import Journal, journal_path
 from pipeline.search import short_names, values_of
-from pipeline.sweep import Sweep, Trial
+from pipeline.sweep import Sweep, Trial, read_json
 from pipeline.tracking import Tracker, TrackingReport, context_tags, is_concluded, make_target
 from pipeline.tune import SweepPlan
 
@@ -51,8 +51,7 @@ class SweepTracker:
         if number not in self._children:
             return
         child = self._children.pop(number)
-        if self._plan.search.scheduler == "pbt":
-            child.params(self._params(trial.overrides))  # the last ones; MLflow keeps the first as params
+        child.tags(self._exchanges(number))
         child.tags({"trial.status": trial.status} | ({"trial.reason": trial.reason} if trial.reason else {}))
         child.status(ENDS[trial.status])
         child.retire()
@@ -61,6 +60,17 @@ class SweepTracker:
         at = f" after {trial.scores[-1].share:.0%}" if trial.scores else ""
         why = f" ({trial.reason})" if trial.status == "failed" else ""
         say(f"trial {number} {trial.status}{at}: {self._plan.goal.metric} {shown}{why}")
+
+    def _exchanges(self, number: int) -> dict[str, str]:
+        """What a trial took over from others; MLflow keeps its first settings as params."""
+        found = {}
+        for path in sorted((self._sweep.folder / "exchanges").glob("*.json")):
+            exchange = read_json(path)
+            for copy in exchange["copies"]:
+                if copy["number"] == number:
+                    settings = ", ".join(f"{k} {v}" for k, v in self._params(copy["overrides"]).items())
+                    found[f"exchange.{path.stem}"] = f"step {exchange['step']}: copy of {copy['source']}, {settings}"
+        return found
 
     def result(self, trials: list[Trial], best: Trial | None) -> None:
         """Facts of the end, as metrics and tags of the parent."""

@@ -16,7 +16,9 @@ from jobs.sweep_report import Findings, findings, print_findings, rungs, write_r
 from jobs.sweep_tracking import SweepTracker
 from jobs.train import CLOSE_TIMEOUT_S, Launch, chosen_checkpoint, train
 from pipeline.data.stream import map_units, run_data_on
+from pipeline.data.warm import Warmed, warm
 from pipeline.evaluate import evaluate_checkpoint
+from pipeline.exchange import stops
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.search import Search, sample, values_of
 from pipeline.sweep import Sweep, open_sweep
@@ -66,6 +68,7 @@ def tune(recipe: Recipe, search: Search, launch: Launch, *, retrain: bool = Fals
         for number in range(search.trials if search.searcher == "random" else 1):
             say(_told(plan, number))
         return None
+    say(warmed(warm(plan.readers, map_units)))
     data = {split: m.digest for split, m in plan.base.index.manifests.items()}
     with open_sweep(plan.recipe, search, data, launch.run_name, fresh=launch.fresh) as sweep:
         say(f"search {sweep.name}{' (goes on)' if sweep.resumed else ''} in {sweep.folder}")
@@ -127,15 +130,29 @@ def describe(plan: SweepPlan, fit: Slots) -> Iterator[str]:
     yield f"metric: {plan.goal.metric} on validation, {better} is better; a trial's {counted} evaluation counts"
     yield f"a trial: {steps} steps, evaluated every {base.eval_every} steps, {base.threads} threads"
     judged = rungs(plan)
-    if judged:
-        at = ", ".join(f"{share:.1%} (step {math.ceil(share * steps)})" for share in judged)
-        yield f"{search.scheduler}: trials are judged at the first evaluation from {at} on"
+    if search.scheduler == "pbt":
+        at = ", ".join(map(str, stops(steps, base.eval_every, search.first_rung)))
+        yield f"pbt: trials meet at the steps {at}; the worst quarter goes on as changed copies of the best"
+    elif judged:
+        evaluated = [math.ceil(round(share * steps, 6) / base.eval_every) * base.eval_every for share in judged]
+        listed = ", ".join(f"{step} ({step / steps:.1%})" for step in evaluated)
+        yield f"{search.scheduler}: trials are judged at the steps {listed}, evaluations from {judged[0]:.1%} on"
     if search.scheduler == "asha":
         kept = [search.trials / search.reduction**i for i in range(len(judged) + 1)]
         shares = [*judged, 1.0]
         whole = sum(n * (s - b) for n, s, b in zip(kept, shares, [0.0, *shares], strict=False))
         yield f"asha: about {whole:.1f} whole trainings instead of {search.trials}, more while few have been judged"
     yield f"CPUs: {fit.text}"
+
+
+def warmed(found: Warmed) -> str:
+    """What was decoded before the trials, as a line for people."""
+    if not found.whole:
+        return "cache: decoded values do not fit into `data.cache_gb`, so each trial decodes what others did too"
+    if not found.records:
+        return "cache: holds all decoded values"
+    size = f"{found.num_bytes / 1e6:,.1f} MB in {found.seconds:.1f} s"
+    return f"cache: {found.records:,} records decoded for all trials, {size}"
 
 
 def _told(plan: SweepPlan, number: int) -> str:

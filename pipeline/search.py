@@ -237,6 +237,11 @@ def _general(search: Search, recipe: Recipe) -> Iterator[str]:
     if search.scheduler == "pbt":
         if recipe.world_sizes != (1,):
             yield "search.scheduler: `pbt` hands checkpoints on between trials of one worker; set `train.workers` to 1"
+        if recipe.train.model_from != "last":
+            yield (
+                "search.scheduler: `pbt` needs `train.model_from: last`; a trial's best evaluation may be of weights"
+                " that it has given up since"
+            )
         if search.searcher == "tpe":
             yield "search.searcher: `tpe` has no effect with `scheduler: pbt`, which chooses values itself"
         for path in search.space:
@@ -251,7 +256,7 @@ def _changes_in_flight(path: str, recipe: Recipe) -> bool:
     """Whether a setting may change between two steps of a run: neither shapes nor plan depend on it."""
     section, *rest = path.split(".")
     if section == FIELDS and len(rest) == 2 and rest[0] in recipe.fields:
-        return rest[1] in recipe.fields[rest[0]].training_only - {"stem"}
+        return rest[1] in recipe.fields[rest[0]].training_only - {"stem", "init", "freeze"}
     if section == "tasks":
         return rest[-1] in ("label_smoothing", "mixup", "weight")
     return (section == "optim" and rest != ["name"]) or path in ("model.dropout", "model.modality_dropout")

@@ -10,6 +10,7 @@ that has the first and not the second goes on with the next start of the same co
 import hashlib
 import json
 import math
+import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -146,6 +147,14 @@ class Sweep:
     def trials(self, goal: Goal) -> list[Trial]:
         """All trials that were suggested."""
         return [self.read(number, goal) for number in self.numbers()]
+
+    def tidy(self, goal: Goal) -> None:
+        """Delete checkpoints that nobody needs: of stopped and failed trials, but not of the best that has ended."""
+        ended = [t for t in self.trials(goal) if t.ended]
+        best = best_trial(ended, goal)
+        for trial in ended:
+            if trial.status != "finished" and trial is not best:
+                shutil.rmtree(self.trial(trial.number) / "checkpoints", ignore_errors=True)
 
 
 def end_trial(folder: Path, status: Status, reason: str = "") -> None:

@@ -226,6 +226,30 @@ class Reader:
                     if not left[row]:
                         del records[row]
 
+    def is_stored(self, number: int, rows: Rows) -> bool:
+        """Whether the cache holds these rows of a row group."""
+        stored = self.cache.open(self._content(number)) if self.cache else None
+        return stored is not None and stored.covers(rows)
+
+    def store(self, number: int, rows: Rows) -> tuple[int, int]:
+        """Decode the usable rows of a row group into the cache; how many records, and bytes of their values."""
+        writer = self.cache.writer(self._content(number), rows) if self.cache else None
+        size = 0
+        with ExitStack() as unfinished:
+            if writer is not None:
+                unfinished.callback(writer.discard)
+            start = int(self.manifest.group_starts()[number])
+            for entry in self._read_group(number, start, rows, writer).values():
+                try:
+                    size += sum(v.nbytes for v in entry().values.values())
+                except RecordError:  # the cache knows it now
+                    continue
+        return len(rows), size
+
+    def _content(self, number: int) -> bytes:
+        starts = self.manifest.group_starts()
+        return self.manifest.content(int(starts[number]), int(starts[number + 1]))
+
     def _records(self, plan: Plan, rows: Rows, unfinished: ExitStack) -> dict[int, Entry]:
         """The records of these rows, from the cache or read row group by row group.
 

@@ -1,20 +1,17 @@
 """Which trials go on: Ray Tune's schedulers, made from the section `search`."""
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from ray import tune
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
     FIFOScheduler,
     MedianStoppingRule,
-    PopulationBasedTraining,
     TrialScheduler,
 )
 
-from pipeline.search import Search, Space
+from pipeline.search import Search
 from pipeline.sweep import Goal, Trial
 from pipeline.tune.trial import PROGRESS, VALUE, progress
 
@@ -23,10 +20,8 @@ FEWEST_FOR_A_MEDIAN = 3
 
 def make_scheduler(search: Search, goal: Goal, trials: Sequence[Trial]) -> TrialScheduler:
     """The scheduler of a search, knowing what its trials reported in earlier starts."""
-    if search.scheduler == "none":
+    if search.scheduler in ("none", "pbt"):  # a population is not Tune's: see `population.py`
         return FIFOScheduler()
-    if search.scheduler == "pbt":
-        return _pbt(search, goal)
     common: dict[str, Any] = {"time_attr": PROGRESS, "metric": VALUE, "mode": goal.mode, "grace_period": 1}
     if search.scheduler == "asha":
         inner = AsyncHyperBandScheduler(
@@ -110,40 +105,3 @@ class Judge(TrialScheduler):  # type: ignore[misc] # ray has no types
 
 def _named(trial: Any) -> _Named:
     return _Named(trial_id=str(trial.config["number"]))
-
-
-def _pbt(search: Search, goal: Goal) -> PopulationBasedTraining:
-    """Population based training (Jaderberg et al. 2017): bad trials go on as changed copies of good ones."""
-    random.seed(search.seed)  # Tune draws from it
-
-    def bounded(config: dict[str, Any]) -> dict[str, Any]:
-        return {**config, "space": within(search.space, config["space"])}
-
-    return PopulationBasedTraining(
-        time_attr=PROGRESS,
-        metric=VALUE,
-        mode=goal.mode,
-        perturbation_interval=1.0,
-        hyperparam_mutations={"space": {path: _domain(space) for path, space in search.space.items()}},
-        custom_explore_fn=bounded,
-    )
-
-
-def within(space: Mapping[str, Space], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, those that Tune has pushed out of their range put back to its end."""
-    found = dict(values)
-    for path, own in space.items():
-        if own.choice is None and path in found:
-            low, high = own.bounds
-            value = min(max(found[path], low), high)
-            found[path] = round(value) if own.whole else float(f"{value:.4g}")
-    return found
-
-
-def _domain(space: Space) -> Any:
-    if space.choice is not None:
-        return list(space.choice)
-    low, high = space.bounds
-    if space.whole:
-        return tune.randint(int(low), int(high) + 1)
-    return tune.loguniform(low, high) if space.logarithmic else tune.uniform(low, high)

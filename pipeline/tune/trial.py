@@ -1,6 +1,5 @@
 """One trial, in a process that Ray Tune has started and may use for many."""
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,9 +14,9 @@ from ray import tune
 from pipeline.errors import InterlaceError, ResumeError
 from pipeline.journal import journal_path, open_lines, read, write_line
 from pipeline.recipe import Recipe, to_yaml
-from pipeline.search import Search, active, overridden
+from pipeline.search import Search, overridden
 from pipeline.sweep import Goal, end_trial, read_json, write_json
-from pipeline.train.checkpoint import checkpoint_folder, newest_checkpoint, verify
+from pipeline.train.checkpoint import newest_checkpoint
 from pipeline.train.run import Prepared, Run, fit, fit_here, prepare
 
 CURVE_POINTS = 200
@@ -38,6 +37,10 @@ class Shared:
     folder: str
 
 
+class _AtStop(Exception):
+    """A trial has come to its stop, with a checkpoint."""
+
+
 def run_trial(config: Mapping[str, Any], shared: Shared) -> None:
     """The function that Tune runs: trains trial `config["number"]` on from its newest checkpoint.
 
@@ -48,7 +51,9 @@ def run_trial(config: Mapping[str, Any], shared: Shared) -> None:
         return
     with _usage(folder):
         try:
-            _train(folder, _overrides(folder, config, shared), shared)
+            _train(folder, config.get("stop"), shared)
+        except _AtStop:
+            return
         except ResumeError:  # a process of an earlier start still holds the folder
             raise
         except InterlaceError as error:
@@ -57,36 +62,25 @@ def run_trial(config: Mapping[str, Any], shared: Shared) -> None:
         end_trial(folder, "finished")
 
 
-def _overrides(folder: Path, config: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
-    """What the trial tries: as suggested, or as population based training has it now."""
-    suggested = read_json(folder / "trial.json")
-    if "space" not in config:
-        return dict(suggested["overrides"])
-    now = active(shared.search, config["space"])
-    if now != suggested["overrides"]:
-        write_json(folder / "trial.json", {"number": config["number"], "overrides": now})
-    return now
-
-
-def _train(folder: Path, overrides: Mapping[str, Any], shared: Shared) -> None:
+def _train(folder: Path, stop: int | None, shared: Shared) -> None:
+    """Train to the end, or to a stop where population based training goes over all trials."""
+    overrides = read_json(folder / "trial.json")["overrides"]
     prepared = trial_run(overridden(shared.recipe, overrides), shared.search)
     steps = prepared.schedule.num_steps
     write_json(folder / "plan.json", {"num_steps": steps})
     (folder / "recipe.yaml").write_text(to_yaml(prepared.recipe), encoding="utf-8")
-    checkpoints = shared.search.scheduler == "pbt"
-    if checkpoints:
-        _take_over(folder)
     run = Run(name=folder.name, folder=folder, key="", resumed=newest_checkpoint(folder).folder is not None)
 
     def report(step: int, finished: bool, metrics: Mapping[str, float]) -> None:
         if finished:
             end_trial(folder, "finished")  # nobody may stop it now
-        kept = tune.Checkpoint.from_directory(checkpoint_folder(folder, step)) if checkpoints else None
         at = progress(step / steps, shared.search.first_rung)
-        tune.report({VALUE: _value(metrics, shared.goal), PROGRESS: at}, checkpoint=kept)
+        tune.report({VALUE: _value(metrics, shared.goal), PROGRESS: at})
+        if stop is not None and step >= stop and not finished:
+            raise _AtStop
 
     if prepared.recipe.world_sizes == (1,):
-        fit_here(run, prepared, lambda state, metrics: report(state.step, state.finished, metrics))
+        fit_here(run, prepared, lambda state, metrics: report(state.step, state.finished, metrics))  # may raise _AtStop
     else:
         _fit_and_follow(run, prepared, report)
 
@@ -114,17 +108,6 @@ def _value(metrics: Mapping[str, float], goal: Goal) -> float:
     if goal.metric not in metrics:
         raise InterlaceError(f"search.metric: `{goal.metric}` is not among {', '.join(metrics)}")
     return metrics[goal.metric]
-
-
-def _take_over(folder: Path) -> None:
-    """Go on from the checkpoint that population based training hands over, if it does: another trial's, or our own."""
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is None:
-        return
-    with checkpoint.as_directory() as source:
-        state = verify(Path(source))
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        shutil.copytree(source, checkpoint_folder(folder, state.step))
 
 
 def _fit_and_follow(run: Run, prepared: Prepared, report: Callable[[int, bool, Mapping[str, float]], None]) -> None:

@@ -11,6 +11,7 @@ LAYERS = (
     (
         "pipeline.detokenizer",
         "pipeline.errors",
+        "pipeline.exchange",
         "pipeline.exhibits",
         "pipeline.faults",
         "pipeline.fields",

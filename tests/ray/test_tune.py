@@ -20,11 +20,11 @@ from pipeline.lock import worker_lock
 from pipeline.recipe import Recipe, load_recipe, parse_tree
 from pipeline.search import Search, load_search, overridden, sample
 from pipeline.sweep import Goal, Score, Trial
-from pipeline.tune.schedulers import Judge, make_scheduler, within
+from pipeline.tune.schedulers import Judge, make_scheduler
 from tests.data import EmojiLike
 from tests.ray.reference import run_here
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 
 STEPS, EVERY = 12, 4
 RATES = [1e-3, 3e-3, 1e25]
@@ -32,7 +32,7 @@ RATES = [1e-3, 3e-3, 1e25]
 
 
 def files_of(shapes: EmojiLike, tmp_path: Path, steps: int = STEPS, **search: Any) -> Path:
-    train = {"steps": steps, "eval_every": EVERY, "precision": "fp32", "threads": 1}
+    train = {"steps": steps, "eval_every": EVERY, "precision": "fp32", "threads": 1, "cpus_per_worker": 3}
     tree = shapes.tree(tmp_path / "out", train=train, optim={"warmup": 0.0})
     space = {"optim.lr": {"choice": RATES}, "model.fusion": {"choice": ["mid", "weighted_sum"]}}
     tree["search"] = {"space": space, "trials": 4, "scheduler": "none", "seed": 4, **search}
@@ -155,13 +155,6 @@ def test_verdicts_are_the_same_after_a_new_start(scheduler: str) -> None:
     assert max(levels, key=lambda n: levels[n]) not in stopped
 
 
-def test_population_based_training_stays_in_the_space() -> None:
-    space = {"optim.lr": {"log_uniform": [1e-4, 1e-2]}, "optim.clip": {"integer": [1, 3]}, "seed": {"choice": [1]}}
-    search = parse_tree({"space": space}, (), "", Search)
-    pushed = {"optim.lr": 0.012, "optim.clip": 3.6, "seed": 1}
-    assert within(search.space, pushed) == {"optim.lr": 0.01, "optim.clip": 3, "seed": 1}
-
-
 @pytest.mark.slow
 def test_a_killed_trial_goes_on_and_all_results_are_as_undisturbed(shapes: EmojiLike, tmp_path: Path) -> None:
     steps = 60
@@ -190,14 +183,28 @@ def test_a_killed_trial_goes_on_and_all_results_are_as_undisturbed(shapes: Emoji
 
 @pytest.mark.slow
 def test_population_based_training_hands_checkpoints_on(shapes: EmojiLike, tmp_path: Path) -> None:
-    path = files_of(shapes, tmp_path, 40, scheduler="pbt", first_rung=0.1, trials=4, seed=1)
+    path = files_of(shapes, tmp_path, 24, scheduler="pbt", first_rung=0.33, trials=4, seed=1)
     tree = yaml.safe_load(path.read_text())
-    tree["search"]["space"] = {"optim.lr": {"log_uniform": [1e-5, 1e-2]}}
+    tree["search"]["space"] = {"optim.lr": {"log_uniform": [1e-6, 1e-2]}}
+    tree["train"]["model_from"] = "last"
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     tuned = run(path)
     assert [t.status for t in tuned.findings.trials] == ["finished"] * 4
-    recipe, search = load_search(path, [])
-    changed = [t.number for t in tuned.findings.trials if t.number and t.overrides != sample(search, t.number)]
-    assert changed
-    assert recipe.optim.lr == 1e-3
+    assert tuned.verified
+    _, search = load_search(path, [])
+    exchanges = [json.loads(p.read_text()) for p in sorted((tuned.sweep / "exchanges").glob("*.json"))]
+    assert [e["step"] for e in exchanges] == [8, 16]
+    settings = {t.number: sample(search, t.number) for t in tuned.findings.trials}
+    for exchange in exchanges:
+        assert len(exchange["copies"]) == 1
+        copy = exchange["copies"][0]
+        assert exchange["values"][str(copy["number"])] == min(exchange["values"].values())
+        assert exchange["values"][str(copy["source"])] == max(exchange["values"].values())
+        settings[copy["number"]] = copy["overrides"]
+    assert {t.number: t.overrides for t in tuned.findings.trials} == settings
+    # the copy's losses after the stop are those of a run that goes on from the source's checkpoint with its settings
+    number = exchanges[-1]["copies"][0]["number"]
+    assert sorted(losses(tuned.sweep / "trials" / f"{number:03d}")) == list(range(1, 25))
+    events = (tuned.sweep / "trials" / f"{number:03d}" / "events.jsonl").read_text()
+    assert "resumed from step-00000016" in events
     check_mlflow(tmp_path / "out", trials=4)

@@ -158,10 +158,11 @@ def test_population_based_training_takes_only_what_may_change_in_flight(recipe: 
         "model.joint_layers": {"integer": [1, 2]},
         "fields.image.patch": {"choice": [4, 8]},
     }
-    faults = check(parse_tree({"space": space, "scheduler": "pbt"}, (), "search", Search), recipe)
-    assert [f.partition(": ")[0] for f in faults] == [
-        "search.space.model.joint_layers", "search.space.fields.image.patch",
-    ]  # fmt: skip
+    search = parse_tree({"space": space, "scheduler": "pbt"}, (), "search", Search)
+    wrong = ["search.space.model.joint_layers", "search.space.fields.image.patch"]
+    assert [f.partition(": ")[0] for f in check(search, recipe)] == ["search.scheduler", *wrong]
+    last = recipe.model_copy(update={"train": recipe.train.model_copy(update={"model_from": "last"})})
+    assert [f.partition(": ")[0] for f in check(search, last)] == wrong
 
 
 def test_the_section_decides_nothing_of_a_run(shapes: EmojiLike, tmp_path: Path) -> None:
