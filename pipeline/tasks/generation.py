@@ -19,6 +19,7 @@ from pipeline.batch import Batch, TargetBatch
 from pipeline.detokenizer import Detokenizer
 from pipeline.model.attention import Segments
 from pipeline.model.decoder import Decoder, Memory
+from pipeline.model.embedding import IdVectors
 from pipeline.model.fusion import FieldTokens
 from pipeline.model.network import Outputs
 from pipeline.model.next_token import ABSENT, vocabulary_loss
@@ -50,7 +51,7 @@ class GenerationTask(Task):
         self.decoder = self.table = self.project = self.ctc = None
         if self.reads_sample:
             self.decoder = Decoder(context.model, settings.layers, settings.max_tokens + 1)
-            self.table = None if self.shares else nn.Embedding(vocab_size, dim)
+            self.table = None if self.shares else IdVectors(vocab_size, dim)
             self.project = None if settings.tied else nn.Linear(dim, vocab_size, bias=False)
         if settings.ctc_field is not None:
             self.ctc = CtcHead(dim, vocab_size)
