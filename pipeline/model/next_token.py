@@ -44,7 +44,8 @@ class _VocabularyLoss(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, out_VD: Tensor, wanted_T: Tensor, smoothing: float) -> Tensor:
         logits_TV = x_TD @ out_VD.T
         total = torch.zeros((), device=x_TD.device)
-        for logits_RV, wanted_R in zip(logits_TV.split(PART_ROWS), wanted_T.split(PART_ROWS), strict=True):
+        parts = (torch.split(rows, PART_ROWS) for rows in (logits_TV, wanted_T))
+        for logits_RV, wanted_R in zip(*parts, strict=True):
             counts_R1, wanted_R1 = (wanted_R != ABSENT).unsqueeze(1), wanted_R.clamp(min=0).unsqueeze(1)
             x_RV = logits_RV.float()
             x_RV.sub_(x_RV.amax(1, keepdim=True))
