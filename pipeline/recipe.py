@@ -7,6 +7,7 @@ its dotted path everywhere (`--set optim.lr=1e-3`, search spaces, MLflow paramet
 import difflib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,11 @@ class Model(Node):
         "small",
         description="First matrices: deviation 0.02, or 1 / root of inputs, which learns faster in runs of few steps.",
     )
+    first_tables: Literal["small", "unit"] = Field(
+        "small",
+        description="First vectors of ids: deviation 0.02, or 1 as they are read (1 / root of `dim`, times that root),"
+        " which learns faster where texts are written.",
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training.")
     modality_dropout: float = Field(0.0, ge=0, lt=1, description="Chance that training hides a field of a sample.")
     init: Start | None = Field(
@@ -61,6 +67,11 @@ class Model(Node):
         description="Another run to start from: every field of a name that it has too, as `fields.<name>.init` would,"
         " and the layers and tables of the same names; heads of tasks begin anew.",
     )
+
+    @property
+    def id_scale(self) -> float:
+        """What vectors of ids are multiplied by where they are read, never where they are an output matrix."""
+        return math.sqrt(self.dim) if self.first_tables == "unit" else 1.0
 
     @model_validator(mode="after")
     def _heads(self) -> "Model":

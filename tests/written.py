@@ -17,10 +17,12 @@ NAMES = ("photo", "series", "values")
 MODEL = {"dim": 32, "head_dim": 16, "dropout": 0.0, "field_layers": 1, "joint_layers": 1}
 
 
-def build(names: Sequence[str] = NAMES, seed: int = 0, scale: float = 0.3, **settings: object) -> Network:
+def build(
+    names: Sequence[str] = NAMES, seed: int = 0, scale: float = 0.3, first_tables: str = "small", **settings: object
+) -> Network:
     """A network of width 32 whose task writes texts of six characters; its weights are large, so texts differ."""
     torch.manual_seed(seed)
-    model = recipe.Model.model_validate(MODEL)
+    model = recipe.Model.model_validate(MODEL | {"first_tables": first_tables})
     given = {"task": "generation", "column": "text", "tokenizer": "characters", "max_tokens": 12} | settings
     context = Context(
         name="text",

@@ -265,7 +265,8 @@ def mix_bucket(views: tuple[Tensor, Tensor, Tensor, Tensor], bias: Tensor) -> Te
         o_XLK.copy_(out[:, 0])
         assert isinstance(log_sums, Tensor)
         return log_sums
-    p_XLM = torch.baddbmm(bias, q_XLK, k_XMK.transpose(1, 2), alpha=q_XLK.shape[2] ** -0.5).softmax(-1)
+    scores_XLM = torch.baddbmm(bias, q_XLK, k_XMK.transpose(1, 2), alpha=q_XLK.shape[2] ** -0.5)
+    p_XLM = scores_XLM.softmax(-1, dtype=torch.float32).to(v_XMK.dtype)  # in bf16 it takes 2 to 4 times as long
     torch.bmm(p_XLM, v_XMK, out=o_XLK)
     return p_XLM
 

@@ -87,6 +87,7 @@ class Decoder(nn.Module):
 
     def __init__(self, model: Model, num_layers: int, max_tokens: int) -> None:
         super().__init__()
+        self.id_scale = model.id_scale
         self.position = nn.Embedding(max_tokens, model.dim)
         self.memory_norm = nn.LayerNorm(model.dim)
         self.layers = nn.ModuleList(DecoderLayer(model) for _ in range(num_layers))
@@ -107,7 +108,7 @@ class Decoder(nn.Module):
             memory: not normalised.
         """
         ids_T = pad(ids_N, (0, segments.num_rows - len(ids_N)))
-        x_TD = embedding(ids_T, table_VD) + self.position(segments.offset_T)
+        x_TD = embedding(ids_T, table_VD) * self.id_scale + self.position(segments.offset_T)
         memory = Memory(x_UD=self.memory_norm(memory.x_UD), segments=memory.segments)
         for layer in self.layers:
             x_TD = layer(x_TD, segments, memory)
@@ -168,7 +169,8 @@ class Writing:
         The number of texts a sample may grow after the first token only by `reorder`.
         """
         with torch.autocast(ids_SW.device.type, enabled=False):
-            x_SWD = embedding(ids_SW, self.table_VD) + self.decoder.position.weight[self.num_written]
+            place_D = self.decoder.position.weight[self.num_written]
+            x_SWD = embedding(ids_SW, self.table_VD) * self.decoder.id_scale + place_D
             seen_S11M = self.seen_S11M | ~self.seen_S11M.any(3, keepdim=True)  # nothing but zeros: gives zeros
             for layer, cache in zip(self.decoder.layers, self.caches, strict=True):
                 assert isinstance(layer, DecoderLayer)

@@ -72,9 +72,12 @@ class FieldEmbedding(nn.Module):
         settings: the field's settings; `stem`, `zero`, `encoder`, `init` and `freeze` are read.
         dim: width of the vectors.
         hides: whether a task hides tokens; a learned vector then stands for their content (Devlin et al. 2019, BERT).
+        id_scale: see `IdTable`.
     """
 
-    def __init__(self, spec: FieldSpec, settings: AnyField, dim: int, *, hides: bool = False) -> None:
+    def __init__(
+        self, spec: FieldSpec, settings: AnyField, dim: int, *, hides: bool = False, id_scale: float = 1.0
+    ) -> None:
         super().__init__()
         convolve = settings.stem == "cnn"
         self.zero: Zero = settings.zero if isinstance(settings, ImageField) else "grey"
@@ -83,7 +86,7 @@ class FieldEmbedding(nn.Module):
         if encoder is not None:
             self.content = (PretrainedTokens if spec.kind == "ids" else PretrainedPixels)(spec, encoder, dim)
         elif spec.kind == "ids":
-            self.content = IdTable(spec, dim)
+            self.content = IdTable(spec, dim, id_scale)
         elif spec.channels and convolve:
             self.content = PixelStem(spec, dim, self.zero)
         else:
@@ -182,17 +185,25 @@ class Clock(nn.Module):
         return out_TD
 
 
-class IdTable(nn.Module):
-    """A learned vector for each id."""
+class IdVectors(nn.Embedding):
+    """A table of learned vectors of ids, set apart from other tables by how it begins (`initialise`)."""
 
-    def __init__(self, spec: FieldSpec, dim: int) -> None:
+
+class IdTable(nn.Module):
+    """A learned vector for each id, times `scale` (Vaswani et al. 2017, where it is the root of `dim`).
+
+    With a scale, vectors small enough to be the rows of an output matrix are as large as what layers add to them.
+    """
+
+    def __init__(self, spec: FieldSpec, dim: int, scale: float = 1.0) -> None:
         super().__init__()
-        self.table = nn.Embedding(spec.vocab_size, dim)
+        self.scale = scale
+        self.table = IdVectors(spec.vocab_size, dim)
 
     def forward(self, ids_N: Tensor, cells: Cells) -> Tensor:
         """`[N]` -> `[T, D]`."""
         out_TD: Tensor = self.table(pad(ids_N, (0, cells.segments.num_rows - len(ids_N))))
-        return out_TD
+        return out_TD * self.scale
 
 
 def scale_pixels(values: Tensor, zero: Zero = "grey") -> Tensor:

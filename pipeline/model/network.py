@@ -16,7 +16,7 @@ from pipeline.batch import Batch
 from pipeline.fields import AnyField
 from pipeline.model.attention import Segments
 from pipeline.model.decoder import Decoder
-from pipeline.model.embedding import Clock, FieldEmbedding, IdTable, stands_apart
+from pipeline.model.embedding import Clock, FieldEmbedding, IdTable, IdVectors, stands_apart
 from pipeline.model.fusion import FieldTokens, Fusion, Joint, interlace, key
 from pipeline.model.fusions import FUSIONS
 from pipeline.model.pretrained import Pretrained
@@ -102,7 +102,7 @@ class Network(nn.Module):
         self.clock = Clock(model.dim) if any(shared) else None
         self.embeddings = nn.ModuleDict(
             {
-                key(name): FieldEmbedding(spec, fields[name], model.dim, hides=name in hides)
+                key(name): FieldEmbedding(spec, fields[name], model.dim, hides=name in hides, id_scale=model.id_scale)
                 for name, spec in specs.items()
             }
         )
@@ -215,17 +215,19 @@ def initialise(network: nn.Module, model: Model) -> None:
     So the order of fields, and fields that come or go, change no other weights. Matrices: normal, cut at two
     deviations, of 0.02 (Radford et al. 2019, GPT-2) or of 1 / root of the inputs (LeCun et al. 1998), as
     `first_weights` says; what writes to the residual stream is divided by the root of the number of matrices that do
-    (GPT-2). Tables: 0.02. Convolutions: by fan-in (He et al. 2015). Recurrent cells:
-    uniform up to one over the root of their width, as torch has it. Biases zero, gains one. Pretrained models keep what
-    they have.
+    (GPT-2). Tables: 0.02; those of ids also 1 / root of the width (Vaswani et al. 2017), as `first_tables` says.
+    Convolutions: by fan-in (He et al. 2015). Recurrent cells: uniform up to one over the root of their width, as torch
+    has it. Biases zero, gains one. Pretrained models keep what they have.
     """
     pretrained = {id(m) for p in network.modules() if isinstance(p, Pretrained) for m in p.model.modules()}
     for name, module in network.named_modules():
         if id(module) in pretrained:
             continue
         if isinstance(module, nn.Linear | nn.Embedding):
-            by_inputs = model.first_weights == "fan_in" and isinstance(module, nn.Linear)
-            std = 1 / math.sqrt(module.weight.shape[1]) if by_inputs else 0.02
+            by_width = (model.first_weights == "fan_in" and isinstance(module, nn.Linear)) or (
+                model.first_tables == "unit" and isinstance(module, IdVectors)
+            )
+            std = 1 / math.sqrt(module.weight.shape[1]) if by_width else 0.02
             nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std, generator=_generator(name))
         elif isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=_generator(name))

@@ -19,16 +19,15 @@ from pipeline.batch import Batch, TargetBatch
 from pipeline.detokenizer import Detokenizer
 from pipeline.model.attention import Segments
 from pipeline.model.decoder import Decoder, Memory
+from pipeline.model.embedding import IdVectors
 from pipeline.model.fusion import FieldTokens
 from pipeline.model.network import Outputs
+from pipeline.model.next_token import ABSENT, vocabulary_loss
 from pipeline.sample import BEGIN, END
 from pipeline.tasks.base import Context, State, Task
 from pipeline.tasks.ctc import CtcHead, best_path, can_align, ctc_losses
 from pipeline.tasks.search import Text, beam_search, greedy, length_norm
 from pipeline.tasks.text_metrics import bleu, character_errors, chrf, word_errors
-
-ABSENT = -100
-"""Target of slack rows; what torch's cross entropy leaves out."""
 
 
 class GenerationTask(Task):
@@ -52,7 +51,7 @@ class GenerationTask(Task):
         self.decoder = self.table = self.project = self.ctc = None
         if self.reads_sample:
             self.decoder = Decoder(context.model, settings.layers, settings.max_tokens + 1)
-            self.table = None if self.shares else nn.Embedding(vocab_size, dim)
+            self.table = None if self.shares else IdVectors(vocab_size, dim)
             self.project = None if settings.tied else nn.Linear(dim, vocab_size, bias=False)
         if settings.ctc_field is not None:
             self.ctc = CtcHead(dim, vocab_size)
@@ -67,24 +66,22 @@ class GenerationTask(Task):
         total = outputs.sample_SD.sum() * 0.0  # layers that nothing reads take part, with no gradient
         if self.decoder is not None:
             segments = Segments(target.lengths)
-            logits_TV = self._logits(outputs, target, segments)
-            wanted_T = _wanted(target, segments)
+            x_TD, out_VD = self._states(outputs, target, segments)
             smoothing = self.settings.label_smoothing
-            entropy = functional.cross_entropy(logits_TV, wanted_T, reduction="sum", label_smoothing=smoothing)
+            entropy = vocabulary_loss(x_TD, out_VD, _wanted(target, segments), smoothing)
             total = total + (1 - weight) * entropy
         if self.ctc is not None:
             total = total + weight * self._ctc_losses(outputs, target).sum()
         return total
 
-    def _logits(self, outputs: Outputs, target: TargetBatch, segments: Segments) -> Tensor:
-        """Float32 `[T, V]`: what follows each token of the packed texts, which `BEGIN` opens."""
+    def _states(self, outputs: Outputs, target: TargetBatch, segments: Segments) -> tuple[Tensor, Tensor]:
+        """State after each token of the packed texts, which `BEGIN` opens, `[T, D]`, and the output matrix."""
         assert self.decoder is not None
         read_N = target.values.roll(1)
         opens = segments.starts_N[target.lengths > 0]
         read_N[opens] = BEGIN
         table_VD, out_VD = self.tables(outputs)
-        x_TD = self.decoder(table_VD, read_N, segments, memory_of(outputs))
-        return functional.linear(x_TD, out_VD).float()
+        return self.decoder(table_VD, read_N, segments, memory_of(outputs)), out_VD
 
     def tables(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
         """Vectors of the ids, and the output matrix."""
@@ -153,7 +150,8 @@ class GenerationTask(Task):
         state: State = {"count": torch.tensor(len(target.values))}
         if self.decoder is not None:
             segments = Segments(target.lengths)
-            logits_TV, wanted_T = self._logits(outputs, target, segments), _wanted(target, segments)
+            logits_TV = functional.linear(*self._states(outputs, target, segments)).float()
+            wanted_T = _wanted(target, segments)
             entropy = functional.cross_entropy(logits_TV, wanted_T, reduction="sum")
             state["entropy"], state["right"] = entropy.double().cpu(), (logits_TV.argmax(1) == wanted_T).sum().cpu()
         if self.ctc is not None:

@@ -14,6 +14,8 @@ from pipeline.model.network import Network, Outputs
 from pipeline.recipe import Model
 from pipeline.train.start import prefixes
 from tests.networks import FIELDS, FUSIONS, SPECS, build, draw_batch, one_sample, rows_of, with_fields, without
+from tests.written import batch_of, texts_of
+from tests.written import build as writer
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -272,6 +274,19 @@ def test_bf16_autocast_is_close_to_fp32(fusion: str):
     assert half.dtype == torch.float32
     assert not torch.equal(exact, half)
     assert (half - exact).norm() / exact.norm() < 0.02
+
+
+@pytest.mark.parametrize("kind", ["small", "unit"])
+def test_vectors_of_ids_begin_at_the_deviation_that_first_tables_says(kind: str):
+    """As they are read, and no other table with them; a task's own table is one of ids too."""
+    network, batch = writer(first_tables=kind, scale=0.0), batch_of(texts_of([1] * 40))
+    table_VD = network.tasks["text"].table.weight.detach()
+    size = torch.tensor([0.0])
+    network.embeddings["of_values"].content.register_forward_hook(lambda *a: size.copy_(a[-1].detach().std()))
+    network(batch)
+    assert float(table_VD.std()) == pytest.approx(0.88 * (32**-0.5 if kind == "unit" else 0.02), rel=0.1)
+    assert float(size) == pytest.approx(0.88 if kind == "unit" else 0.0176, rel=0.1)
+    assert float(network.embeddings["of_values"].position.rows.weight.detach().std()) == pytest.approx(0.0176, rel=0.1)
 
 
 @pytest.mark.parametrize("kind", ["small", "fan_in"])

@@ -44,9 +44,10 @@ def alone(batch: Batch, sample: int) -> Batch:
     return Batch(position=0, sample_ids=one.sample_ids, fields=one.fields, targets={"text": own})
 
 
-def test_the_loss_is_the_sum_of_next_token_entropies() -> None:
+@pytest.mark.parametrize("tables", ["small", "unit"])
+def test_the_loss_is_the_sum_of_next_token_entropies(tables: str) -> None:
     """Written sample by sample, without packing; smoothing as torch's."""
-    network, batch = build(label_smoothing=0.1), batch_of(texts_of(LENGTHS))
+    network, batch = build(label_smoothing=0.1, first_tables=tables), batch_of(texts_of(LENGTHS))
     task = task_of(network)
     total = 0.0
     for sample in range(5):
