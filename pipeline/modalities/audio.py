@@ -31,7 +31,9 @@ from pipeline.modalities.mel import (
     MelSettings,
     add_noise,
     blank,
+    change_pitch,
     change_speed,
+    change_tempo,
     log_mel,
     make_filters,
     move_frames,
@@ -156,23 +158,31 @@ class AudioModality(Modality):
         return frames
 
     def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """Change speed, move in time, change loudness, add noise, then blank a block of frames and one of bands.
+        """Change speed, pitch and tempo, move in time, change loudness, add noise, then blank frames and bands.
 
         Times stay: the sound moves past them. Silence fills what comes into view. A sound is never moved by more than
         half its length. Loudness has little effect where `normalise` is `bands`: only on what it lifts from silence or
-        lets sink into it. The blocks are those of SpecAugment (Park et al. 2019), one of each kind, their widths drawn
-        evenly from 0 to the share; frames are blanked with each band's mean over the sound, bands with the mean of all.
+        lets sink into it. The blocks are those of SpecAugment (Park et al. 2019), `masks` of each kind, their widths
+        drawn evenly from 0 to the share; frames are blanked with each band's mean over the sound, bands with the mean
+        of all.
         """
         field = self._field
         speed, move, gain, *evenly = rng.uniform(-1.0, 1.0, 8)
-        noise, *blocks = ((1 + u) / 2 for u in evenly)
+        noise, *block = ((1 + u) / 2 for u in evenly)
         texture = int(rng.integers(2**63))
+        more = np.random.default_rng((texture, 1))  # as many draws from `rng`, whatever is switched on
+        pitch, blocks = more.uniform(-1.0, 1.0), [block, *more.uniform(size=(field.masks - 1, 4)).tolist()]
         shares = (field.time_mask, field.band_mask)
-        if field.noise_db is None and not any((field.speed, field.shift_s, field.gain_db, *shares)):
+        warps = any((field.speed, field.pitch, field.tempo, field.shift_s))
+        if field.noise_db is None and not any((warps, field.gain_db, *shares)):
             return decoded
         bands: Floats = decoded[:, 1:]
         if field.speed:
             bands = change_speed(bands, 1 + speed * field.speed, make_filters(self._mel))
+        if field.pitch:
+            bands = change_pitch(bands, 1 + pitch * field.pitch, make_filters(self._mel))
+        if field.tempo:
+            bands = change_tempo(bands, field.tempo, self._whole_seconds(len(bands)), more)
         if field.shift_s:
             most = min(field.shift_s * self._mel.rate_hz / self._mel.hop, len(bands) / 2)
             bands = move_frames(bands, int(move * most))
@@ -228,6 +238,10 @@ class AudioModality(Modality):
             if rate != self._mel.rate_hz:
                 samples = soxr.resample(samples, rate, self._mel.rate_hz, quality="HQ")
             return _exactly(samples, self._resampled(extent)), first / rate
+
+    def _whole_seconds(self, num_frames: int) -> int:
+        """Parts of about a second that the frames make, at least two."""
+        return max(2, round(num_frames * self._mel.hop / self._mel.rate_hz))
 
     def _patches(self, num_frames: int) -> int:
         return -(-num_frames // self._field.patch_frames)

@@ -5,6 +5,7 @@ the mel scale (at least `LOG_FLOOR`), which `librosa.feature.melspectrogram(cent
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -160,19 +161,47 @@ def move_frames(bands: Floats, frames: int) -> Floats:
 def change_speed(bands: Floats, factor: float, filters: Filters) -> Floats:
     """The sound as if played `factor` times as fast from its beginning: time shrinks, pitch rises.
 
-    As many frames as before: a faster sound ends in silence, a slower one is cut. Between frames and between bands the
-    logarithm is interpolated linearly. Frequencies that the sound does not have (above half its rate) are silent.
+    As many frames as before: a faster sound ends in silence, a slower one is cut. Between frames the logarithm is
+    interpolated linearly.
     """
-    num_frames, num_mels = bands.shape
+    num_frames = len(bands)
+    when = np.arange(num_frames) * factor
+    played = _between(change_pitch(bands, factor, filters), np.minimum(when, num_frames - 1))
+    played[when > num_frames - 1] = LOG_FLOOR
+    return played
+
+
+def change_pitch(bands: Floats, factor: float, filters: Filters) -> Floats:
+    """All frequencies times `factor`, at the same moments, as of a shorter or longer vocal tract.
+
+    Jaitly & Hinton 2013 (VTLP), whose map bends near the top so that no frequency is lost; here those that come to lie
+    above half the rate are, and those that the sound does not have are silent. Between bands the logarithm is
+    interpolated linearly.
+    """
+    num_mels = bands.shape[1]
     centres_mel = hz_to_mel(filters.edges_hz[1:-1])
     source_hz = filters.edges_hz[1:-1] / factor
     place = np.interp(hz_to_mel(source_hz), centres_mel, np.arange(num_mels))
     warped = _between(bands.T, place).T
     warped[:, source_hz > filters.edges_hz[-1]] = LOG_FLOOR
-    when = np.arange(num_frames) * factor
-    played = _between(warped, np.minimum(when, num_frames - 1))
-    played[when > num_frames - 1] = LOG_FLOOR
-    return played
+    return warped
+
+
+def change_tempo(bands: Floats, spread: float, knots: int, rng: np.random.Generator) -> Floats:
+    """Parts of equal length played faster or slower than each other; begin and end stay where they are.
+
+    Time warping of SpecAugment (Park et al. 2019), which moves one moment of the whole; a long sound needs more.
+
+    Args:
+        bands: `[frames, num_mels]`.
+        spread: speeds of the parts are drawn from 1 +- this, then scaled so that they fill the same time together.
+        knots: number of parts.
+        rng: drawn from once for each part.
+    """
+    last = len(bands) - 1
+    speeds = rng.uniform(1 - spread, 1 + spread, knots)
+    when = np.interp(np.arange(last + 1), np.linspace(0, last, knots + 1), np.append(0, speeds.cumsum()))
+    return _between(bands, when * (last / speeds.sum()))
 
 
 def _between(rows: Floats, place: NDArray[np.float64]) -> Floats:
@@ -198,22 +227,20 @@ def add_noise(bands: Floats, below_db: float, filters: Filters, rng: np.random.G
     return np.asarray(np.log(power + noise), np.float32)
 
 
-def blank(bands: Floats, shares: tuple[float, float], drawn: list[float]) -> None:
-    """Blank a block of frames with each band's mean, and a block of bands with the mean of all, in place.
+def blank(bands: Floats, shares: tuple[float, float], drawn: Sequence[Sequence[float]]) -> None:
+    """Blank blocks of frames with each band's mean, and blocks of bands with the mean of all, in place.
 
     SpecAugment (Park et al. 2019), whose masks are zeros of features without a mean.
 
     Args:
         bands: `[frames, num_mels]`.
-        shares: largest share of the frames, of the bands.
-        drawn: width and place of the block of frames, then of bands, each 0..1.
+        shares: largest share of the frames, of the bands, in one block.
+        drawn: for each pair of blocks, width and place of that of frames, then of that of bands, each 0..1.
     """
-    by_band, overall = bands.mean(axis=0), bands.mean()
-    for axis, (share, fill) in enumerate(zip(shares, (by_band, overall), strict=True)):
-        length = bands.shape[axis]
-        width = int(drawn[2 * axis] * (int(share * length) + 1))
-        start = int(drawn[2 * axis + 1] * (length - width + 1))
-        if axis == 0:
-            bands[start : start + width] = fill
-        else:
-            bands[:, start : start + width] = fill
+    fills = bands.mean(axis=0), bands.mean()
+    for block in drawn:
+        for axis, (share, fill) in enumerate(zip(shares, fills, strict=True)):
+            length = bands.shape[axis]
+            width = int(block[2 * axis] * (int(share * length) + 1))
+            start = int(block[2 * axis + 1] * (length - width + 1))
+            np.moveaxis(bands, axis, 0)[start : start + width] = fill

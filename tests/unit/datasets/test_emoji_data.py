@@ -138,6 +138,16 @@ def test_splits_hold_every_group_in_about_their_share(report, splits):
     assert sum(report.groups.values()) == total
 
 
+def test_a_subgroup_lies_in_one_group(splits):
+    rows = [row for part in splits.values() for row in part]
+    pairs = {(row["subgroup"], row["group"]) for row in rows}
+    assert len(pairs) == len({subgroup for subgroup, _ in pairs}) == 98
+    by_code = {row["code"]: row["subgroup"] for row in rows}
+    assert (by_code["1F44B"], by_code["1F1EA-1F1EA"], by_code["1F600"]) == (
+        "hand-fingers-open", "country-flag", "face-smiling",
+    )  # fmt: skip
+
+
 def test_some_values_are_missing_but_never_all_and_none_in_test(report, splits):
     for split, rows in splits.items():
         lacking = Counter(sum(row[f] is None for f in FIELDS) for row in rows)
@@ -204,7 +214,7 @@ def test_shards_have_several_row_groups(report):
     assert sum(groups.values()) == 24
     assert {pq.ParquetFile(f).metadata.row_group(0).column(1).compression for f in report.files} == {"ZSTD"}
     schema = pq.read_schema(report.files[0])
-    assert schema.names == ["code", "image", "name_en", "name_zh", "name_ja", "name_de", "group"]
+    assert schema.names == ["code", "image", "name_en", "name_zh", "name_ja", "name_de", "group", "subgroup"]
 
 
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch, tmp_path):

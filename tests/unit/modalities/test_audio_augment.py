@@ -9,11 +9,22 @@ import soundfile
 
 from pipeline.fields import AudioField
 from pipeline.modalities.audio import NOISE_SPAN_DB, AudioModality
-from pipeline.modalities.mel import LOG_FLOOR, MelSettings, add_noise, change_speed, log_mel, make_filters, move_frames
+from pipeline.modalities.mel import (
+    LOG_FLOOR,
+    MelSettings,
+    add_noise,
+    change_pitch,
+    change_speed,
+    change_tempo,
+    log_mel,
+    make_filters,
+    move_frames,
+)
 
 RATE = 16_000
 MEL = MelSettings(rate_hz=RATE, window=400, hop=160, num_mels=64)
 ALL = {"gain_db": 6, "shift_s": 0.2, "noise_db": 10, "speed": 0.2, "time_mask": 0.3, "band_mask": 0.3}
+ALL |= {"pitch": 0.2, "tempo": 0.2, "masks": 3}
 FLOOR = np.float32(LOG_FLOOR)
 
 
@@ -60,7 +71,7 @@ def test_variants_depend_on_the_seed_only(decoded):
     assert np.array_equal(decoded, before)
 
 
-@pytest.mark.parametrize("settings", [{}, {"gain_db": 3}, {"noise_db": 5}, {"time_mask": 0.5}, ALL])
+@pytest.mark.parametrize("settings", [{}, {"gain_db": 3}, {"noise_db": 5}, {"time_mask": 0.5}, {"tempo": 0.2}, ALL])
 def test_as_many_draws_whatever_is_switched_on(decoded, settings):
     """So that fields augmented afterwards do not change with this one's settings or length."""
     drawn = []
@@ -169,6 +180,62 @@ def test_speed_is_drawn_around_one(decoded):
     assert max(peaks) > still + 3
 
 
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+def test_pitch_is_that_of_higher_tones_at_the_same_moments(factor):
+    """Where the tone stands out, frames lie within 1 (4 dB) of the same sound with a tone `factor` times as high."""
+    got = change_pitch(log_mel(tones(900), MEL), factor, make_filters(MEL))
+    want = log_mel(tones(900 * factor), MEL)
+    assert abs(int(got.mean(axis=0).argmax()) - int(want.mean(axis=0).argmax())) <= 1
+    assert np.abs(got.max(axis=1) - want.max(axis=1)).max() < 1
+    assert np.corrcoef(got.max(axis=1), want.max(axis=1))[0, 1] > 0.95
+
+
+def test_pitch_is_drawn_around_one_and_moves_nothing_in_time(decoded):
+    got = variants(modality(pitch=0.3), decoded)
+    peaks = [int(v.mean(axis=0).argmax()) for v in got]
+    still = int(decoded[:, 1:].mean(axis=0).argmax())
+    assert min(peaks) < still - 3
+    assert max(peaks) > still + 3
+    loudness = decoded[:, 1:].max(axis=1)
+    assert min(np.corrcoef(v.max(axis=1), loudness)[0, 1] for v in got) > 0.95
+
+
+def clock(num_frames: int) -> np.ndarray:
+    """Bands that tell the number of their frame."""
+    return np.repeat(np.arange(num_frames, dtype=np.float32)[:, None], 3, axis=1)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 200, 3000])
+def test_tempo_loses_nothing_at_either_end_and_never_turns_back(num_frames):
+    knots = max(2, num_frames // 100)
+    for seed in range(20):
+        when = change_tempo(clock(num_frames), 0.4, knots, np.random.default_rng(seed))[:, 0]
+        assert when[0] == 0
+        assert when[-1] == pytest.approx(num_frames - 1, abs=1e-3)
+        speeds = np.diff(when)
+        assert speeds.min(initial=1) > 0.6 / 1.4 - 1e-3
+        assert speeds.max(initial=1) < 1.4 / 0.6 + 1e-3
+
+
+def test_tempo_differs_from_second_to_second():
+    moves = []
+    for seed in range(50):
+        when = change_tempo(clock(1001), 0.2, 10, np.random.default_rng(seed))[:, 0]
+        speeds = np.diff(when).reshape(10, 100)
+        assert np.ptp(speeds[:, 2:-2], axis=1).max() < 1e-2  # one speed within a part
+        moves.append(np.abs(when - np.arange(1001)).max())
+        assert speeds.mean(axis=1).std() > 0.03
+    assert max(moves) > 40
+    assert max(moves) < 500 * 0.2 * 1.25
+
+
+def test_tempo_keeps_the_bands_of_a_steady_sound(decoded):
+    steady = np.repeat(decoded[:1], 100, axis=0)
+    got = modality(tempo=0.3).augment(steady, np.random.default_rng(1))
+    assert np.abs(got[:, 1:] - steady[:, 1:]).max() < 1e-5
+    assert min(np.abs(v - decoded[:, 1:]).max() for v in variants(modality(tempo=0.3), decoded)) > 0.5
+
+
 @pytest.mark.parametrize("below_db", [0, 10, 25])
 def test_noise_is_that_of_white_noise_in_the_samples(below_db):
     """Mean and spread of each band, against noise added to the samples, within 5% of power and 10% of spread."""
@@ -226,6 +293,25 @@ def test_masks_blank_one_block_up_to_their_share(decoded, name, axis):
     assert np.mean(widths) == pytest.approx(0.15 * length, rel=0.2)
     assert min(starts) < 0.1 * length
     assert max(starts) > 0.7 * length
+
+
+@pytest.mark.parametrize(("name", "axis"), [("time_mask", 0), ("band_mask", 1)])
+def test_masks_are_as_many_blocks_as_the_setting_says(decoded, name, axis):
+    bands, found = decoded[:, 1:], []
+    for v in variants(modality(**{name: 0.05}, masks=4), decoded, 100):
+        hit = np.concatenate([[False], (v != bands).any(axis=1 - axis)])
+        found.append(int((hit[1:] & ~hit[:-1]).sum()))  # begins of blocks; some touch, some are empty
+        assert hit.sum() <= 4 * 0.05 * bands.shape[axis]
+    assert max(found) == 4
+    assert np.mean(found) > 2
+    first = variants(modality(**{name: 0.05}), decoded)
+    for one, more in zip(first, variants(modality(**{name: 0.05}, masks=4), decoded), strict=True):
+        assert not ((one != bands) & (more == bands)).any()  # the first block is the one that is alone without `masks`
+
+
+def test_more_masks_without_a_size_are_refused():
+    with pytest.raises(ValueError, match="masks"):
+        modality(masks=2)
 
 
 def test_blanked_frames_and_bands_are_zeros_after_normalising(decoded):
