@@ -100,8 +100,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except psutil.NoSuchProcess:
         tree = []
     process.terminate()
-    _, left = psutil.wait_procs([*tree, psutil.Process(process.pid)] if process.poll() is None else tree, timeout=15)
+    try:
+        process.wait(20)  # it ends its children itself
+    except subprocess.TimeoutExpired:
+        process.kill()
+    _, left = psutil.wait_procs(tree, timeout=10)
     for p in left:
         p.kill()
-    psutil.wait_procs(left, timeout=5)
-    process.wait(10)
+    psutil.wait_procs(left, timeout=30)
+    process.wait(60)
