@@ -60,7 +60,9 @@ def add_to(app: typer.Typer) -> None:
     @app.command()
     def logs(
         job: JobId,
-        follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends; exits with its code.")] = False,
+        follow: Annotated[
+            bool, typer.Option("--follow", "-f", help="Until the job ends; exits with its code.")
+        ] = False,
         address: JobsAddress = None,
     ) -> None:
         """Print what a job has printed."""

@@ -13,20 +13,23 @@ from tests.laws.test_layers import DATA_ARM, belongs, plant
 
 HOMES: dict[str, tuple[str, ...]] = {
     "PIL": ("pipeline/modalities/image.py", "jobs/datasets/"),
+    "jsonschema": ("cluster/manifests.py",),
     "matplotlib": ("pipeline/figures.py", "pipeline/sweep_figures.py"),
     "mlflow": ("pipeline/tracking/",),
     "numpy": ("pipeline/", "jobs/"),
     "optuna": ("pipeline/tune/tpe.py",),
     "pandas": ("pipeline/tracking/",),
+    "pathspec": ("cluster/pack.py",),
     "psutil": ("jobs/progress.py",),
     "pyarrow": ("pipeline/sample.py", "pipeline/data/", "jobs/datasets/"),
     "pydantic": ("pipeline/recipe.py", "pipeline/preparation.py", "pipeline/fields.py", "pipeline/faults.py",
                  "pipeline/data_settings.py", "pipeline/optim_settings.py", "pipeline/task_settings.py",
                  "pipeline/search.py"),
-    "ray": ("cluster/connect.py", "pipeline/data/stream.py", "pipeline/train/run.py"),
+    "ray": ("cluster/", "pipeline/data/stream.py", "pipeline/train/run.py"),
     "ray.data": ("pipeline/data/stream.py",),
     "ray.train": ("pipeline/data/stream.py", "pipeline/train/run.py", "pipeline/train/worker.py"),
     "ray.tune": ("pipeline/tune/",),
+    "requests": ("cluster/submission.py",),
     "rich": ("jobs/",),
     "sacrebleu": ("pipeline/tasks/text_metrics.py",),
     "safetensors": ("pipeline/train/tensors.py",),
@@ -43,7 +46,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "transformers": ("pipeline/model/pretrained.py",),
     "typer": ("jobs/",),
     "xxhash": ("pipeline/data/", "pipeline/origin.py", "pipeline/train/checkpoint.py"),
-    "yaml": ("pipeline/recipe.py", "pipeline/sweep.py"),
+    "yaml": ("pipeline/recipe.py", "pipeline/sweep.py", "cluster/manifests.py"),
 }  # fmt: skip
 """Package or its part -> the files and folders that may import it. The longest name that fits decides."""
 

@@ -24,13 +24,25 @@ def names(folder: Path, *leave_out: Path) -> list[str]:
 def test_what_no_job_needs_stays_behind(tmp_path: Path) -> None:
     kept = ("train.py", "pipeline/data/plan.py", "jobs/recipes/a.yaml", "docs/runs/notes.md")
     tree(tmp_path, *kept)
-    tree(tmp_path, ".git/HEAD", "env/pyvenv.cfg", "env/lib/torch.so", "a/__pycache__/a.cpython-311.pyc", "x.egg-info/top")
+    tree(
+        tmp_path, ".git/HEAD", "env/pyvenv.cfg", "env/lib/torch.so", "a/__pycache__/a.cpython-311.pyc", "x.egg-info/top"
+    )
     tree(tmp_path, "data/big.parquet", "output/runs/r/run.json", "mlruns/0/meta.yaml", "mlflow.db", "mlflow.db-journal")
     assert names(tmp_path) == sorted(kept)
 
 
 def test_files_that_are_likely_secrets_stay_behind(tmp_path: Path) -> None:
-    tree(tmp_path, "a.py", ".env", ".env.prod", "deploy/tls.key", "deploy/ca.pem", ".netrc", "home/.ssh/id_rsa", "auth_token")
+    tree(
+        tmp_path,
+        "a.py",
+        ".env",
+        ".env.prod",
+        "deploy/tls.key",
+        "deploy/ca.pem",
+        ".netrc",
+        "home/.ssh/id_rsa",
+        "auth_token",
+    )
     tree(tmp_path, ".gitignore")
     (tmp_path / ".gitignore").write_text("!.env\n!auth_token\n")
     assert names(tmp_path) == [".gitignore", "a.py"]

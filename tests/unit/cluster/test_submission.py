@@ -51,7 +51,9 @@ def test_the_entrypoint_gives_its_words_and_its_exit_code(python: str, tmp_path:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", PYTHON: python}
-    done = subprocess.Popen(entrypoint(words), shell=True, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    done = subprocess.Popen(
+        entrypoint(words), shell=True, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    )
     out, _ = done.communicate()
     got, parent = json.loads(out)
     assert got == words

@@ -43,7 +43,16 @@ def given(words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def test_the_job_reads_the_same_settings_in_places_of_their_own(work: Path) -> None:
-    words = ["recipes/shapes.yaml", "--set", "optim.lr=3e-4", "--run-name", "mine", "--fresh", "--tracking-uri", "http://t:1"]
+    words = [
+        "recipes/shapes.yaml",
+        "--set",
+        "optim.lr=3e-4",
+        "--run-name",
+        "mine",
+        "--fresh",
+        "--tracking-uri",
+        "http://t:1",
+    ]
     wanted = order(COMMAND, "train", words, work)
     params = given(wanted.words)
     assert params["recipe"] == Path("recipes/shapes.yaml")
@@ -96,7 +105,12 @@ def test_too_much_is_refused_before_anything_is_asked(work: Path) -> None:
         ("train", ["recipes/shapes.yaml", "--set", "optim.lrr=1"], RecipeError, "did you mean `lr`|lrr"),
         ("train", ["gone.yaml"], RecipeError, "gone.yaml"),
         ("inspect", ["recipes/shapes.yaml"], JobError, "expected one of train"),
-        ("train", ["recipes/shapes.yaml", "--tracking-uri", "postgresql://me:hush@db/mlflow"], JobError, "MLFLOW_TRACKING_"),
+        (
+            "train",
+            ["recipes/shapes.yaml", "--tracking-uri", "postgresql://me:hush@db/mlflow"],
+            JobError,
+            "MLFLOW_TRACKING_",
+        ),
     ],
 )
 def test_what_the_verb_would_refuse_is_refused_here(
@@ -109,7 +123,9 @@ def test_what_the_verb_would_refuse_is_refused_here(
 
 def test_prepare_and_tune_and_evaluate_are_placed_too(work: Path) -> None:
     (work / "prepare.yaml").write_text(
-        yaml.safe_dump({"name": "p", "root": "raw", "out": "made", "sources": {"a": {"paths": ["a.parquet"], "key": "k"}}})
+        yaml.safe_dump(
+            {"name": "p", "root": "raw", "out": "made", "sources": {"a": {"paths": ["a.parquet"], "key": "k"}}}
+        )
     )
     overrides = given(order(COMMAND, "prepare", ["prepare.yaml", "--out", "else"], work).words)["overrides"]
     assert set(overrides) == {f"root={work}/raw", f"out={work}/else"}
