@@ -63,7 +63,7 @@ def head(cpus: int) -> Iterator[Head]:
     ]  # fmt: skip
     environment = {
         **clean(os.environ), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "HOME": str(folder / "home"),
-        "RAY_raylet_start_wait_time_s": str(int(START_S)), "OMP_NUM_THREADS": "1",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     with (folder / "ray.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,

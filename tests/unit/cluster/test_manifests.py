@@ -1,4 +1,4 @@
-"""Rendered files: every target from every shipped recipe is valid, safe, and follows the recipe; the checks find faults."""
+"""Rendered files: every target from every shipped recipe is valid, safe, follows the recipe; checks find faults."""
 
 import json
 import re

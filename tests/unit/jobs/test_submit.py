@@ -1,4 +1,4 @@
-"""A verb as it runs in a job: same settings, paths that do not depend on the job's folder, the recipe in the package."""
+"""A verb as it runs in a job: same settings, paths independent of the job's folder, the recipe in the package."""
 
 from pathlib import Path
 from typing import Any
