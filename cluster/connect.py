@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray._private import ray_constants
 
 SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # notice a dead worker in half a second instead of two
@@ -23,6 +24,7 @@ LOCAL_SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains this host: a process less to start
     "RAY_TRAIN_METRICS_ENABLED": "0",  # for dashboards, and a Ray of our own has none
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere unless the user wants it
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # says on Linux too: no other hosts, so all servers listen on loopback
 }
 """The same for a Ray of our own on this host alone."""
 
@@ -106,6 +108,9 @@ def _own_sigterm() -> Iterator[None]:
 def _start(cpus: int) -> None:
     for key, value in (SETTINGS | LOCAL_SETTINGS).items():
         os.environ.setdefault(key, value)
+    # Ray read this variable when it was imported. Without it 127.0.0.1 is replaced by the host's outer address, and GCS
+    # and raylet listen on every interface.
+    ray_constants.ENABLE_RAY_CLUSTER = os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] not in ("0", "false")
     ray.init(
         address="local",
         num_cpus=cpus,

@@ -1,6 +1,6 @@
 """Checks of rendered files without the tools of their places: JSON Schemas, `bash -n`, and what a schema can't say.
 
-KubeRay and Kubernetes are checked against `templates/kubernetes.schema.yaml`, `ray up` against the schema that Ray itself
+KubeRay and Kubernetes are checked against `templates/kubernetes.schema.yaml`, `ray up` against the schema that Ray
 brings, the request of a job against the fields of Ray's own class.
 """
 
@@ -19,8 +19,10 @@ import yaml
 from cluster.errors import ClusterError
 
 SBATCH = {
-    "job-name": r"[\w.-]+", "nodes": r"[1-9]\d*", "ntasks-per-node": r"1", "exclusive": r"", "cpus-per-task": r"[1-9]\d*",
-    "mem": r"[1-9]\d*[MGT]?", "gpus-per-node": r"[1-9]\d*", "time": r"(\d+-)?\d+(:\d\d){1,2}", "signal": r"B:[A-Z0-9]+@\d+",
+    "job-name": r"[\w.-]+", "nodes": r"[1-9]\d*", "ntasks-per-node": r"1", "exclusive": r"",
+    "cpus-per-task": r"[1-9]\d*",
+    "mem": r"[1-9]\d*[MGT]?", "gpus-per-node": r"[1-9]\d*", "time": r"(\d+-)?\d+(:\d\d){1,2}",
+    "signal": r"B:[A-Z0-9]+@\d+",
     "requeue": r"", "open-mode": r"append|truncate", "output": r"\S+",
 }  # fmt: skip
 """Directives of the sbatch file and what their values look like (`man sbatch`, Slurm 24)."""

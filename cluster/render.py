@@ -39,7 +39,10 @@ class Shape:
         run: name of the run folder, empty where the verb has none.
         storage: folder of runs, seen by every node.
         tracking_uri: MLflow server, if the recipe or the command line names one.
-        workers: training processes.
+        workers: training processes, at most.
+        fewest: training processes, at least; as many as `workers` where the group is not elastic.
+        train_labels: of the nodes that train.
+        data_labels: of the nodes that read data.
         cpus_per_worker, gpus_per_worker: of each.
         image: of the nodes.
         queue: Kueue's queue that admits the job, if there is one.
@@ -51,6 +54,9 @@ class Shape:
     storage: str
     tracking_uri: str | None
     workers: int
+    fewest: int
+    train_labels: Mapping[str, str]
+    data_labels: Mapping[str, str]
     cpus_per_worker: float
     gpus_per_worker: float
     image: str = "interlace:latest"
@@ -120,6 +126,11 @@ def _vm(shape: Shape) -> dict[str, str]:
 
 
 def _slurm(shape: Shape) -> dict[str, str]:
+    if shape.train_labels or shape.data_labels:
+        raise ClusterError(
+            "`train.labels` and `data.labels` choose among nodes, and all nodes of a Slurm job are alike: leave"
+            " them out"
+        )
     values = _values(shape)
     gpus = math.ceil(shape.gpus_per_worker)
     slurm = {
@@ -157,6 +168,9 @@ def _values(shape: Shape) -> dict[str, object]:
         "data_cpus": DATA_CPUS,
         "data_nodes": DATA_NODES,
         "max_workers": shape.workers + DATA_NODES,
+        "fewest": shape.fewest,
+        "train_labels": _labels(shape.train_labels, "    "),
+        "data_labels": _labels(shape.data_labels, "    "),
         "gpu_resource": f', nvidia.com/gpu: "{gpus}"' if gpus else "",
         "gpu_entry": f", GPU: {gpus}" if gpus else "",
         "aws_instance": "g6.4xlarge" if gpus else "m7i.2xlarge",
@@ -166,6 +180,11 @@ def _values(shape: Shape) -> dict[str, object]:
         if gpus
         else "",
     }
+
+
+def _labels(labels: Mapping[str, str], indent: str) -> str:
+    """Labels of a group of nodes as a line of its own after another, or nothing."""
+    return f"\n{indent}labels: {json.dumps(dict(labels))}" if labels else ""
 
 
 def kubernetes_name(name: str) -> str:

@@ -1,7 +1,9 @@
 """Jobs of a cluster over its Jobs API: hand one in, follow it, ask how it ended, stop it. Knows nothing of recipes."""
 
 import asyncio
+import logging
 import os
+import platform
 import re
 import shlex
 import sys
@@ -9,8 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import requests
 
 from cluster.errors import JobError, RefusedError
 from cluster.token import PLACES, headers
@@ -118,6 +123,8 @@ class Jobs:
             raise JobError(f"--address: expected http://HOST:8265 (the Jobs API of the head), but is {self.address}")
         from ray.job_submission import JobSubmissionClient
 
+        for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # they tell each upload and each closed connection
         with self._asked(), _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # they would win over the address
             self._client = JobSubmissionClient(self.address, headers=headers(os.environ, Path.home()))
 
@@ -135,6 +142,21 @@ class Jobs:
                 if NO_AGENT not in str(error) or time.monotonic() > deadline:
                     raise
             time.sleep(RETRY_S)
+
+    def version_doubts(self) -> tuple[str, ...]:
+        """Versions of Ray and Python that differ between this host and the cluster, in sentences."""
+        mine = {"Ray": metadata.version("ray"), "Python": platform.python_version()}
+        with self._asked():
+            answer = requests.get(
+                f"{self.address}/api/v0/cluster_metadata", headers=headers(os.environ, Path.home()), timeout=30
+            )
+        data = answer.json().get("data", {}) if answer.ok else {}
+        theirs = {"Ray": data.get("rayVersion"), "Python": data.get("pythonVersion")}
+        return tuple(
+            f"{name} is {theirs[name]} on the cluster and {own} here: the job runs with the cluster's"
+            for name, own in mine.items()
+            if theirs[name] not in (None, own)
+        )
 
     def info(self, job_id: str) -> Job:
         """One job. Raises JobError where there is none."""

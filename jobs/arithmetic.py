@@ -60,10 +60,20 @@ def _packing(prepared: Prepared) -> Iterator[str]:
     )
 
 
+def num_parameters(prepared: Prepared) -> int:
+    """Weights of the network."""
+    return sum(p.numel() for p in network_for(prepared.recipe, prepared.index.fitted).parameters())
+
+
+def state_bytes(prepared: Prepared) -> int:
+    """Bytes of weights, gradients and optimizer on one worker."""
+    parts = prepared.recipe.world_sizes[0] if prepared.recipe.train.parallel == "fsdp" else 1
+    return num_parameters(prepared) * BYTES_PER_PARAMETER // parts
+
+
 def _memory(prepared: Prepared) -> str:
     recipe = prepared.recipe
-    network = network_for(recipe, prepared.index.fitted)
-    parameters = sum(p.numel() for p in network.parameters())
+    parameters = num_parameters(prepared)
     layers = recipe.model.field_layers + recipe.model.joint_layers
     kept = INPUT_OF_A_LAYER if recipe.train.checkpoint_activations else ACTIVATIONS_PER_TOKEN_AND_LAYER
     activations = recipe.batch.token_budget * recipe.model.dim * layers * kept

@@ -19,21 +19,33 @@ def add_to(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
 
     @app.command(context_settings=PASSED_ON)
-    def submit(
+    def submit(  # noqa: PLR0913 - one parameter a flag
         context: typer.Context,
         verb: Annotated[str, typer.Argument(help="train, tune, prepare, index or evaluate.", show_default=False)],
         address: JobsAddress = None,
         job_id: Annotated[str | None, typer.Option("--id", help="Submission id; by default from the recipe.")] = None,
         detach: Annotated[bool, typer.Option("--detach", help="Return once the job is handed in.")] = False,
         max_upload_mb: Annotated[float, typer.Option(help="Largest upload, MiB before compression.", min=0)] = 100.0,
+        target: Annotated[str, typer.Option(help="Place to render for: ray, kuberay, vm or slurm.")] = "ray",
+        render: Annotated[Path | None, typer.Option(help="Write the place's files here instead of running.")] = None,
+        image: Annotated[str, typer.Option(help="Image of the nodes, in rendered files.")] = "interlace:latest",
+        queue: Annotated[str | None, typer.Option(help="Kueue's queue, in rendered files.")] = None,
     ) -> None:
         """Run a verb as a job of a cluster, with the verb's own arguments: `submit train RECIPE --set ...`."""
         with reported_errors():
-            from jobs.submit import Sending, order
+            from cluster.errors import JobError
+            from cluster.render import SHARED
+            from jobs.submit import Sending, order, write_manifests
             from jobs.submit import submit as run
 
             folder = Path.cwd()
-            wanted = order(typer.main.get_command(app), verb, context.args, folder)
+            base = Path(SHARED) if target in ("kuberay", "vm") else folder
+            wanted = order(typer.main.get_command(app), verb, context.args, folder, base)
+            if render is not None:
+                write_manifests(target, wanted, render, image, queue)
+                return
+            if target != "ray":
+                raise JobError(f"--target {target} writes files for that place: give --render FOLDER")
             sending = Sending(address=address, job_id=job_id, detach=detach, max_upload_mb=max_upload_mb)
             raise typer.Exit(run(wanted, folder, sending))
 

@@ -28,7 +28,7 @@ INTERRUPTED = 130
 
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """Print errors that are the input's fault without a traceback and exit with 2; SIGTERM gives 75, Ctrl-C 130."""
+    """Print errors of the input without a traceback and exit with 2; with 75 after SIGTERM, 130 after Ctrl-C."""
     terminated = threading.Event()
     _interrupt_on_sigterm(terminated)
     try:

@@ -15,7 +15,9 @@ from typing import Any
 import typer
 
 from cluster.errors import JobError
+from cluster.manifests import check
 from cluster.pack import LIMIT_MB, Package, check_size, collect, write
+from cluster.render import Shape, render
 from cluster.submission import Jobs, free_id
 from jobs.console import console, say
 from jobs.remote import LogLinks, conclude
@@ -45,6 +47,7 @@ class Order:
         folders: of data and results, which are never uploaded.
         recipe: file of the recipe on this host and its name in the package, if the verb reads one.
         settings: the recipe of `train`, `tune` and `index`.
+        run: name of the run folder that `train` will have.
     """
 
     verb: str
@@ -53,6 +56,7 @@ class Order:
     folders: tuple[Path, ...]
     recipe: tuple[Path, str] | None
     settings: Recipe | None
+    run: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,7 @@ class Sending:
     max_upload_mb: float = LIMIT_MB
 
 
-def order(command: Any, verb: str, words: Sequence[str], folder: Path) -> Order:
+def order(command: Any, verb: str, words: Sequence[str], folder: Path, base: Path | None = None) -> Order:
     """Read a verb's arguments as the verb itself does, and make its paths independent of the current folder.
 
     Args:
@@ -73,6 +77,7 @@ def order(command: Any, verb: str, words: Sequence[str], folder: Path) -> Order:
         verb: one of `VERBS`.
         words: its arguments and flags.
         folder: the working folder.
+        base: where relative folders of data and results are on the nodes; the working folder where not given.
 
     Raises:
         JobError: the verb can't be submitted, or a flag would show a password.
@@ -95,24 +100,60 @@ def order(command: Any, verb: str, words: Sequence[str], folder: Path) -> Order:
         name = f"{verb}-{Path(given['run']).name}"
         return Order(
             verb=verb, words=(verb, *_words(inner, absolute)), job=_id(name), folders=_paths(absolute), recipe=None,
-            settings=None,
+            settings=None, run="",
         )  # fmt: skip
     path, settings = absolute["recipe"], _settings(verb, given)
     flat = flatten(settings)
-    places = {k: folder / str(v) for k, v in flat.items() if _is_relative_place(k, v)}
+    places = {k: (base or folder) / str(v) for k, v in flat.items() if _is_relative_place(k, v)}
+    run = given.get("run_name") or f"{settings.name}-{_digest(settings)}"
     inside = path.resolve().is_relative_to(folder.resolve())
     name = path.resolve().relative_to(folder.resolve()).as_posix() if inside else f"{OUTSIDE}/{path.name}"
     overrides = [*(given.get("overrides") or []), *(f"{k}={v}" for k, v in places.items())]
     rest = {k: v for k, v in absolute.items() if k not in ("storage", "out")}  # they are settings, said by --set
-    results = [Path(str(v)) for k, v in {**flat, **places}.items() if k in PLACES and v is not None]
+    results = [str(v) for k, v in flat.items() if k in PLACES and v is not None]
     return Order(
         verb=verb,
         words=(verb, *_words(inner, {**rest, "recipe": name, "overrides": overrides})),
-        job=_id(f"{verb}-{given.get('run_name') or f'{settings.name}-{_digest(settings)}'}"),
-        folders=tuple(results),
+        job=_id(f"{verb}-{run}"),
+        folders=tuple(folder / path for path in results),
         recipe=(path, name),
         settings=settings if isinstance(settings, Recipe) else None,
+        run=run if verb == "train" else "",
     )
+
+
+def shape(wanted: Order, image: str, queue: str | None) -> Shape:
+    """What the rendered files must provide. Raises JobError for verbs without workers of their own."""
+    settings = wanted.settings
+    if settings is None:
+        raise JobError(f"expected train, tune or index to render, but is `{wanted.verb}`")
+    named = "--run-name" in wanted.words or not wanted.run
+    return Shape(
+        job=wanted.job,
+        words=wanted.words if named else (*wanted.words, "--run-name", wanted.run),
+        run=wanted.run,
+        storage=next(w.removeprefix("storage=") for w in reversed(wanted.words) if w.startswith("storage=")),
+        tracking_uri=settings.tracking.uri,
+        workers=settings.world_sizes[-1],
+        fewest=settings.world_sizes[0],
+        train_labels=settings.train.labels,
+        data_labels=settings.data.labels,
+        cpus_per_worker=settings.train.cpus_per_worker,
+        gpus_per_worker=settings.train.gpus_per_worker,
+        image=image,
+        queue=queue,
+    )
+
+
+def write_manifests(target: str, wanted: Order, out: Path, image: str, queue: str | None) -> None:
+    """Render a target's files, check them and write them. Raises ClusterError."""
+    files = render(target, shape(wanted, image, queue))
+    check(files)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (out / name).write_text(text, encoding="utf-8")
+        edits = text.count("EDIT")
+        say(f"{out / name}{f': {edits} places to fill in, marked EDIT' if edits else ''}")
 
 
 def pack(wanted: Order, folder: Path, max_upload_mb: float) -> Package:
@@ -134,6 +175,8 @@ def submit(wanted: Order, folder: Path, sending: Sending) -> int:
     """
     package = pack(wanted, folder, sending.max_upload_mb)
     jobs = Jobs(sending.address)
+    for doubt in jobs.version_doubts():
+        say(f"note: {doubt}")
     job_id = sending.job_id or free_id(wanted.job, jobs.list())
     with tempfile.TemporaryDirectory() as scratch:
         archive = Path(scratch) / "package.zip"

@@ -11,7 +11,8 @@ import torch
 
 from cluster.connect import Cluster, connect
 from cluster.preflight import Allotment, DoesNotFitError, Need, allot
-from jobs.arithmetic import describe
+from cluster.probe import inspect_cluster
+from jobs.arithmetic import describe, state_bytes
 from jobs.console import say
 from jobs.progress import since_begin, watched
 from jobs.report import Evaluation, evaluate_model, model_card, print_evaluation
@@ -56,6 +57,9 @@ def train(recipe: Recipe, launch: Launch) -> Outcome | None:
     prepared = prepare(recipe, map_units)
     for line in describe(prepared, allotment, whole_recipe=launch.dry_run):
         say(line)
+    if not there.embedded:
+        for doubt in inspect_cluster(str(Path(recipe.storage).absolute()), recipe.tracking.uri, state_bytes(prepared)):
+            say(f"note: {doubt}")
     if launch.dry_run:
         return None
     with open_run(prepared, launch.run_name, resume=launch.resume, fresh=launch.fresh) as run:

@@ -1,7 +1,9 @@
-"""A cluster of several nodes on one machine: a head without CPUs, nodes that train and a node that reads data."""
+"""Clusters for tests: several nodes on one machine, and a real head with its Jobs server and a client of it."""
 
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from cluster.connect import connect
-from tests.data import EmojiLike, write_shards
+from tests.headnode import Head, head
 
 TRAIN, DATA = {"pool": "train"}, {"pool": "data"}
 ENVIRONMENT = {
@@ -36,12 +38,6 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-@pytest.fixture(scope="session")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> EmojiLike:
-    """A small set of pictures, captions and numbers."""
-    return write_shards(tmp_path_factory.mktemp("shapes"), rows=240, seed=7)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Ray warns of its own deprecations in threads of its own; only warnings of this project are errors here."""
     here = Path(__file__).parent
@@ -49,3 +45,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.filterwarnings("default"))
             item.add_marker(pytest.mark.filterwarnings("error:::(pipeline|jobs|cluster|tests)"))
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def head_node() -> Iterator[Head]:
+    """The head, with 4 CPUs."""
+    with head(4) as started:
+        yield started
+
+
+@pytest.fixture
+def client(head_node: Head, tmp_path: Path) -> Run:
+    """Run `interlace ARGS` against the head and give back its exit code and what it printed."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "jobs", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=280,
+            check=False,
+            env={**head_node.environment(tmp_path), "RAY_API_SERVER_ADDRESS": head_node.address, **environment},
+        )
+
+    return run

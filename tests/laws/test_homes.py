@@ -13,18 +13,20 @@ from tests.laws.test_layers import DATA_ARM, belongs, plant
 
 HOMES: dict[str, tuple[str, ...]] = {
     "PIL": ("pipeline/modalities/image.py", "jobs/datasets/"),
+    "jsonschema": ("cluster/manifests.py",),
     "matplotlib": ("pipeline/figures.py", "pipeline/sweep_figures.py"),
     "mlflow": ("pipeline/tracking/",),
     "numpy": ("pipeline/", "jobs/"),
     "optuna": ("pipeline/tune/tpe.py",),
     "pandas": ("pipeline/tracking/",),
+    "pathspec": ("cluster/pack.py",),
     "psutil": ("jobs/progress.py",),
     "pyarrow": ("pipeline/sample.py", "pipeline/data/", "jobs/datasets/"),
     "pydantic": ("pipeline/recipe.py", "pipeline/preparation.py", "pipeline/fields.py", "pipeline/faults.py",
                  "pipeline/data_settings.py", "pipeline/optim_settings.py", "pipeline/task_settings.py",
                  "pipeline/train_settings.py", "pipeline/search.py"),
     "ray": (
-        "cluster/connect.py", "cluster/usage.py", "pipeline/data/stream.py", "pipeline/train/run.py",
+        "cluster/", "pipeline/data/stream.py", "pipeline/train/run.py",
         "pipeline/train/policy.py", "pipeline/train/estimate.py", "pipeline/train/gauges.py",
     ),
     "ray.data": ("pipeline/data/stream.py",),
@@ -32,6 +34,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "pipeline/data/stream.py", "pipeline/train/run.py", "pipeline/train/policy.py", "pipeline/train/worker.py",
     ),
     "ray.tune": ("pipeline/tune/",),
+    "requests": ("cluster/submission.py",),
     "rich": ("jobs/",),
     "sacrebleu": ("pipeline/tasks/text_metrics.py",),
     "safetensors": ("pipeline/train/tensors.py",),
@@ -48,7 +51,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "transformers": ("pipeline/model/pretrained.py",),
     "typer": ("jobs/",),
     "xxhash": ("pipeline/data/", "pipeline/origin.py", "pipeline/train/checkpoint.py"),
-    "yaml": ("pipeline/recipe.py", "pipeline/sweep.py"),
+    "yaml": ("pipeline/recipe.py", "pipeline/sweep.py", "cluster/manifests.py"),
 }  # fmt: skip
 """Package or its part -> the files and folders that may import it. The longest name that fits decides."""
 

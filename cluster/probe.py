@@ -1,0 +1,188 @@
+"""Looking at a cluster before a job starts there: what its nodes see, what they lack, what would fail after an hour.
+
+A probe runs on up to two nodes (the driver's and another): each writes a file into the storage folder and looks for
+the other's, and tells its versions, its free disk for spilling, and whether it reaches the tracking server. `judge` is
+a pure function from what they say to sentences.
+"""
+
+import os
+import platform
+import shutil
+import socket
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.errors import ClusterError
+
+MOST_NODES = 2
+CONNECT_TIMEOUT_S = 5.0
+LEAST_SPILL_BYTES = 5 << 30
+LEAST_STORAGE_BYTES = 1 << 30
+
+
+class NotReadyError(ClusterError):
+    """A cluster on which the job would fail later; every reason has a line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What a node sees.
+
+    Args:
+        node: its name.
+        write_error: why it can't write into the storage folder; None where it can.
+        storage_free: bytes that storage has left.
+        spill_free: bytes left where Ray spills.
+        tracking_error: why it can't reach the tracking server; None where it can or there is none.
+        memory: bytes it has in all.
+        python, ray_version: its versions.
+    """
+
+    node: str
+    write_error: str | None
+    storage_free: int
+    spill_free: int
+    tracking_error: str | None
+    memory: int
+    python: str
+    ray_version: str
+
+
+def probe(storage: str, tracking_uri: str | None) -> tuple[tuple[Sight, ...], tuple[str, ...]]:
+    """What up to two nodes of the cluster see, and the nodes that did not see what the others wrote."""
+    nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"]]
+    here = ray.get_runtime_context().get_node_id()
+    chosen = sorted(nodes, key=lambda node: node != here)[:MOST_NODES]
+    temp = ray.get_runtime_context().get_temp_dir()
+    folder = Path(storage) / f".probe-{uuid.uuid4().hex[:8]}"
+    look_at, find = ray.remote(num_cpus=0)(look), ray.remote(num_cpus=0)(seen)
+    try:
+        sights: list[Sight] = ray.get(
+            [look_at.options(**_on(n)).remote(str(folder), n, tracking_uri, temp) for n in chosen]
+        )
+        found: list[list[str]] = ray.get([find.options(**_on(n)).remote(str(folder)) for n in chosen])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    wrote = {n for n, sight in zip(chosen, sights, strict=True) if sight.write_error is None}
+    blind = tuple(
+        sight.node
+        for node, sight, files in zip(chosen, sights, found, strict=True)
+        if sight.write_error is None and wrote - set(files)
+    )
+    return tuple(sights), blind
+
+
+def judge(
+    sights: Sequence[Sight], blind: Sequence[str], storage: str, memory: int, driver: tuple[str, str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What stops the job, and what may.
+
+    Args:
+        sights: of the nodes.
+        blind: nodes that do not see what other nodes wrote into the storage folder.
+        storage: that folder.
+        memory: bytes that a worker's weights, gradients and optimizer take.
+        driver: its versions of Python and Ray.
+    """
+    python, ray_version = driver
+    faults, doubts = [], []
+    for sight in sights:
+        if sight.write_error:
+            faults.append(f"node {sight.node} can't write into `storage` {storage}: {sight.write_error}")
+        elif sight.storage_free < LEAST_STORAGE_BYTES:
+            doubts.append(f"node {sight.node}: {sight.storage_free / 2**30:.1f} GiB left in `storage` {storage}")
+        if sight.spill_free < LEAST_SPILL_BYTES:
+            doubts.append(f"node {sight.node}: {sight.spill_free / 2**30:.1f} GiB left on disk for spilling")
+        if sight.tracking_error:  # metrics wait in the run folder, so this stops nothing
+            doubts.append(f"node {sight.node} does not reach the tracking server: {sight.tracking_error}")
+        if memory > sight.memory:
+            doubts.append(
+                f"node {sight.node} has {sight.memory / 2**30:.1f} GiB of memory, a worker's weights, gradients and"
+                f" optimizer take {memory / 2**30:.1f}"
+            )
+        if sight.ray_version != ray_version:
+            faults.append(
+                f"node {sight.node} has Ray {sight.ray_version}, the driver {ray_version}: equal ones are needed"
+            )
+        if sight.python.rpartition(".")[0] != python.rpartition(".")[0]:
+            faults.append(f"node {sight.node} has Python {sight.python}, the driver {python}: 3.x must be equal")
+    if blind:
+        faults.append(
+            f"`storage` {storage} is not shared: node {', '.join(blind)} does not see what another node wrote there."
+            " Give a folder that all nodes see (--storage)"
+        )
+    return tuple(faults), tuple(doubts)
+
+
+def inspect_cluster(storage: str, tracking_uri: str | None, memory: int) -> tuple[str, ...]:
+    """Look at the cluster this process is connected to; what may be wrong, in sentences.
+
+    Raises:
+        NotReadyError: the job would fail.
+    """
+    sights, blind = probe(storage, tracking_uri)
+    driver = (platform.python_version(), metadata.version("ray"))
+    faults, doubts = judge(sights, blind, storage, memory, driver)
+    if faults:
+        raise NotReadyError("\n  - ".join(["the cluster is not ready for this job:", *faults]))
+    return doubts
+
+
+def look(folder: str, name: str, tracking_uri: str | None, spill: str) -> Sight:
+    """What this node sees; writes the file `name` into the folder."""
+    place, error, free = Path(folder), None, 0
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(socket.gethostname(), encoding="utf-8")
+        free = shutil.disk_usage(place).free
+    except OSError as caught:
+        error = str(caught)
+    return Sight(
+        node=socket.gethostname(),
+        write_error=error,
+        storage_free=free,
+        spill_free=shutil.disk_usage(_nearest(Path(spill))).free,
+        tracking_error=reach(tracking_uri, os.environ),
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        python=platform.python_version(),
+        ray_version=metadata.version("ray"),
+    )
+
+
+def seen(folder: str) -> list[str]:
+    """Names of the files that this node sees in the folder."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def reach(uri: str | None, environment: Mapping[str, str]) -> str | None:
+    """Why a server can't be reached from here; None where it can, or where the URI names none."""
+    parts = urlsplit(uri or "")
+    if parts.scheme not in ("http", "https") or parts.hostname is None:
+        return None
+    if environment.get("https_proxy" if parts.scheme == "https" else "http_proxy"):
+        return None  # the proxy's to say
+    try:
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        socket.create_connection((parts.hostname, port), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        return f"{parts.scheme}://{parts.hostname}:{port}: {error}"
+    return None
+
+
+def _on(node: str) -> dict[str, NodeAffinitySchedulingStrategy]:
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=False)}
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest folder above it that this node has."""
+    return next(p for p in (path, *path.parents) if p.exists())

@@ -1,0 +1,142 @@
+"""Jobs handed in to a real head with a token: logs, exit codes, results, stopping, and what is open to whom."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+import safetensors.torch
+import yaml
+
+from pipeline.recipe import load_recipe
+from pipeline.train.checkpoint import MODEL, checkpoint_folder
+from tests.cluster.conftest import Run
+from tests.data import EmojiLike
+from tests.headnode import Head
+from tests.laws.code import ROOT
+from tests.ray.reference import read_traces, run_here
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
+
+SETTINGS = {"precision": "fp32", "trace": True, "threads": 1}
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def recipe(shapes: EmojiLike, tmp_path: Path, steps: int) -> Path:
+    file = tmp_path / "shapes.yaml"
+    file.write_text(yaml.safe_dump(shapes.tree(tmp_path / "out", train={**SETTINGS, "steps": steps})))
+    return file
+
+
+def outer_listeners(pid: int) -> set[tuple[str, str]]:
+    """Processes of a tree that listen beyond loopback, with the address."""
+    process, found = psutil.Process(pid), set()
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            listening = [c.laddr.ip for c in member.net_connections() if c.status == psutil.CONN_LISTEN]
+        except psutil.Error:
+            continue
+        found |= {(member.name(), ip) for ip in listening if ip not in LOOPBACK}
+    return found
+
+
+def test_the_jobs_api_wants_its_token_and_a_failing_job_gives_its_code(
+    head_node: Head, client: Run, shapes: EmojiLike, tmp_path: Path
+) -> None:
+    without = [requests.get(f"{head_node.address}/api/{path}", timeout=30) for path in ("jobs/", "version", "v0/nodes")]
+    assert [answer.status_code for answer in without] == [401, 401, 401]
+    asked = requests.post(f"{head_node.address}/api/jobs/", json={"entrypoint": "true"}, timeout=30)
+    assert asked.status_code == 401
+    refused = client("list", RAY_AUTH_TOKEN="")
+    assert (refused.returncode, "wants a token" in refused.stdout) == (2, True)
+
+    file = recipe(shapes, tmp_path, 8)
+    failed = client("submit", "index", str(file), "--set", "data.train.paths=[gone.parquet]", "--id", "mine")
+    assert failed.returncode == 2, failed.stdout
+    assert "error: expected at least one shard" in failed.stdout  # the job's own words, streamed
+    assert f"{head_node.address}/#/jobs/mine" in failed.stdout
+    doubled = client("submit", "index", str(file), "--id", "mine")
+    assert doubled.returncode == 2
+    assert "knows a job `mine` already" in doubled.stdout
+    assert client("status", "mine").returncode == 2
+    known = requests.get(
+        f"{head_node.address}/api/jobs/mine", headers={"Authorization": f"Bearer {head_node.token}"}, timeout=30
+    )
+    assert known.json()["driver_exit_code"] == 2
+    assert head_node.token not in known.text + failed.stdout + doubled.stdout
+    assert outer_listeners(head_node.pid) == set()
+
+
+@pytest.mark.slow
+def test_a_submitted_run_equals_the_local_one(client: Run, shapes: EmojiLike, tmp_path: Path) -> None:
+    file = recipe(shapes, tmp_path, 8)
+    done = client("submit", "train", str(file), "--run-name", "there")
+    assert done.returncode == 0, done.stdout
+    assert "step 8/8" in done.stdout
+    assert done.stdout.count("MLflow: ") == 2  # the job's line, and the link at the end
+    run = tmp_path / "out" / "runs" / "there"
+    reference = run_here(load_recipe(file, [f"storage={tmp_path / 'reference'}"]))
+    traces, again = read_traces(run)
+    assert (again, traces) == (0, reference.packs)
+    weights = safetensors.torch.load_file(checkpoint_folder(run, 8) / MODEL)
+    assert all(weights[k].equal(reference.weights[k]) for k in reference.weights)
+    listed = client("list")
+    assert "train-there" in listed.stdout
+    assert "SUCCEEDED" in listed.stdout
+    assert "steps of" in client("logs", "train-there").stdout
+
+
+@pytest.mark.slow
+def test_a_stopped_run_writes_a_checkpoint_and_the_same_submission_goes_on(
+    client: Run, shapes: EmojiLike, tmp_path: Path
+) -> None:
+    steps = 400
+    file = recipe(shapes, tmp_path, steps)
+    words = ["submit", "train", str(file), "--run-name", "stopped", "--set", "train.checkpoint_every=1000"]
+    assert client(*words, "--detach").returncode == 0
+    doubled = client(*words)
+    assert (doubled.returncode, "runs already as `train-stopped`" in doubled.stdout) == (2, True)
+    run = tmp_path / "out" / "runs" / "stopped"
+    deadline = time.monotonic() + 240
+    while not (run / "trace-0.jsonl").exists() or not (run / "trace-0.jsonl").read_text():
+        assert time.monotonic() < deadline, client("logs", "train-stopped").stdout
+        time.sleep(0.2)
+    stopped = client("stop", "train-stopped")
+    assert stopped.returncode == 0
+    assert "asked to stop: checkpoint of step" in stopped.stdout
+    assert client("logs", "-f", "train-stopped").returncode == 75
+    events = [json.loads(line)["text"] for line in (run / "events.jsonl").read_text().splitlines()]
+    step = int(next(e for e in events if e.startswith("asked to stop")).split()[-2])
+    assert 0 < step < steps
+    again = client(*words)
+    assert again.returncode == 0, again.stdout
+    assert "job train-stopped-2" in again.stdout
+    assert f"resumed from step-{step:08d}" in again.stdout
+    traces, repeated = read_traces(run)
+    assert repeated == 0  # no step was lost, so none is computed twice
+    reference = run_here(load_recipe(file, [f"storage={tmp_path / 'reference'}"]))
+    assert traces == reference.packs
+
+
+@pytest.mark.slow
+def test_an_embedded_ray_listens_on_loopback_only() -> None:
+    program = (
+        "import sys, time, psutil, ray\nfrom cluster.connect import connect\nconnect(local_cpus=2)\n"
+        "ray.get(ray.remote(lambda: 1).remote())\nprint('up', flush=True)\nsys.stdin.readline()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "up\n"
+        servers = {p.name() for p in psutil.Process(process.pid).children(recursive=True)}
+        assert {"gcs_server", "raylet"} <= servers
+        assert outer_listeners(process.pid) == set()
+    finally:
+        process.communicate("\n", timeout=60)

@@ -1,0 +1,137 @@
+"""A verb as it runs in a job: same settings, paths independent of the job's folder, the recipe in the package."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import typer.main
+import yaml
+
+from cluster.errors import JobError
+from cluster.pack import TooLargeError
+from jobs.cli import app
+from jobs.submit import order, pack
+from pipeline.errors import RecipeError
+from pipeline.recipe import digest, load_recipe
+from tests.data import EmojiLike
+from tests.laws.code import ROOT
+
+COMMAND: Any = typer.main.get_command(app)
+UsageError = typer.BadParameter.__mro__[1]
+
+
+@pytest.fixture
+def work(tmp_path: Path, shapes: EmojiLike, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a recipe and some code."""
+    tree = shapes.tree(Path("results"))
+    tree["data"]["root"] = "shards"
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "shapes.yaml").write_text(yaml.safe_dump(tree))
+    (tmp_path / "code.py").write_text("x = 1\n")
+    for name in ("results/runs/r/model.bin", "shards/train-0.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"x" * 3_000_000)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def given(words: tuple[str, ...]) -> dict[str, Any]:
+    """What the verb in the job reads from these words."""
+    params: dict[str, Any] = COMMAND.commands[words[0]].make_context(words[0], list(words[1:])).params
+    return params
+
+
+def test_the_job_reads_the_same_settings_in_places_of_their_own(work: Path) -> None:
+    words = [
+        "recipes/shapes.yaml",
+        "--set",
+        "optim.lr=3e-4",
+        "--run-name",
+        "mine",
+        "--fresh",
+        "--tracking-uri",
+        "http://t:1",
+    ]
+    wanted = order(COMMAND, "train", words, work)
+    params = given(wanted.words)
+    assert params["recipe"] == Path("recipes/shapes.yaml")
+    assert (params["run_name"], params["fresh"], params["resume"]) == ("mine", True, False)
+    here = load_recipe("recipes/shapes.yaml", ["optim.lr=3e-4", "tracking.uri=http://t:1"])
+    there = load_recipe("recipes/shapes.yaml", [*params["overrides"], f"tracking.uri={params['tracking_uri']}"])
+    assert (there.storage, there.data.root) == (f"{work}/results", f"{work}/shards")
+    assert digest(there) == digest(here)
+    assert there.model_copy(update={"storage": here.storage, "data": here.data}) == here
+    assert wanted.job == "train-mine"
+
+
+def test_a_flag_for_the_storage_wins_and_absolute_and_remote_places_stay(work: Path) -> None:
+    words = ["recipes/shapes.yaml", "--storage", "/mnt/results", "--set", "data.root=s3://bucket/shards"]
+    params = given(order(COMMAND, "train", words, work).words)
+    there = load_recipe("recipes/shapes.yaml", params["overrides"])
+    assert (there.storage, there.data.root) == ("/mnt/results", "s3://bucket/shards")
+    assert params["storage"] is None
+
+
+def test_the_name_of_the_job_is_that_of_the_run(work: Path) -> None:
+    recipe = load_recipe("recipes/shapes.yaml")
+    assert order(COMMAND, "train", ["recipes/shapes.yaml"], work).job == f"train-shapes-{digest(recipe)[:8]}"
+    other = order(COMMAND, "train", ["recipes/shapes.yaml", "--set", "seed=1"], work)
+    assert other.job != f"train-shapes-{digest(recipe)[:8]}"
+
+
+def test_data_and_runs_stay_and_the_recipe_goes_along(work: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    package = pack(order(COMMAND, "train", ["recipes/shapes.yaml"], work), work, 1.0)
+    assert [i.name for i in package.items] == ["code.py", "recipes/shapes.yaml"]
+    outside = tmp_path_factory.mktemp("outside") / "far.yaml"
+    outside.write_text((work / "recipes" / "shapes.yaml").read_text())
+    wanted = order(COMMAND, "train", [str(outside)], work)
+    assert given(wanted.words)["recipe"] == Path(".interlace/far.yaml")
+    assert pack(wanted, work, 1.0).holds(".interlace/far.yaml")
+    (work / ".gitignore").write_text("recipes/\n")
+    assert pack(order(COMMAND, "train", ["recipes/shapes.yaml"], work), work, 1.0).holds("recipes/shapes.yaml")
+
+
+def test_too_much_is_refused_before_anything_is_asked(work: Path) -> None:
+    (work / "weights.bin").write_bytes(b"x" * 2_000_000)
+    with pytest.raises(TooLargeError, match=r"weights.bin: 1.9 MiB"):
+        pack(order(COMMAND, "train", ["recipes/shapes.yaml"], work), work, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "error", "reason"),
+    [
+        ("train", ["recipes/shapes.yaml", "--nonsense", "1"], UsageError, "nonsense"),
+        ("train", ["recipes/shapes.yaml", "--set", "optim.lrr=1"], RecipeError, "did you mean `lr`|lrr"),
+        ("train", ["gone.yaml"], RecipeError, "gone.yaml"),
+        ("inspect", ["recipes/shapes.yaml"], JobError, "expected one of train"),
+        (
+            "train",
+            ["recipes/shapes.yaml", "--tracking-uri", "postgresql://me:hush@db/mlflow"],
+            JobError,
+            "MLFLOW_TRACKING_",
+        ),
+    ],
+)
+def test_what_the_verb_would_refuse_is_refused_here(
+    work: Path, verb: str, words: list[str], error: type[Exception], reason: str
+) -> None:
+    with pytest.raises(error, match=reason) as caught:
+        order(COMMAND, verb, words, work)
+    assert "hush" not in str(caught.value)
+
+
+def test_prepare_and_tune_and_evaluate_are_placed_too(work: Path) -> None:
+    (work / "prepare.yaml").write_text(
+        yaml.safe_dump(
+            {"name": "p", "root": "raw", "out": "made", "sources": {"a": {"paths": ["a.parquet"], "key": "k"}}}
+        )
+    )
+    overrides = given(order(COMMAND, "prepare", ["prepare.yaml", "--out", "else"], work).words)["overrides"]
+    assert set(overrides) == {f"root={work}/raw", f"out={work}/else"}
+    recipe = ROOT / "jobs" / "recipes" / "emoji.yaml"
+    tuned = given(order(COMMAND, "tune", [str(recipe), "--trials", "3", "--retrain"], work).words)
+    assert (tuned["trials"], tuned["retrain"]) == (3, True)
+    assert f"storage={work}/output" in tuned["overrides"]
+    evaluated = given(order(COMMAND, "evaluate", ["results/runs/r", "--out", "tables"], work).words)
+    assert (evaluated["run"], evaluated["out"]) == (work / "results/runs/r", work / "tables")

@@ -1,0 +1,58 @@
+"""Ending early: what SIGTERM asks for, and how commands that were ended say so."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import typer
+
+from jobs.console import reported_errors
+from pipeline.errors import StoppedError
+from pipeline.train.stop import asking_on_sigterm, clear, is_asked
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_asks_once_and_then_does_what_it_did_before(tmp_path: Path) -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with asking_on_sigterm(tmp_path):
+            assert not is_asked(tmp_path)
+            terminate()
+            assert (is_asked(tmp_path), seen) == (True, [])
+            terminate()
+            assert seen == [signal.SIGTERM]
+        clear(tmp_path)
+        terminate()
+        assert (is_asked(tmp_path), len(seen)) == (False, 2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_sigterm_ends_a_command_with_75_also_where_sigint_is_blocked(blocked: bool) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT} if blocked else set())
+    try:
+        with pytest.raises(typer.Exit) as caught, reported_errors():
+            terminate()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.exit_code == 75
+
+
+def test_a_stopped_run_and_ctrl_c_have_codes_of_their_own() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    codes = []
+    for error in (StoppedError(3, 10), KeyboardInterrupt()):
+        with pytest.raises(typer.Exit) as caught, reported_errors():
+            raise error
+        codes.append(caught.value.exit_code)
+    signal.signal(signal.SIGTERM, before)
+    assert codes == [75, 130]
+    assert str(StoppedError(3, 10)) == "stopped after step 3 of 10; the same command goes on from there"
