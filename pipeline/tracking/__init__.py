@@ -16,12 +16,13 @@ mlflow is imported by that thread only (2.7 s of CPU on a 2-core x86 machine): n
 """
 
 from pipeline.tracking.context import context_tags
-from pipeline.tracking.model import ModelCard
+from pipeline.tracking.model import ColumnType, ModelCard
 from pipeline.tracking.shipper import TrackingReport
 from pipeline.tracking.target import Target, make_target, resolve_uri
 from pipeline.tracking.tracker import Tracker, is_concluded, sync
 
 __all__ = [
+    "ColumnType",
     "ModelCard",
     "Target",
     "Tracker",
