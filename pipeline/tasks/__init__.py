@@ -5,7 +5,7 @@
 
 from typing import Any
 
-from pipeline.tasks.base import Context, Kind, State, Task
+from pipeline.tasks.base import Context, State, Task
 from pipeline.tasks.classification import ClassificationTask
 from pipeline.tasks.generation import GenerationTask
 from pipeline.tasks.reconstruction import ReconstructionTask
