@@ -1,6 +1,6 @@
 """The worst errors of a model over a split, as a sheet of samples: what was true, what the model said, what it saw.
 
-rows of the split -> predictions -> how wrong each is -> the worst of each task -> cards of HTML, as `inspect` draws them
+rows of the split -> predictions -> how wrong each is -> the worst of each task -> cards of HTML as those of `inspect`
 """
 
 import json

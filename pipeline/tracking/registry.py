@@ -20,6 +20,8 @@ from pipeline.tracking.store import RUN_ID, clean_key, error_code, make_client, 
 from pipeline.tracking.target import resolve_uri
 from pipeline.tracking.tracker import sync
 
+MODEL_ID = "interlace.model_id"
+"""Tag of a version: the logged model that it is, which databases behind MLflow do not keep of it."""
 SHIP_S = 120.0
 """Seconds given to ship what a run folder still holds."""
 
@@ -80,7 +82,7 @@ class Registry:
             told = self._compare(run, model, before, bar) if bar else ""
             version, new = self._version(name, run, model)
             self._client.set_registered_model_alias(name, alias, version)
-        held = before.version if before else None
+        held = str(before.version) if before else None
         return Registered(
             name=name, version=version, alias=alias, uri=self.uri, new=new, before=held, told=told
         )  # fmt: skip
@@ -120,9 +122,11 @@ class Registry:
             version = self._client.get_model_version(*inside.split("/", 1))
         else:
             return inside
-        if not version.model_id:
-            raise InterlaceError(f"{place}: expected a model that Interlace logged, but it has no model id")
-        return str(version.model_id)
+        if MODEL_ID not in version.tags:
+            raise InterlaceError(
+                f"{place}: expected a version made by `interlace register`, but it has no `{MODEL_ID}`"
+            )
+        return str(version.tags[MODEL_ID])
 
     def _run(self, place: str) -> Any:
         if RUN_ID.fullmatch(place):
@@ -168,7 +172,7 @@ class Registry:
             )
         if before is None:
             return f"{bar.metric} {new:.6g}; no version had the alias"
-        own = self._client.get_logged_model(before.model_id) if before.model_id else None
+        own = self._client.get_logged_model(before.tags[MODEL_ID]) if MODEL_ID in before.tags else None
         old = self._value(self._client.get_run(before.run_id), own, bar.metric)
         if old is None:
             raise InterlaceError(
@@ -198,14 +202,14 @@ class Registry:
                 raise
         quoted = name.replace("'", "")
         for version in self._client.search_model_versions(f"name='{quoted}'"):
-            if version.model_id == model.model_id:
+            if version.tags.get(MODEL_ID) == model.model_id:
                 return str(version.version), False
         tags = {key: run.data.tags[key] for key in ("recipe_digest", "data_digest") if key in run.data.tags}
         made = self._client.create_model_version(
             name,
             source=model.artifact_location,
             run_id=run.info.run_id,
-            tags=tags,
+            tags={**tags, MODEL_ID: model.model_id},
             description=f"Run {run.info.run_name}",
             model_id=model.model_id,
         )

@@ -49,13 +49,13 @@ def test_the_alias_goes_only_to_a_model_that_is_no_worse(
     register(first, tmp_path, ACCURACY)
     client = client_of(tmp_path)
     champion = client.get_model_version_by_alias("sounding", "champion")
-    assert (champion.version, champion.description) == ("1", "Run first")
-    assert champion.tags == {"recipe_digest": "abc", "data_digest": "def"}
+    assert (str(champion.version), champion.description) == ("1", "Run first")
+    assert {"recipe_digest": "abc", "data_digest": "def"}.items() <= champion.tags.items()
 
     worse = log_run(model, tmp_path, "worse", {"test/color/accuracy": 0.75, "test/color/loss": 0.4})
     with pytest.raises(InterlaceError, match=r"not registered: test/color/accuracy 0.75, version 1 has 0.8, "):
         register(worse, tmp_path, ACCURACY)
-    assert client.get_model_version_by_alias("sounding", "champion").version == "1"
+    assert str(client.get_model_version_by_alias("sounding", "champion").version) == "1"
     assert len(client.search_model_versions("name='sounding'")) == 1
     with pytest.raises(InterlaceError, match=r"expected a metric `test/color/acuracy`, but it has .*accuracy"):
         register(worse, tmp_path, Bar(metric="test/color/acuracy", mode="max"))
@@ -65,7 +65,7 @@ def test_the_alias_goes_only_to_a_model_that_is_no_worse(
     said = capsys.readouterr().out
     assert "test/color/loss 0.4, version 1 has 0.5" in said
     assert "version 2 of `sounding` is champion, which version 1 had" in said
-    assert client.get_model_version_by_alias("sounding", "champion").version == "2"
+    assert str(client.get_model_version_by_alias("sounding", "champion").version) == "2"
     register(worse, tmp_path, ACCURACY)  # again, and compared with itself: nothing happens
     assert "(as before)" in capsys.readouterr().out
     assert len(client.search_model_versions("name='sounding'")) == 2
