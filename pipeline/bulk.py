@@ -211,6 +211,8 @@ def predict_bulk(
             parts, rows = parts + table.num_rows, rows + sum(table["rows"].to_pylist())
             told(parts, rows)
         done = _result(bulk)
+        for torn in bulk.output.glob("part-*.tmp"):
+            torn.unlink()  # of a job that was killed
         facts = {"rows": done.num_rows, "errors": done.num_bad, "parts": [part.name for part in bulk.parts]}
         write_json(bulk.output / JOB, {"made_from": bulk.made_from, **facts})
     return done

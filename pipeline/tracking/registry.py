@@ -99,14 +99,13 @@ class Registry:
             if not folder.exists():
                 from mlflow.artifacts import download_artifacts
 
+                place = self._client.get_logged_model(model_id).artifact_location
                 partial = home / f"{uuid.uuid4().hex}.tmp"
                 partial.mkdir(parents=True)
                 try:
-                    download_artifacts(
-                        artifact_uri=f"models:/{model_id}", dst_path=str(partial), tracking_uri=self.uri,
-                        registry_uri=self.uri,
-                    )  # fmt: skip
-                    partial.rename(folder)
+                    # by its place, since MLflow looks models up in the store of the environment, whatever it is told
+                    there = download_artifacts(artifact_uri=place, dst_path=str(partial), tracking_uri=self.uri)
+                    Path(there).rename(folder)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
         return folder / "artifacts" / "model"
