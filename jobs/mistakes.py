@@ -26,7 +26,7 @@ from pipeline.tasks.text_metrics import character_errors
 
 WORST = 24
 """Samples of a sheet."""
-MOST_ROWS = 4000
+MOST_ROWS = 2000
 """Rows that are looked at, so that a large split costs no more than a small one."""
 
 

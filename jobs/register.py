@@ -1,5 +1,6 @@
 """`interlace register`: a run's model becomes a version in MLflow's registry, with an alias."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from pipeline.errors import InterlaceError
 from pipeline.tracking import Bar, registry_of
 from pipeline.tracking.target import redact
 
-LOWER_IS_BETTER = ("loss", "mae", "rmse", "median_rank", "wer", "cer", "perplexity")
-"""How names of metrics end of which less is better."""
+LOWER_IS_BETTER = re.compile(r"(^|_)(loss|mae|mse|rmse|median_rank|wer|cer|perplexity)(_|$)")
+"""In the last part of the names of metrics of which less is better."""
 
 
 def run_register(
@@ -54,5 +55,6 @@ def make_bar(metric: str | None, mode: str | None) -> Bar | None:
         if mode is not None:
             raise InterlaceError("--mode has no effect without --metric")
         return None
-    less = metric.split("/")[-1].startswith(LOWER_IS_BETTER) or metric.endswith(LOWER_IS_BETTER)
-    return Bar(metric=metric, mode="min" if mode == "min" or (mode is None and less) else "max")
+    if mode is None:
+        mode = "min" if LOWER_IS_BETTER.search(metric.rpartition("/")[2]) else "max"
+    return Bar(metric=metric, mode="min" if mode == "min" else "max")
