@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
+
 from jobs.report import Evaluation
 from pipeline.data.reader import field_tokens
 from pipeline.figures import bars_figure, lengths_figure
@@ -74,7 +76,7 @@ def draw_lengths(prepared: Prepared, path: Path) -> None:
     usable = ~manifest.unusable
     tokens = {n: field_tokens(manifest, n, modality)[usable] for n, (modality, _) in recordings.fields.items()}
     lengths = {name: found[found > 0] for name, found in tokens.items()}
-    lengths["all fields"] = sum(tokens.values())
+    lengths["all fields"] = np.sum(list(tokens.values()), axis=0)
     lengths_figure(lengths, f"tokens a sample ({prepared.recipe.name}, train)", path)
 
 

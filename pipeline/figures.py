@@ -98,7 +98,7 @@ def bars_figure(bars: Mapping[str, tuple[float, float]], title: str, label: str,
     axes = figure.subplots()
     lengths, spreads = zip(*bars.values(), strict=True)
     places = range(len(bars))
-    axes.barh(places, lengths, xerr=spreads, color="#4878a8", ecolor="#333333", capsize=3)
+    axes.barh(places, lengths, xerr=spreads if any(spreads) else None, color="#4878a8", ecolor="#333333", capsize=3)
     axes.set_yticks(places, list(bars))
     axes.invert_yaxis()
     axes.set_xlim(left=0)

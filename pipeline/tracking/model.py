@@ -94,9 +94,10 @@ def save_pyfunc(card: ModelCard, destination: Path, *, model_id: str, location: 
     def schema(columns: Mapping[str, Any]) -> Any:
         return Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()])
 
-    # MLflow refuses int64 in a double column and a missing value in a long, boolean or (over HTTP) binary one. So its
-    # signature says `any` for them; `metadata` holds the types, `to_rows` restores them, the predictor checks values.
-    inputs = {name: "string" if kind == "string" else AnyType() for name, kind in card.inputs.items()}
+    # MLflow refuses int64 in a double column, a missing value in a long, boolean or (over HTTP) binary one, and makes the
+    # text "None" of a missing string (`inputs`). So its signature says `any`; `metadata` holds the types, `to_rows`
+    # restores them, the predictor checks values.
+    inputs = {name: AnyType() for name in card.inputs}
     outputs = {name: Array(DataType.double) if kind == "doubles" else kind for name, kind in card.outputs.items()}
 
     example = pd.DataFrame([dict(row) for row in card.examples], columns=list(card.inputs))
