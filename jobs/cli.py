@@ -185,6 +185,52 @@ def evaluate(
 
 
 @app.command()
+def predict(  # noqa: PLR0913 - one parameter a flag
+    model: Annotated[
+        str,
+        typer.Argument(help="Run folder, exported model, MLflow run, or models:/NAME@ALIAS.", show_default=False),
+    ],
+    data: Annotated[
+        list[str], typer.Option("--data", help="Shards: files or globs, repeatable; or a split of the recipe.")
+    ],
+    output: Annotated[Path, typer.Option("--output", help="Folder for the predictions as Parquet.")],
+    keep: Annotated[list[str] | None, typer.Option("--keep", help="Column to copy, repeatable.")] = None,
+    part_rows: Annotated[int, typer.Option("--part-rows", help="Rows of an output file, about.", min=1)] = 4096,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what the folder holds and begin anew.")] = False,
+) -> None:
+    """Predict every row of shards as a Ray Data job, in order; the same command goes on after a kill."""
+    with reported_errors():
+        from jobs.predict import Launch, run_predict
+
+        launch = Launch(
+            keep=keep or [], part_rows=part_rows, storage=storage or Path("output"), tracking_uri=tracking_uri,
+            address=address, fresh=fresh,
+        )  # fmt: skip
+        run_predict(model, data, output, launch)
+
+
+@app.command()
+def register(  # noqa: PLR0913 - one parameter a flag
+    run: Annotated[str, typer.Argument(help="Run folder, or name or id of a run.", show_default=False)],
+    alias: Annotated[str, typer.Option("--alias", help="Alias that the version gets.")] = "champion",
+    name: Annotated[str | None, typer.Option("--name", help="Registered model; by default the recipe's name.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="What must not be worse than before.")] = None,
+    mode: Annotated[str | None, typer.Option("--mode", help="max or min: what is better; by default by name.")] = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Make a run's model a version in MLflow's registry with an alias, unless it is worse than the one before."""
+    with reported_errors():
+        from jobs.register import make_bar, run_register
+
+        bar = make_bar(metric, mode)
+        run_register(run, name, alias, bar, storage=storage or Path("output"), tracking_uri=tracking_uri)
+
+
+@app.command()
 def inspect(
     recipe: RecipeFile,
     overrides: Overrides = None,

@@ -19,12 +19,10 @@ from pipeline.evaluate import SubsetResult, evaluate_subsets, field_subsets
 from pipeline.exhibits import Exhibit
 from pipeline.figures import bars_figure, write_exhibit
 from pipeline.predict import Predictor
-from pipeline.tracking import ModelCard
+from pipeline.tracking import ColumnType, ModelCard
 from pipeline.train.run import Prepared
 
 EXAMPLE_ROWS = 3
-TYPED_ROWS = 32
-"""Rows predicted to know the types of what is predicted; a task may have nothing to say of some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,26 +141,33 @@ def _shown(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
-def model_card(folder: Path, prepared: Prepared) -> ModelCard:
-    """What MLflow needs to know of an exported model: columns in and out, and a few rows as example."""
+def model_card(folder: Path, prepared: Prepared, metrics: str = "") -> ModelCard:
+    """What MLflow needs to know of an exported model: columns in and out, and a few rows as example.
+
+    Args:
+        folder: the exported model.
+        prepared: the run's recipe and data.
+        metrics: prefix of the journal's metrics that were measured of this very model.
+    """
     recipe = prepared.recipe
     manifest = prepared.index.manifests["train"]
-    columns = [c for field in recipe.fields.values() for c in field.columns]
+    columns = list(dict.fromkeys(c for field in recipe.fields.values() for c in field.columns))
     group = usable_rows(manifest.readers()[0].read(manifest.groups[0], columns))
-    rows = group.slice(0, TYPED_ROWS).to_pylist()
-    predictions = Predictor.load(folder).predict(rows)
     return ModelCard(
         folder=folder,
-        inputs={c: _column_type([r[c] for r in group.to_pylist()]) for c in columns},
-        outputs={k: _column_type([p[k] for p in predictions], default="string") for k in predictions[0]},
-        examples=rows[:EXAMPLE_ROWS],
+        inputs={c: _column_type(str(group.schema.field(c).type)) for c in columns},
+        outputs=Predictor.load(folder).columns,
+        examples=group.slice(0, EXAMPLE_ROWS).to_pylist(),
+        metrics=metrics,
     )
 
 
-def _column_type(values: list[Any], default: Any = "string") -> Any:
-    """MLflow's name for the type of a column's values."""
-    found = next((v for v in values if v is not None), None)
-    for kind, name in ((bool, "boolean"), (int, "long"), (float, "double"), (bytes, "binary"), (list, "doubles")):
-        if isinstance(found, kind):
-            return name
-    return default
+_TYPES: Mapping[str, ColumnType] = {
+    "binary": "binary", "large_binary": "binary", "string": "string", "large_string": "string", "bool": "boolean",
+    "int": "long", "uint": "long", "half_float": "double", "float": "double", "double": "double",
+}  # fmt: skip
+
+
+def _column_type(arrow: str) -> ColumnType:
+    """MLflow's name for an Arrow type as text; `any` for what JSON has no type for, and for columns without a value."""
+    return "doubles" if "list" in arrow else _TYPES.get(arrow.rstrip("0123456789"), "any")

@@ -14,12 +14,14 @@ from cluster.preflight import Allotment, DoesNotFitError, Need, allot
 from cluster.probe import inspect_cluster
 from jobs.arithmetic import describe, state_bytes
 from jobs.console import say
+from jobs.mistakes import write_mistakes
 from jobs.progress import since_begin, watched
 from jobs.report import Evaluation, evaluate_model, model_card, print_evaluation
+from jobs.run_figures import Stages, draw_contributions, draw_lengths, points_since
 from pipeline.data.stream import map_units, run_data_on
 from pipeline.errors import CheckpointError, StoppedError
 from pipeline.journal import Journal, journal_path
-from pipeline.predict import export_model
+from pipeline.predict import Predictor, export_model
 from pipeline.recipe import Recipe, flatten
 from pipeline.tracking import Tracker, TrackingReport, context_tags, make_target
 from pipeline.train.checkpoint import checkpoint_folder, newest_checkpoint, verify
@@ -52,9 +54,11 @@ class Outcome:
 def train(recipe: Recipe, launch: Launch) -> Outcome | None:
     """Run a recipe to the end; None after a dry run. Raises InterlaceError, DoesNotFitError, StoppedError."""
     there = connect(launch.address)
+    stages = Stages()
     recipe, allotment = fit_into(recipe, there)
     run_data_on(recipe.data.labels)
-    prepared = prepare(recipe, map_units)
+    with stages.timed("index and plan"):
+        prepared = prepare(recipe, map_units)
     for line in describe(prepared, allotment, whole_recipe=launch.dry_run):
         say(line)
     if not there.embedded:
@@ -66,10 +70,13 @@ def train(recipe: Recipe, launch: Launch) -> Outcome | None:
         say(f"run {run.name}{' (goes on)' if run.resumed else ''} in {run.folder}, after {since_begin():.1f} s")
         tracker = _open_tracker(run, prepared)
         try:
+            path = journal_path(run.folder)
+            before = path.stat().st_size if path.exists() else 0
             if not run.finished:
-                with watched(run.folder, prepared.schedule.num_steps, allotment):
+                with watched(run.folder, prepared.schedule.num_steps, allotment), stages.timed("train"):
                     fit(run, prepared)
-            checkpoint, evaluation = _conclude(run, prepared, tracker)
+            stages.split_training(points_since(run.folder, before), recipe.tracking.log_every)
+            checkpoint, evaluation = _conclude(run, prepared, tracker, stages)
             tracker.status("FINISHED")
         except (KeyboardInterrupt, StoppedError):
             tracker.status("KILLED")
@@ -140,20 +147,26 @@ def chosen_checkpoint(run: Path, recipe: Recipe) -> Path:
     return best
 
 
-def _conclude(run: Run, prepared: Prepared, tracker: Tracker) -> tuple[Path, Evaluation]:
+def _conclude(run: Run, prepared: Prepared, tracker: Tracker, stages: Stages) -> tuple[Path, Evaluation]:
     """Export the best checkpoint's model, evaluate it, and hand everything to the tracker."""
-    checkpoint = chosen_checkpoint(run.folder, prepared.recipe)
     folder = run.folder / "model"
-    export_model(prepared.recipe, prepared.index.fitted, checkpoint, folder)
-    split = "test" if "test" in prepared.index.manifests else "validation"
-    split = split if split in prepared.index.manifests else "train"
-    torch.set_num_threads(max(torch.get_num_threads(), prepared.threads))
-    evaluation = evaluate_model(folder, prepared.index.reader(prepared.recipe, split, training=False), split)
-    print_evaluation(evaluation)
-    evaluation.write(run.folder / "evaluation")
+    with stages.timed("report"):
+        checkpoint = chosen_checkpoint(run.folder, prepared.recipe)
+        export_model(prepared.recipe, prepared.index.fitted, checkpoint, folder)
+        split = next(s for s in ("test", "validation", "train") if s in prepared.index.manifests)
+        torch.set_num_threads(max(torch.get_num_threads(), prepared.threads))
+        reader = prepared.index.reader(prepared.recipe, split, training=False)
+        evaluation = evaluate_model(folder, reader, split)
+        print_evaluation(evaluation)
+        evaluation.write(run.folder / "evaluation")
+        predictor = Predictor.load(folder)
+        draw_contributions(evaluation, predictor, run.folder / "evaluation")
+        write_mistakes(predictor, reader, split, run.folder / "evaluation")
+        draw_lengths(prepared, run.folder / "evaluation" / "tokens.png")
+    stages.draw(run.folder / "evaluation" / "stages.png")
     journal = Journal(journal_path(run.folder))
-    journal.log(prepared.schedule.num_steps, evaluation.journal_metrics())
+    journal.log(prepared.schedule.num_steps, evaluation.journal_metrics() | stages.metrics())
     journal.close()
     tracker.artifact(run.folder / "evaluation", "evaluation")
-    tracker.model(model_card(folder, prepared))
+    tracker.model(model_card(folder, prepared, metrics=f"{split}/"))
     return checkpoint, evaluation

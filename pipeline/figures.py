@@ -98,12 +98,39 @@ def bars_figure(bars: Mapping[str, tuple[float, float]], title: str, label: str,
     axes = figure.subplots()
     lengths, spreads = zip(*bars.values(), strict=True)
     places = range(len(bars))
-    axes.barh(places, lengths, xerr=spreads, color="#4878a8", ecolor="#333333", capsize=3)
+    axes.barh(places, lengths, xerr=spreads if any(spreads) else None, color="#4878a8", ecolor="#333333", capsize=3)
     axes.set_yticks(places, list(bars))
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel(label)
     axes.set_title(title)
+    figure.savefig(path, dpi=110)
+
+
+def lengths_figure(lengths: Mapping[str, NDArray[Any]], title: str, path: Path) -> None:
+    """Draw a histogram of counts for each name, one below the other over a shared axis.
+
+    Args:
+        lengths: counts by name; those without any are left out.
+        title: above the figure.
+        path: PNG file to write.
+    """
+    shown = {name: values for name, values in lengths.items() if len(values)}
+    if not shown:
+        return
+    figure = Figure(figsize=(7, 1 + 1.3 * len(shown)), layout="constrained")
+    longest = max(int(values.max()) for values in shown.values())
+    edges = np.unique(np.linspace(0, longest + 1, min(longest + 2, 61)).astype(int)) - 0.5
+    for axes, (name, values) in zip(
+        figure.subplots(len(shown), squeeze=False, sharex=True)[:, 0], shown.items(), strict=True
+    ):
+        axes.hist(values, bins=edges, color="#4878a8")
+        axes.axvline(values.mean(), color="#c44e52", linewidth=1)
+        told = f"{name}: mean {values.mean():.1f}, 95 % up to {np.percentile(values, 95):.0f}, most {values.max()}"
+        axes.set_title(f"{told} ({len(values):,} samples)", fontsize=9, loc="left")
+        axes.tick_params(labelsize=8)
+    figure.suptitle(title)
+    figure.supxlabel("tokens", fontsize=9)
     figure.savefig(path, dpi=110)
 
 

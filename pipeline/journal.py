@@ -78,6 +78,10 @@ class Journal:
         for key in new:
             last[key] = step
 
+    def last_step(self) -> int:
+        """The last step of any metric; -1 in an empty journal."""
+        return max(self._last.values(), default=-1)
+
     def flush(self, sync: bool = False) -> None:
         """Lines are in the file as soon as `log` returns; `sync` also waits until the disk has them."""
         if sync:

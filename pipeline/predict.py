@@ -6,7 +6,7 @@ An exported model is a folder: `recipe.yaml`, `fitted.json`, `model.safetensors`
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipeline.data.reader import EMPTY, Recordings, Slot, join, read_slot
 from pipeline.errors import InterlaceError, RecordError
 from pipeline.model.network import Network
 from pipeline.recipe import Recipe, load_recipe, to_yaml
+from pipeline.tasks.base import Kind
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import MODEL, load_weights
 from pipeline.train.loop import autocast
@@ -70,6 +71,13 @@ class Predictor:
             device=torch.device(device),
         )
 
+    @property
+    def columns(self) -> dict[str, Kind]:
+        """What `predict` gives for each row: the kind of every column, in order, the last of them `error`."""
+        tasks = self.network.tasks.items()
+        said = {_column(name, key): kind for name, task in tasks for key, kind in task.says.items()}
+        return {**said, "error": "string"}
+
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Predict raw rows.
 
@@ -80,19 +88,26 @@ class Predictor:
             For each row the decoded prediction of every task (`task`, `task_probability`, ...) and `error`: None, or
             why the row could not be read (its predictions are then None).
         """
-        read = [self._read(row) for row in rows]
-        tasks = self.network.tasks
-        found: list[dict[str, Any]] = []
-        for numbers in self._packs([slot for slot, _ in read]):
-            pack = join(0, 0, np.array(numbers), [read[i][0] for i in numbers], self.recordings)
-            with torch.no_grad(), autocast(self.recipe, self.device):
-                outputs = self.network(to_batch(pack, self.device), hide=False)
-                decoded = [task.predict(outputs) for task in tasks.values()]
-            found += [_join_tasks(tuple(tasks), parts) for parts in zip(*decoded, strict=True)]
-        return [
-            {**(item if error is None else dict.fromkeys(item)), "error": error}
-            for item, (_, error) in zip(found, read, strict=True)
-        ]
+        return list(self.stream((row, None) for row in rows))
+
+    def stream(self, rows: Iterable[tuple[Mapping[str, Any], str | None]]) -> Iterator[dict[str, Any]]:
+        """Predict raw rows as they come, holding one pack of them at a time; results as those of `predict`.
+
+        Args:
+            rows: each with None, or with the reason why it can't be used.
+        """
+        pack: list[tuple[Slot, str | None]] = []
+        tokens = 0
+        for row, fault in rows:
+            slot, error = self._read(row) if fault is None else (EMPTY, fault)
+            size = sum(t.values.shape[0] for t in slot.tokens.values())
+            if pack and tokens + size > self.recipe.batch.token_budget:  # a row over the budget goes alone
+                yield from self._say(pack)
+                pack, tokens = [], 0
+            pack.append((slot, error))
+            tokens += size
+        if pack:
+            yield from self._say(pack)
 
     def _read(self, row: Mapping[str, Any]) -> tuple[Slot, str | None]:
         try:
@@ -104,22 +119,25 @@ class Predictor:
             return EMPTY, f"expected a value in at least one of the columns {columns}, but all are missing"
         return slot, None
 
-    def _packs(self, slots: Sequence[Slot]) -> Iterator[list[int]]:
-        """Neighbouring rows that fit the token budget together; a row over it goes alone."""
-        pack: list[int] = []
-        tokens = 0
-        for i, slot in enumerate(slots):
-            size = sum(t.values.shape[0] for t in slot.tokens.values())
-            if pack and tokens + size > self.recipe.batch.token_budget:
-                yield pack
-                pack, tokens = [], 0
-            pack.append(i)
-            tokens += size
-        if pack:
-            yield pack
+    def _say(self, read: Sequence[tuple[Slot, str | None]]) -> Iterator[dict[str, Any]]:
+        """The predictions of one pack."""
+        slots = [slot for slot, _ in read]
+        pack = join(0, 0, np.arange(len(slots)), slots, self.recordings)
+        tasks = self.network.tasks
+        with torch.no_grad(), autocast(self.recipe, self.device):
+            outputs = self.network(to_batch(pack, self.device), hide=False)
+            decoded = [task.predict(outputs) for task in tasks.values()]
+        for parts, (_, error) in zip(zip(*decoded, strict=True), read, strict=True):
+            said = _join_tasks(tuple(tasks), parts)
+            yield {**(said if error is None else dict.fromkeys(said)), "error": error}
+
+
+def _column(task: str, key: str) -> str:
+    """Column `task` is the prediction, `task_key` what goes with it."""
+    return f"{task}_{key}" if key else task
 
 
 def _join_tasks(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Predictions of all tasks for one row: column `task` is the prediction, `task_key` what goes with it."""
+    """Predictions of all tasks for one row."""
     pairs = [(name, key, value) for name, part in zip(names, parts, strict=True) for key, value in part.items()]
-    return {f"{name}_{key}" if key else name: value for name, key, value in pairs}
+    return {_column(name, key): value for name, key, value in pairs}

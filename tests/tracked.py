@@ -21,7 +21,7 @@ class Described(PythonModel):
         self.greeting = json.loads((Path(context.artifacts["model"]) / "sub" / "model.json").read_text())["greeting"]
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
-        rows = to_rows(model_input, context.model_config["binary"])
+        rows = to_rows(model_input, context.model_config["columns"])
         told = [{k: v.decode("latin1") if isinstance(v, bytes) else v for k, v in row.items()} for row in rows]
         return pd.DataFrame({"said": [self.greeting + repr(row) for row in told], "count": [len(row) for row in rows]})
 

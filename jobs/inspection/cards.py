@@ -23,15 +23,19 @@ CAPTIONS = ("decoded", "augmented")
 
 def render_sheet(sheet: Sequence[SampleView]) -> str:
     """The section of all samples."""
-    played = played_sounds(sheet)
-    wide = any(view.spectra or view.plots for sample in sheet for view in sample.fields)
-    cards = "".join(_card(sample, played) for sample in sheet)
     return (
         "<section><h2>Samples of train</h2><p>Drawn at random and shown as the model gets them, each beside a variant"
         " as training augments it: pictures after decoding and shrinking, sounds as bands of the mel scale, readings in"
-        " their own units, texts cut into tokens.</p>"
-        f'<div class="sheet{" wide" if wide else ""}">{cards}</div></section>'
+        f" their own units, texts cut into tokens.</p>{render_cards(sheet)}</section>"
     )
+
+
+def render_cards(sheet: Sequence[SampleView]) -> str:
+    """A card for each sample, wide ones where something is plotted."""
+    played = played_sounds(sheet)
+    wide = any(view.spectra or view.plots for sample in sheet for view in sample.fields)
+    cards = "".join(_card(sample, played) for sample in sheet)
+    return f'<div class="sheet{" wide" if wide else ""}">{cards}</div>'
 
 
 def played_sounds(sheet: Sequence[SampleView]) -> frozenset[tuple[str, str]]:

@@ -81,6 +81,17 @@ def text(value: object) -> str:
     return f"<bdi>{escape(str(value))}</bdi>"
 
 
+def page(title: str, note: str, body: str) -> str:
+    """A document that carries all it needs and may load nothing else; `body` is ready HTML."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline';"
+        ' img-src data:; media-src data:"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{plain(title)}</title><style>{STYLE}</style></head><body>"
+        f"<h1>{text(title)}</h1><p>{text(note)}</p>{body}</body></html>\n"
+    )
+
+
 def section(title: str, note: str, body: str) -> str:
     """A part of the page in a box, nothing where there is no body."""
     return f'<section><h2>{title}</h2><p>{note}</p><div class="box">{body}</div></section>' if body else ""

@@ -26,14 +26,8 @@ def render(facts: Facts) -> str:
         _classes(facts), render_repeats(facts), render_shared(facts), render_sheet(facts.sheet),
     ]  # fmt: skip
     warnings = "".join(f'<div class="warn">{html.text(w)}</div>' for w in facts.warnings())
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline';"
-        ' img-src data:; media-src data:"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.plain(facts.name)}: data</title><style>{html.STYLE}</style></head><body>"
-        f"<h1>{html.text(facts.name)}</h1><p>Data in {html.text(facts.root)}, as the recipe reads it.</p>{warnings}"
-        f"{''.join(sections)}</body></html>\n"
-    )
+    note = f"Data in {facts.root}, as the recipe reads it."
+    return html.page(f"{facts.name}: data", note, warnings + "".join(sections))
 
 
 def _overview(facts: Facts) -> str:

@@ -7,7 +7,7 @@ A task reads `Outputs` and `Batch`, and says beforehand what it needs of them (`
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ from pipeline.sample import FieldSpec
 
 State: TypeAlias = dict[str, Tensor | list[Any]]
 """Metrics of a batch: tensors on the CPU and lists of plain values; two states of a task add by `+`, key by key."""
+
+Kind: TypeAlias = Literal["string", "double", "doubles"]
+"""Kind of a predicted value: text, number, list of numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,11 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
         """Plain columns for each sample: key `""` is the prediction itself, others are named after the task's name."""
+
+    @property
+    @abstractmethod
+    def says(self) -> Mapping[str, Kind]:
+        """The kind of each column of `predict`, in its order."""
 
     @abstractmethod
     def state(self, outputs: Outputs, batch: Batch) -> State:

@@ -26,7 +26,7 @@ from pipeline.exhibits import Confusion, Exhibit, Listing
 from pipeline.model.fusion import key
 from pipeline.model.network import Outputs
 from pipeline.tasks import ranking
-from pipeline.tasks.base import Context, State, Task
+from pipeline.tasks.base import Context, Kind, State, Task
 
 RANKED_CLASSES = 100
 """Tasks of more classes have no metrics of ranking: their scores would fill the memory."""
@@ -215,6 +215,11 @@ class ClassificationTask(Task):
         if not self.settings.multi_label:
             shown["confusion"] = Confusion(counts=state["confusion"].numpy(), labels=[str(c) for c in self.classes])
         return shown
+
+    @property
+    def says(self) -> Mapping[str, Kind]:
+        """The label, or labels and probabilities as JSON."""
+        return {"": "string", "probability": "string" if self.settings.multi_label else "double"}
 
     def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The label and its `probability`; multi label: a JSON list of those above one half, a JSON object of all."""

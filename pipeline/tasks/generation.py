@@ -24,7 +24,7 @@ from pipeline.model.fusion import FieldTokens
 from pipeline.model.network import Outputs
 from pipeline.model.next_token import ABSENT, vocabulary_loss
 from pipeline.sample import BEGIN, END
-from pipeline.tasks.base import Context, State, Task
+from pipeline.tasks.base import Context, Kind, State, Task
 from pipeline.tasks.ctc import CtcHead, best_path, can_align, ctc_losses
 from pipeline.tasks.search import Text, beam_search, greedy, length_norm
 from pipeline.tasks.text_metrics import bleu, character_errors, chrf, word_errors
@@ -135,6 +135,11 @@ class GenerationTask(Task):
             best.append(own[ranked.index(max(ranked))])
             first += len(own)
         return best
+
+    @property
+    def says(self) -> Mapping[str, Kind]:
+        """The text and its score."""
+        return {"": "string", "score": "double"}
 
     def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The text, and its `score`: the log-probability (from CTC alone: of the best path)."""

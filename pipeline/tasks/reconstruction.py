@@ -22,7 +22,7 @@ from pipeline.model.embedding import scale_pixels
 from pipeline.model.fusion import Joint, key
 from pipeline.model.network import Outputs
 from pipeline.sample import FieldSpec
-from pipeline.tasks.base import Context, State, Task
+from pipeline.tasks.base import Context, Kind, State, Task
 from pipeline.tasks.classification import apply_head
 
 
@@ -72,6 +72,11 @@ class ReconstructionTask(Task):
         """Sum over samples of the mean over fields of the mean loss of their hidden tokens."""
         loss_S, _ = sample_losses(self._tokens(outputs, batch), batch)
         return loss_S.sum()
+
+    @property
+    def says(self) -> Mapping[str, Kind]:
+        """The sample's state."""
+        return {"": "doubles"}
 
     def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The sample's fused state as a list of numbers: what the encoders learned without labels."""

@@ -19,7 +19,7 @@ from pipeline.batch import Batch, TargetBatch
 from pipeline.exhibits import Density, Exhibit
 from pipeline.model.fusion import key
 from pipeline.model.network import Outputs
-from pipeline.tasks.base import Context, State, Task
+from pipeline.tasks.base import Context, Kind, State, Task
 from pipeline.tasks.classification import apply_head
 
 NUM_BINS = 48
@@ -66,11 +66,18 @@ class RegressionTask(Task):
             total = total + self.settings.field_loss * mean_S.sum()
         return total
 
+    @property
+    def says(self) -> Mapping[str, Kind]:
+        """The number of each column."""
+        return dict.fromkeys(self._keys(), "double")
+
     def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The number in its own unit; of several columns each under its name."""
         value_SK = self._in_own_unit(apply_head(self.head, outputs.sample_SD).detach())
-        names = self.settings.columns if len(self.settings.columns) > 1 else ("",)
-        return [dict(zip(names, row, strict=True)) for row in value_SK.tolist()]
+        return [dict(zip(self._keys(), row, strict=True)) for row in value_SK.tolist()]
+
+    def _keys(self) -> tuple[str, ...]:
+        return self.settings.columns if len(self.settings.columns) > 1 else ("",)
 
     def state(self, outputs: Outputs, batch: Batch) -> State:
         """Sums over the values of each column `[K]`, standardised, and how often which value met which.

@@ -21,7 +21,7 @@ from pipeline import recipe
 from pipeline.batch import Batch
 from pipeline.exhibits import Curves, Exhibit
 from pipeline.model.network import Outputs
-from pipeline.tasks.base import Context, State, Task
+from pipeline.tasks.base import Context, Kind, State, Task
 from pipeline.tasks.classification import apply_head
 
 RECALL_AT = (1, 5, 10)
@@ -66,6 +66,11 @@ class RetrievalTask(Task):
         with torch.no_grad():  # in place, so that a step beyond the bound can be taken back by the next
             self.log_scale.clamp_(max=-math.log(LEAST_TEMPERATURE))
         return self._losses(outputs, batch, over_ranks=self.settings.negatives == "ranks").sum()
+
+    @property
+    def says(self) -> Mapping[str, Kind]:
+        """An embedding of each side."""
+        return {"left": "doubles", "right": "doubles"}
 
     def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
         """`left` and `right`: unit vectors as lists of `embedding_dim` numbers, None where a side is missing."""

@@ -7,6 +7,7 @@
 4. Every request is one that may be sent twice without a trace (`store.py`): runs are looked up by key before they are
    created, equal points are dropped by the store. So a kill anywhere loses nothing and doubles nothing.
 5. What is left when the driver ends stays in the run folder; `sync` ships it.
+6. `registry` makes a run's model a version with an alias, if it is no worse than the one that has the alias.
 
         training process --metrics.jsonl--> RUN FOLDER <--outbox.jsonl-- Tracker (driver)
                                                 |
@@ -16,19 +17,25 @@ mlflow is imported by that thread only (2.7 s of CPU on a 2-core x86 machine): n
 """
 
 from pipeline.tracking.context import context_tags
-from pipeline.tracking.model import ModelCard
+from pipeline.tracking.model import ColumnType, ModelCard
+from pipeline.tracking.registry import Bar, Registered, Registry, registry_of
 from pipeline.tracking.shipper import TrackingReport
 from pipeline.tracking.target import Target, make_target, resolve_uri
 from pipeline.tracking.tracker import Tracker, is_concluded, sync
 
 __all__ = [
+    "Bar",
+    "ColumnType",
     "ModelCard",
+    "Registered",
+    "Registry",
     "Target",
     "Tracker",
     "TrackingReport",
     "context_tags",
     "is_concluded",
     "make_target",
+    "registry_of",
     "resolve_uri",
     "sync",
 ]

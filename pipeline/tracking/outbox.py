@@ -3,6 +3,7 @@
 In: operations of the driver (`Outbox.put`), one JSON line each, and the run's journal. Out: what was not shipped yet.
 
     RUN/metrics.jsonl           the journal: metrics
+    RUN/system-*.jsonl          further journals, one a node: what the node has at work
     RUN/tracking/target.json    which MLflow run all this goes to
     RUN/tracking/outbox.jsonl   operations, in order: params, tags, dataset, artifact, model, status
     RUN/tracking/cursor.json    how far both files are shipped, and the MLflow run id
@@ -41,6 +42,7 @@ class Cursor:
         experiment_id, run_id: where the run is there; None until the store answered.
         ops: bytes of the outbox that are shipped.
         points: bytes of the journal that are shipped.
+        others: the same of further journals, by file name.
         last: last step shipped of each metric: should two processes have written the journal for a moment, the
             second point of a step is dropped.
         rejected: operations that the store will never take, with its reason.
@@ -51,6 +53,7 @@ class Cursor:
     run_id: str | None = None
     ops: int = 0
     points: int = 0
+    others: Mapping[str, int] = field(default_factory=dict)
     last: Mapping[str, int] = field(default_factory=dict)
     rejected: tuple[str, ...] = ()
 
@@ -110,21 +113,34 @@ class Outbox:
                 yield Operation(kind=values.pop("op"), values=values, start=offset, end=offset + len(line) + 1)
                 offset += len(line) + 1
 
-    def journal_size(self) -> int:
-        """Bytes of journal there are now."""
-        path = journal_path(self.run_folder)
-        return path.stat().st_size if path.exists() else 0
+    def journals(self) -> list[Path]:
+        """The run's journal first, then those of its nodes."""
+        return [journal_path(self.run_folder), *sorted(self.run_folder.glob("system-*.jsonl"))]
 
-    def points(self, cursor: Cursor) -> tuple[list[Point], Cursor]:
+    def journal_sizes(self) -> dict[Path, int]:
+        """Bytes of each journal there are now."""
+        return {path: path.stat().st_size for path in self.journals() if path.exists()}
+
+    def points(self, cursor: Cursor, journal: Path) -> tuple[list[Point], Cursor]:
         """The next points to ship, without those at or before the last step shipped, and the cursor after them."""
-        points, after = read(journal_path(self.run_folder), cursor.points, SHIP_BYTES)
+        points, after = read(journal, shipped_bytes(cursor, journal), SHIP_BYTES)
         last, fresh = dict(cursor.last), []
         for point in points:
             metrics = {key: value for key, value in point.metrics.items() if last.get(key, -1) < point.step}
             last.update(dict.fromkeys(metrics, point.step))
             if metrics:
                 fresh.append(dataclasses.replace(point, metrics=metrics))
-        return fresh, dataclasses.replace(cursor, points=after, last=last)
+        if journal == journal_path(self.run_folder):
+            return fresh, dataclasses.replace(cursor, points=after, last=last)
+        return fresh, dataclasses.replace(cursor, others={**cursor.others, journal.name: after}, last=last)
+
+    def all_points(self) -> Iterator[Point]:
+        """Every point of the journal."""
+        offset, after = -1, 0
+        while after != offset:
+            offset = after
+            points, after = read(journal_path(self.run_folder), offset)
+            yield from points
 
     def cursor(self) -> Cursor:
         """The saved cursor of the target's URI; a new one if there is none, or only one of another URI."""
@@ -142,13 +158,15 @@ class Outbox:
     def pending(self) -> tuple[int, int]:
         """Operations and metric points that are not shipped."""
         cursor = self.cursor()
+        num_ops = sum(1 for _ in self.operations(cursor.ops))
         num_points = 0
-        while True:
-            points, after = self.points(cursor)
-            if after.points == cursor.points:
-                return sum(1 for _ in self.operations(cursor.ops)), num_points
-            num_points += sum(len(point.metrics) for point in points)
-            cursor = after
+        for journal in self.journals():
+            before = -1
+            while before != shipped_bytes(cursor, journal):
+                before = shipped_bytes(cursor, journal)
+                points, cursor = self.points(cursor, journal)
+                num_points += sum(len(point.metrics) for point in points)
+        return num_ops, num_points
 
     def lock(self) -> None:
         """Take the right to ship, which a killed process loses; nothing happens where it is held already.
@@ -175,6 +193,11 @@ class Outbox:
         """Close the file that `put` writes."""
         if self._file is not None:
             self._file.close()
+
+
+def shipped_bytes(cursor: Cursor, journal: Path) -> int:
+    """How far a journal is shipped."""
+    return cursor.points if journal == journal_path(journal.parent) else cursor.others.get(journal.name, 0)
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

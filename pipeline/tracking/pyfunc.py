@@ -11,7 +11,8 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from pipeline.tracking.model import BINARY, to_rows
+from pipeline.tracking.model import BAD_ROWS, COLUMNS, check_rows, to_rows
+from pipeline.tracking.strict import refuse_unknown_columns
 
 
 class RawRows(PythonModel):  # type: ignore[misc] # mlflow has no types
@@ -21,12 +22,18 @@ class RawRows(PythonModel):  # type: ignore[misc] # mlflow has no types
         """Load the exported model folder."""
         from pipeline.predict import Predictor  # here, so that logging a model imports no torch
 
+        refuse_unknown_columns(context.model_config[COLUMNS])
         self._predictor = Predictor.load(Path(context.artifacts["model"]))
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
-        """One row of predictions for each row of raw values, in order; bytes may be base64 text."""
-        rows = to_rows(model_input, context.model_config[BINARY])
-        return pd.DataFrame(self._predictor.predict(rows))
+        """One row of predictions for each row of raw values, in order; bytes may be base64 text.
+
+        Raises:
+            MlflowException: a column is unknown, or a row can't be read and `params` do not say to report it.
+        """
+        predictions = self._predictor.predict(to_rows(model_input, context.model_config[COLUMNS]))
+        check_rows(predictions, (params or {}).get(BAD_ROWS, "refuse"))
+        return pd.DataFrame(predictions)
 
 
 set_model(RawRows())

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InterlaceError
+from pipeline.journal import Point
 from pipeline.tracking.model import ModelCard, card_from_json, save_pyfunc
-from pipeline.tracking.outbox import Cursor, Operation, Outbox
+from pipeline.tracking.outbox import Cursor, Operation, Outbox, shipped_bytes
 from pipeline.tracking.target import redact
 
 RUN_KEY, OPERATION = "interlace.run_key", "interlace.operation"
 """Tags by which runs and models are found again."""
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+"""What MLflow's own ids of runs look like."""
 
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the thread tries again itself, looking first at what arrived
@@ -38,7 +42,7 @@ class MlflowRun:
         self._outbox = outbox
         self._target = outbox.target
         self._cursor = outbox.cursor()
-        self._client = _client(self._target.uri)
+        self._client = make_client(self._target.uri)
         self._uploaded: set[Path] = set()
         experiment_id = self._experiment()
         run_id = self._known() or self._find(self._target.run_key, experiment_id) or self._create(experiment_id)
@@ -58,22 +62,25 @@ class MlflowRun:
 
     def _points(self) -> Iterator[None]:
         """Send what is journaled now; lines that come meanwhile wait, or each request would carry one line only."""
+        for journal, end in self._outbox.journal_sizes().items():
+            while shipped_bytes(self._cursor, journal) < end:
+                points, after = self._outbox.points(self._cursor, journal)
+                if shipped_bytes(after, journal) == shipped_bytes(self._cursor, journal):
+                    break
+                self._send_points(points)
+                self._keep(after)
+                yield
+
+    def _send_points(self, points: Sequence[Point]) -> None:
         from mlflow.entities import Metric
 
-        end = self._outbox.journal_size()
-        while self._cursor.points < end:
-            points, after = self._outbox.points(self._cursor)
-            if after.points == self._cursor.points:
-                return
-            metrics = [
-                Metric(key=clean_key(key), value=value, timestamp=point.time_ms, step=point.step)
-                for point in points
-                for key, value in point.metrics.items()
-            ]
-            for batch in _batches(metrics, 1000):
-                self._client.log_batch(self._id, metrics=batch)
-            self._keep(after)
-            yield
+        metrics = [
+            Metric(key=clean_key(key), value=value, timestamp=point.time_ms, step=point.step)
+            for point in points
+            for key, value in point.metrics.items()
+        ]
+        for batch in _batches(metrics, 1000):
+            self._client.log_batch(self._id, metrics=batch)
 
     def _send(self, operation: Operation) -> None:
         try:
@@ -192,11 +199,26 @@ class MlflowRun:
             inside = str(path.parent.relative_to(folder))
             self._client.log_model_artifact(model.model_id, str(path), None if inside == "." else inside)
             self._uploaded.add(path)
+        self._measured_of(model, card.metrics)
         outputs = self._client.get_run(self._id).outputs
         if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else [])]:
             self._client.log_outputs(self._id, [LoggedModelOutput(model.model_id, step=0)])
         self._client.finalize_logged_model(model.model_id, "READY")
         shutil.rmtree(folder)
+
+    def _measured_of(self, model: Any, prefix: str) -> None:
+        """The journal's metrics that were measured of this model, said of it too; their last values."""
+        from mlflow.entities import Metric
+
+        if not prefix:
+            return
+        last = {k: (v, p) for p in self._outbox.all_points() for k, v in p.metrics.items() if k.startswith(prefix)}
+        metrics = [
+            Metric(key=clean_key(key), value=value, timestamp=point.time_ms, step=point.step, model_id=model.model_id)
+            for key, (value, point) in last.items()
+        ]
+        for batch in _batches(metrics, 1000):
+            self._client.log_batch(self._id, metrics=batch)
 
     def _draft(self, card: ModelCard, model: Any) -> Path:
         """The model as MLflow wants it, in the run folder until it is shipped."""
@@ -261,7 +283,7 @@ def clean_key(key: str) -> str:
     return posixpath.normpath(allowed).lstrip("./") or "_"
 
 
-def _client(uri: str) -> Any:
+def make_client(uri: str) -> Any:
     """A client of the store; imports mlflow, which reads its settings from the environment."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)

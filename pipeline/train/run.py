@@ -32,6 +32,7 @@ from pipeline.lock import DRIVER, held, worker_lock
 from pipeline.origin import pin, starts_folder
 from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, is_place, to_yaml
 from pipeline.sample import Pack
+from pipeline.system import sampled
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import newest_checkpoint
 from pipeline.train.elastic import Rules
@@ -209,7 +210,8 @@ def fit_here(run: Run, prepared: Prepared, on_evaluation: OnEvaluation | None = 
         NonFiniteLossError, BadShareError: as the worker does.
         ResumeError: another process trains this run still.
     """
-    with held(run.folder / worker_lock(0), wait_s=WORKERS_GONE_S):
+    every_s = prepared.recipe.tracking.system_every_s
+    with held(run.folder / worker_lock(0), wait_s=WORKERS_GONE_S), sampled(run.folder, every_s):
         worker = Worker(_job(run, prepared), 0, 1, on_evaluation)
         worker.run(_packs(prepared, worker.state.step * prepared.schedule.global_batch))
 

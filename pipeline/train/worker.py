@@ -8,8 +8,10 @@ controller's next poll.
 import json
 import math
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from pipeline.journal import Journal, journal_path, last_point
 from pipeline.lock import held, worker_lock
 from pipeline.recipe import Recipe
 from pipeline.sample import Pack, table_to_pack
+from pipeline.system import sampled
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import (
     Found,
@@ -50,6 +53,8 @@ VALIDATION_CACHE_BYTES = 256 * 1024 * 1024
 TELL_RANKS_EVERY_S = 5.0
 RANKS = "ranks.json"
 """File of a run folder with each rank's times in a recent step, where there are several."""
+EVALUATE_S, CHECKPOINT_S = "time/evaluate_s", "time/checkpoint_s"
+"""Metrics: seconds that an evaluation took, and a checkpoint."""
 FAILURE = "failure.txt"
 """File of a run folder that says why training ended for good."""
 
@@ -96,7 +101,7 @@ def train_worker(config: dict[str, Job]) -> None:
     job = config["job"]
     rank = context.get_world_rank()
     try:
-        with held(job.run / worker_lock(rank), wait_s=LOCK_WAIT_S):
+        with held(job.run / worker_lock(rank), wait_s=LOCK_WAIT_S), _node_sampled(job.run, job.recipe, context):
             watched = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") == "1"
             worker = Worker(job, rank, context.get_world_size(), nodes_are_watched=watched)
             worker.run(_packs(worker.lookout))
@@ -104,6 +109,14 @@ def train_worker(config: dict[str, Job]) -> None:
         # Every rank raises these at the same step, and trying again would not help: end without a restart.
         if rank == 0:
             (job.run / FAILURE).write_text(str(error), encoding="utf-8")
+
+
+def _node_sampled(run: Path, recipe: Recipe, context: Any) -> AbstractContextManager[None]:
+    """What this node has at work is sampled by its first worker; metrics name the node where there are several."""
+    own = context.get_local_rank() == 0
+    name = platform.node() if context.get_local_world_size() < context.get_world_size() else None
+    every_s = recipe.tracking.system_every_s if own else 0.0
+    return sampled(run, every_s, node=context.get_node_rank(), name=name)
 
 
 def _packs(lookout: Lookout) -> Iterator[Pack]:
@@ -281,11 +294,13 @@ class Worker:
         """Evaluate on the validation split; whether the result is the best so far."""
         if self.job.validation is None:
             return False
+        began = time.perf_counter()
         packs = self._validation_packs()
         batches = (to_batch(p, self.device) for p in packs)
         self.metrics = metrics = self.loop.evaluate(batches)
         if self.journal is not None:
-            self.journal.log(self.state.step, {f"val/{k}": v for k, v in metrics.items()})
+            took = {EVALUATE_S: time.perf_counter() - began}
+            self.journal.log(self.state.step, {f"val/{k}": v for k, v in metrics.items()} | took)
             self.journal.flush(sync=False)
         name, task = next(iter(self.loop.network.tasks.items()))
         value = metrics[f"{name}/{task.main_metric}"]
@@ -331,10 +346,13 @@ class Worker:
             return
         if self.journal is not None:
             self.journal.flush(sync=True)
+        began = time.perf_counter()
         folder = checkpoint_folder(self.job.run, self.state.step)
         save_checkpoint(folder, self.loop.network, self.loop.optimizer, self.state, self.loop.average)
         if self.rank == 0:
             prune_checkpoints(self.job.run, self.job.recipe.train.keep_checkpoints, self.state.best_step)
+        if self.journal is not None:
+            self.journal.log(self.state.step, {CHECKPOINT_S: time.perf_counter() - began})
         self.saved_at = time.monotonic()
 
     def _say(self, text: str) -> None:

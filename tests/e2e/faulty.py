@@ -119,8 +119,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[int]:
-    """A real MLflow server on a free port of this machine, with sqlite and artifacts in `folder`."""
+def mlflow_server(folder: Path, password: str | None = None) -> Iterator[int]:
+    """A real MLflow server on a free port of this machine, with sqlite and artifacts in `folder`.
+
+    With a password it asks for that of its user `admin` (MLflow's basic authentication).
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -129,6 +132,9 @@ def mlflow_server(folder: Path) -> Iterator[int]:
         *("--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "store")),
     ]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    if password is not None:
+        command += ["--app-name", "basic-auth"]
+        environment |= {"MLFLOW_AUTH_ADMIN_PASSWORD": password, "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test"}
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=folder, stdout=log, stderr=log, start_new_session=True, env=environment

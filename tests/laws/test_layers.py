@@ -31,11 +31,19 @@ LAYERS = (
         "pipeline.search",
         "pipeline.sweep",
         "pipeline.sweep_figures",
+        "pipeline.system",
     ),
     ("pipeline.modalities", "pipeline.model"),
     ("pipeline.data", "pipeline.tasks", "pipeline.tracking"),
     ("pipeline.train",),
-    ("pipeline.tune", "pipeline.evaluate", "pipeline.predict", "pipeline.explain", "pipeline.compress"),
+    (
+        "pipeline.tune",
+        "pipeline.evaluate",
+        "pipeline.predict",
+        "pipeline.bulk",
+        "pipeline.explain",
+        "pipeline.compress",
+    ),
     ("jobs",),
 )
 """From the bottom up. In the lowest layer and the one above `train` modules may import their neighbours; elsewhere

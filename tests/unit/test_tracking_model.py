@@ -46,7 +46,26 @@ def test_rows_have_no_key_for_what_is_missing() -> None:
 
     frame = pd.DataFrame({"a": [1, 2], "b": [b"x", None], "c": [math.nan, 2.5], "d": ["s", None]})
     frame["e"] = pd.array([True, pd.NA], dtype="boolean")
-    rows = to_rows(frame)
+    columns: dict[str, Any] = {"a": "long", "b": "binary", "c": "double", "d": "string", "e": "boolean", "f": "long"}
+    rows = to_rows(frame, columns)
     assert rows == [{"a": 1, "b": b"x", "d": "s", "e": True}, {"a": 2, "c": 2.5}]
     assert [type(row["a"]) for row in rows] == [int, int]
-    assert to_rows(pd.DataFrame(index=range(2))) == [{}, {}]
+    assert to_rows(pd.DataFrame(index=range(2)), columns) == [{}, {}]
+
+
+def test_integers_stay_integers_beside_missing_ones() -> None:
+    """A category told by 3 is another than one told by 3.0."""
+    import pandas as pd
+
+    rows = to_rows(pd.DataFrame([{"a": 3, "b": 1.0}, {"a": None, "b": 2.5}]), {"a": "long", "b": "double"})
+    assert rows == [{"a": 3, "b": 1.0}, {"b": 2.5}]
+    assert [type(rows[0]["a"]), type(rows[0]["b"])] == [int, float]
+
+
+def test_a_column_that_a_model_does_not_know_is_refused_with_the_nearest() -> None:
+    import pandas as pd
+    from mlflow.exceptions import MlflowException
+
+    with pytest.raises(MlflowException, match="unknown column `captoin`; did you mean `caption`") as caught:
+        to_rows(pd.DataFrame([{"captoin": "a"}]), {"caption": "string", "size": "double"})
+    assert caught.value.get_http_status_code() == 400

@@ -1,0 +1,60 @@
+"""`interlace register`: a run's model becomes a version in MLflow's registry, with an alias."""
+
+import re
+import shlex
+from pathlib import Path
+
+from jobs.console import say
+from pipeline.errors import InterlaceError
+from pipeline.tracking import Bar, registry_of
+from pipeline.tracking.target import redact
+
+LOWER_IS_BETTER = re.compile(r"(^|_)(loss|mae|mse|rmse|median_rank|wer|cer|perplexity)(_|$)")
+"""In the last part of the names of metrics of which less is better."""
+
+
+def run_register(
+    run: str, name: str | None, alias: str, bar: Bar | None, *, storage: Path, tracking_uri: str | None
+) -> None:
+    """Register the model of a run and say where it is.
+
+    Args:
+        run: a run folder, the name of one in `storage`, or id or name of an MLflow run.
+        name: of the registered model; the recipe's where None.
+        alias: that the version gets.
+        bar: what it must reach, if anything.
+        storage: the folder of runs.
+        tracking_uri: of runs that are no folder.
+
+    Raises:
+        InterlaceError: there is no such model, or it is worse than the one that has the alias.
+    """
+    registry, run_id = registry_of(run, tracking_uri, storage)
+    done = registry.register(run_id, name, alias, bar)
+    before = f", which version {done.before} had" if done.before not in (None, done.version) else ""
+    if done.told:
+        say(done.told)
+    say(f"version {done.version} of `{done.name}`{'' if done.new else ' (as before)'} is {done.alias}{before}")
+    uri = f"models:/{done.name}@{done.alias}"
+    say(f"model {uri} in {redact(done.uri)}")
+    say(
+        f"serve it: MLFLOW_TRACKING_URI={shlex.quote(redact(done.uri))} mlflow models serve -m {shlex.quote(uri)}"
+        " --env-manager local --host 127.0.0.1 --port 5001"
+    )
+
+
+def make_bar(metric: str | None, mode: str | None) -> Bar | None:
+    """The bar of the flags `--metric` and `--mode`; the mode follows from the metric's name where not given.
+
+    Raises:
+        InterlaceError: the mode is neither `max` nor `min`, or has no metric.
+    """
+    if mode not in (None, "max", "min"):
+        raise InterlaceError(f"--mode: expected `max` or `min`, but is {mode!r}")
+    if metric is None:
+        if mode is not None:
+            raise InterlaceError("--mode has no effect without --metric")
+        return None
+    if mode is None:
+        mode = "min" if LOWER_IS_BETTER.search(metric.rpartition("/")[2]) else "max"
+    return Bar(metric=metric, mode="min" if mode == "min" else "max")
