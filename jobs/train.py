@@ -61,9 +61,7 @@ def train(recipe: Recipe, launch: Launch) -> Outcome | None:
         prepared = prepare(recipe, map_units)
     for line in describe(prepared, allotment, whole_recipe=launch.dry_run):
         say(line)
-    if not there.embedded:
-        for doubt in inspect_cluster(str(Path(recipe.storage).absolute()), recipe.tracking.uri, state_bytes(prepared)):
-            say(f"note: {doubt}")
+    look_at(there, prepared)
     if launch.dry_run:
         return None
     with open_run(prepared, launch.run_name, resume=launch.resume, fresh=launch.fresh) as run:
@@ -88,6 +86,15 @@ def train(recipe: Recipe, launch: Launch) -> Outcome | None:
             report = tracker.close(CLOSE_TIMEOUT_S)
     say(f"checkpoint {checkpoint}\nmodel {run.folder / 'model'}\n{report}")
     return Outcome(run=run.folder, checkpoint=checkpoint, evaluation=evaluation, tracking=report)
+
+
+def look_at(there: Cluster, prepared: Prepared) -> None:
+    """Check a cluster that was not started here, and say what may go wrong on it. Raises NotReadyError."""
+    if there.embedded:
+        return
+    recipe = prepared.recipe
+    for doubt in inspect_cluster(str(Path(recipe.storage).absolute()), recipe.tracking.uri, state_bytes(prepared)):
+        say(f"note: {doubt}")
 
 
 def fit_into(recipe: Recipe, there: Cluster) -> tuple[Recipe, Allotment]:

@@ -14,7 +14,7 @@ from cluster.preflight import Need, Slots, slots
 from jobs.console import say
 from jobs.sweep_report import Findings, findings, print_findings, rungs, write_report
 from jobs.sweep_tracking import SweepTracker
-from jobs.train import CLOSE_TIMEOUT_S, Launch, chosen_checkpoint, train
+from jobs.train import CLOSE_TIMEOUT_S, Launch, chosen_checkpoint, look_at, train
 from pipeline.data.stream import map_units, run_data_on
 from pipeline.data.warm import Warmed, warm
 from pipeline.evaluate import evaluate_checkpoint
@@ -64,6 +64,7 @@ def tune(recipe: Recipe, search: Search, launch: Launch, *, retrain: bool = Fals
     plan = prepare_sweep(recipe, search, map_units)
     for line in describe(plan, fit):
         say(line)
+    look_at(there, plan.base)
     if launch.dry_run:
         for number in range(search.trials if search.searcher == "random" else 1):
             say(_told(plan, number))

@@ -75,11 +75,13 @@ def head(cpus: int) -> Iterator[Head]:
 
 
 def _start(folder: Path, token: str, cpus: int) -> tuple[subprocess.Popen[bytes], str]:
-    gcs, dashboard, agent, client, grpc = free_ports(5)
+    gcs, dashboard, agent, client, grpc, metrics, runtime_env = free_ports(7)
     home = folder.parent / "home"
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
         f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+        # Ports that are given need not be waited for: the raylet gives its agents 15 s to tell theirs, and then dies.
+        f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={runtime_env}",
         f"--ray-client-server-port={client}", f"--dashboard-agent-grpc-port={grpc}", f"--temp-dir={folder}",
         f"--num-cpus={cpus}", "--object-store-memory=150000000", "--disable-usage-stats",
     ]  # fmt: skip

@@ -42,7 +42,7 @@ def inline() -> list[str]:
 
 def commands(lines: list[str]) -> Iterator[list[str]]:
     """Arguments of every `interlace` command, also at the end of a chain with `&&`."""
-    for line in lines:
+    for line in "\n".join(lines).replace("\\\n", " ").split("\n"):  # a backslash goes on in the next line
         for part in line.split("&&"):
             words = shlex.split(part, comments=True)
             if words and words[0].rpartition("/")[2] == "interlace":
