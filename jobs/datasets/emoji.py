@@ -10,7 +10,7 @@ Parquet shards `<split>-00000-of-0000N.parquet` with the columns
     name_ja  string, null     the same in Japanese
     name_de  string, null     the same in German
     group    string           one of nine Unicode groups, like `Smileys & Emotion`
-    subgroup string           one of about a hundred Unicode subgroups, like `face-smiling`
+    subgroup string           one of 99 Unicode subgroups, like `face-smiling`
 
 **Splits.** About 80/10/10, by the hash of the English name: held-out emoji are emoji that training has not seen. Emoji
 whose pictures are equal to the pixel (the flags of Norway and Svalbard) stay together. Skin tones and the group

@@ -23,7 +23,8 @@ SECONDS = 230
 PROMPTS = 30
 OVERFIT = (
     "train.epochs=null", "train.steps=400", "optim.lr=2e-3", "model.dropout=0", "batch.token_budget=400",
-    "fields.voice.speed=0", "fields.voice.time_mask=0", "fields.voice.band_mask=0",
+    "fields.voice.speed=0", "fields.voice.pitch=0", "fields.voice.tempo=0",
+    "fields.voice.masks=1", "fields.voice.time_mask=0", "fields.voice.band_mask=0",
 )  # fmt: skip
 
 
