@@ -94,8 +94,8 @@ def save_pyfunc(card: ModelCard, destination: Path, *, model_id: str, location: 
     def schema(columns: Mapping[str, Any]) -> Any:
         return Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()])
 
-    # MLflow refuses int64 in a double column, a missing value in a long, boolean or (over HTTP) binary one, and makes the
-    # text "None" of a missing string (`inputs`). So its signature says `any`; `metadata` holds the types, `to_rows`
+    # MLflow refuses int64 in a double column, a missing value in a long, boolean or (over HTTP) binary one, and makes
+    # the text "None" of a missing string (`inputs`). So its signature says `any`; `metadata` holds the types, `to_rows`
     # restores them, the predictor checks values.
     inputs = {name: AnyType() for name in card.inputs}
     outputs = {name: Array(DataType.double) if kind == "doubles" else kind for name, kind in card.outputs.items()}
@@ -174,6 +174,16 @@ def check_rows(predictions: Sequence[Mapping[str, Any]], bad_rows: str) -> None:
             f"{len(reasons)} of {len(predictions)} rows can't be predicted: {'; '.join(reasons[:MOST_LISTED])}{more}."
             f' With {{"params": {{"{BAD_ROWS}": "report"}}}} the others are'
         )
+
+
+def to_frame(predictions: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
+    """Predictions as a table; None stays None, which pandas would make NaN, and MLflow's server no valid JSON."""
+    import pandas as pd
+
+    columns = {name: [row[name] for row in predictions] for name in (predictions[0] if predictions else ())}
+    return pd.DataFrame(
+        {name: pd.Series(v, dtype=object if any(x is None for x in v) else None) for name, v in columns.items()}
+    )
 
 
 def refusal(reason: str) -> Exception:

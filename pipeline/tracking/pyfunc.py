@@ -11,7 +11,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from pipeline.tracking.model import BAD_ROWS, COLUMNS, check_rows, to_rows
+from pipeline.tracking.model import BAD_ROWS, COLUMNS, check_rows, to_frame, to_rows
 from pipeline.tracking.strict import refuse_unknown_columns
 
 
@@ -33,7 +33,7 @@ class RawRows(PythonModel):  # type: ignore[misc] # mlflow has no types
         """
         predictions = self._predictor.predict(to_rows(model_input, context.model_config[COLUMNS]))
         check_rows(predictions, (params or {}).get(BAD_ROWS, "refuse"))
-        return pd.DataFrame(predictions)
+        return to_frame(predictions)
 
 
 set_model(RawRows())

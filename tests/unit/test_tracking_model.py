@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking.model import save_pyfunc, to_rows
+from pipeline.tracking.model import save_pyfunc, to_frame, to_rows
 from tests.tracked import card
 
 pytestmark = [
@@ -69,3 +69,11 @@ def test_a_column_that_a_model_does_not_know_is_refused_with_the_nearest() -> No
     with pytest.raises(MlflowException, match="unknown column `captoin`; did you mean `caption`") as caught:
         to_rows(pd.DataFrame([{"captoin": "a"}]), {"caption": "string", "size": "double"})
     assert caught.value.get_http_status_code() == 400
+
+
+def test_what_is_none_in_predictions_is_null_in_the_answer() -> None:
+    predictions = [{"a": "x", "b": 0.5, "c": [1.0], "error": None}, {"a": None, "b": None, "c": None, "error": "bad"}]
+    frame = to_frame(predictions)
+    assert frame.to_dict("records") == predictions
+    assert to_frame(predictions[:1])["b"].dtype == "float64"
+    assert len(to_frame([])) == 0
