@@ -9,6 +9,7 @@ from pipeline.data.index import Index, build_index
 from pipeline.data.reader import Reader
 from pipeline.data.sources import Mapper
 from pipeline.errors import InterlaceError, RecipeError
+from pipeline.origin import pin
 from pipeline.recipe import Recipe
 from pipeline.search import Search, overridden, sample
 from pipeline.sweep import Goal
@@ -63,7 +64,7 @@ def prepare_sweep(recipe: Recipe, search: Search, mapper: Mapper) -> SweepPlan:
 
 def _build(recipe: Recipe, overrides: Mapping[str, Any], mapper: Mapper, number: int) -> tuple[Recipe, Index]:
     try:
-        own = overridden(recipe, overrides)
+        own = pin(overridden(recipe, overrides))
         return own, build_index(own, mapper)
     except InterlaceError as error:
         raise RecipeError((f"search.space: trial {number} would fail: {error}",)) from error

@@ -96,7 +96,7 @@ def trial_run(recipe: Recipe, search: Search) -> Prepared:
     changes: dict[str, Any] = {"tracking": recipe.tracking.model_copy(update={"log_every": every})}
     if search.scheduler == "pbt":
         changes["train"] = recipe.train.model_copy(update={"checkpoint_every": prepared.eval_every})
-    return replace(prepared, recipe=recipe.model_copy(update=changes))
+    return replace(prepared, recipe=prepared.recipe.model_copy(update=changes))
 
 
 def progress(share: float, first_rung: float) -> float:

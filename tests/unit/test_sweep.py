@@ -107,3 +107,26 @@ def test_figures_are_drawn_whatever_trials_lack(tmp_path: Path) -> None:
     pictures = list(tmp_path.glob("*.png"))
     assert len(pictures) == 9
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
+
+
+def test_checkpoints_of_trials_that_lost_are_deleted(recipe: Recipe) -> None:
+    values = {0: ("stopped", 0.2), 1: ("stopped", 0.6), 2: ("failed", 0.9), 3: (None, 0.1), 4: ("stopped", 0.4)}
+    with open_sweep(recipe, SEARCH, {"train": "d"}, "tidied") as sweep:
+        for number, (status, value) in values.items():
+            sweep.suggest(number, {})
+            write_json(sweep.trial(number) / "plan.json", {"num_steps": 4})
+            (sweep.trial(number) / "checkpoints" / "step-00000001").mkdir(parents=True)
+            journal = Journal(journal_path(sweep.trial(number)))
+            journal.log(1, {"val/a/accuracy": value})
+            journal.close()
+            if status is not None:
+                end_trial(sweep.trial(number), status)  # type: ignore[arg-type]
+
+        def kept() -> list[int]:
+            return [n for n in values if (sweep.trial(n) / "checkpoints").exists()]
+
+        sweep.tidy(GOAL)
+        assert kept() == [1, 3]  # the best so far, and one that goes on
+        end_trial(sweep.trial(3), "finished")
+        sweep.tidy(GOAL)
+        assert kept() == [3]
