@@ -1,6 +1,6 @@
 """Emoji find their English names: `python -m tests.benchmarks.retrieval [validation] [seeds=N] [path=value ...]`.
 
-Builds the emoji set, trains `jobs/recipes/emoji_retrieval.yaml` in this process on one thread (about 100 CPU seconds)
+Builds the emoji set, trains `jobs/recipes/emoji_retrieval.yaml` in this process on one thread (about 175 CPU seconds)
 with each of `SEEDS` seeds (or of `seeds=N`: 0 to N - 1), and evaluates it over validation and test, each with the whole
 split as gallery; with `validation` only over that, to choose settings without a look at test. Prints recall at 1, 5, 10
 and median rank of both directions, recall@10 over chance, and the largest difference to a plain full-matrix

@@ -82,6 +82,7 @@ def chosen(draw) -> dict[str, object]:
 
 
 BUSY = {"gain_db": 6, "shift_s": 0.2, "noise_db": 10, "speed": 0.3, "time_mask": 0.3, "band_mask": 0.3}
+BUSY |= {"pitch": 0.2, "tempo": 0.3, "masks": 3}
 
 
 def test_tokens_are_as_many_as_measured():
