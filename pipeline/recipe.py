@@ -157,9 +157,13 @@ class Recipe(Node):
     @model_validator(mode="after")
     def _divides(self) -> "Recipe":
         if not self.world_sizes:
+            allowed = self.train.allowed_workers
+            said = f"{self.batch.global_batch} % {allowed[0]} is not 0"
+            if len(allowed) > 1:
+                said = f"no number from {allowed[0]} to {allowed[-1]} divides {self.batch.global_batch}"
             raise ValueError(
-                f"`train.workers` must divide `batch.global_batch` (workers share the packs of a step equally),"
-                f" but {self.train.workers} does not divide {self.batch.global_batch}"
+                "`train.workers` must divide `batch.global_batch` (workers share the packs of a step equally),"
+                f" but {said}"
             )
         return self
 
