@@ -9,7 +9,7 @@ from pipeline.bulk import plan_bulk, predict_bulk
 from pipeline.data.stream import stream_units
 from tests.served import make_model, write
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def test_ray_writes_the_bytes_that_this_process_writes(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """What a person gets to see of a run besides numbers: worst errors, worth of fields, lengths, stages."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from jobs.mistakes import worst_mistakes, write_mistakes
-from jobs.report import evaluate_model
+from jobs.report import Evaluation
 from jobs.run_figures import Stages, draw_contributions, draw_lengths
+from pipeline.evaluate import SubsetResult, field_subsets
 from pipeline.journal import Point
 from pipeline.predict import Predictor
 from tests.served import Model, make_model
@@ -45,12 +47,19 @@ def test_the_worst_errors_are_those_that_the_model_is_most_wrong_about(model: Mo
 
 
 def test_figures_of_a_run_are_written(model: Model, tmp_path: Path) -> None:
-    reader = model.prepared.index.reader(model.prepared.recipe, "train", training=False)
-    evaluation = evaluate_model(model.folder, reader, "train")
-    draw_contributions(evaluation, Predictor.load(model.folder), tmp_path)
+    predictor = Predictor.load(model.folder)
+    metrics = {"color/accuracy": 0.5, "size/mae": 2.0, "pair/recall_10": math.nan, "text/loss": 1.0}
+    metrics |= {f"{n}/{task.main_metric}": metrics[next(k for k in metrics if k.startswith(n))]
+                for n, task in predictor.network.tasks.items()}  # fmt: skip
+    results = tuple(
+        SubsetResult(fields=fields, metrics=metrics, states={}, weights={})
+        for fields in field_subsets(list(predictor.recipe.fields))
+    )
+    evaluation = Evaluation(split="train", num_samples=64, results=results, exhibits={})
+    draw_contributions(evaluation, predictor, tmp_path)
     draw_lengths(model.prepared, tmp_path / "tokens.png")
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"tokens.png", "contribution-color.png", "contribution-size.png"} <= names
+    assert names == {"tokens.png", *(f"contribution-{name}.png" for name in ("color", "size", "text"))}
     assert all(path.stat().st_size > 5000 for path in tmp_path.iterdir())
 
 
