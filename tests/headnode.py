@@ -17,7 +17,7 @@ import psutil
 import requests
 
 START_S = 200.0
-STARTS = 3
+STARTS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
