@@ -17,7 +17,7 @@ import psutil
 import requests
 
 START_S = 200.0
-STARTS = 5
+STARTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
