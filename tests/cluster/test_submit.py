@@ -55,7 +55,7 @@ def test_the_jobs_api_wants_its_token_and_a_failing_job_gives_its_code(
     assert (refused.returncode, "wants a token" in refused.stdout) == (2, True)
 
     file = recipe(shapes, tmp_path, 8)
-    failed = client("submit", "index", str(file), "--set", "data.train.paths=[gone.parquet]", "--id", "mine")
+    failed = client("submit", "index", str(file), "--set", "data.train.paths=[gone*.parquet]", "--id", "mine")
     assert failed.returncode == 2, failed.stdout
     assert "error: expected at least one shard" in failed.stdout  # the job's own words, streamed
     assert f"{head_node.address}/#/jobs/mine" in failed.stdout
