@@ -39,7 +39,7 @@ from pipeline.train.elastic import Rules
 from pipeline.train.notice import checkpoint_given
 from pipeline.train.policy import ElasticTrainer
 from pipeline.train.start import start
-from pipeline.train.stop import asking_on_sigterm, clear, is_asked
+from pipeline.train.stop import asking_on_sigterm, clear, ctrl_c_restored, is_asked
 from pipeline.train.worker import FAILURE, Job, OnEvaluation, Worker, train_worker
 
 COLLECTIVE_TIMEOUT_S = 600
@@ -181,7 +181,7 @@ def fit(run: Run, prepared: Prepared) -> None:
         dataset_config=data_config(recipe.data.labels),
     )
     try:
-        with asking_on_sigterm(run.folder):
+        with ctrl_c_restored(), asking_on_sigterm(run.folder):
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise InterlaceError(f"run `{run.name}` failed: {_reason(error)}") from error

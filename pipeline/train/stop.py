@@ -47,3 +47,14 @@ def asking_on_sigterm(run: Path) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def ctrl_c_restored() -> Iterator[None]:
+    """Take away the handlers of Ctrl-C that Ray leaves behind: they talk to a controller or a search that is gone."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)

@@ -34,8 +34,10 @@ STEPS = 20
 def train(recipe: Recipe) -> Path:
     """Train a recipe on the shared Ray; its run folder."""
     prepared = prepare(recipe, map_units)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with open_run(prepared) as run:
         fit(run, prepared)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     return run.folder
 
 

@@ -43,8 +43,10 @@ def files_of(shapes: EmojiLike, tmp_path: Path, steps: int = STEPS, **search: An
 
 def run(path: Path, *overrides: str, **launch: Any) -> Tuned:
     recipe, search = load_search(path, overrides)
+    handler = signal.getsignal(signal.SIGINT)
     tuned = tune(recipe, search, Launch(run_name="s", **launch))
     assert tuned is not None
+    assert signal.getsignal(signal.SIGINT) is handler
     return tuned
 
 

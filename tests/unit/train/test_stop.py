@@ -9,7 +9,7 @@ import typer
 
 from jobs.console import reported_errors
 from pipeline.errors import StoppedError
-from pipeline.train.stop import asking_on_sigterm, clear, is_asked
+from pipeline.train.stop import asking_on_sigterm, clear, ctrl_c_restored, is_asked
 
 
 def terminate() -> None:
@@ -44,6 +44,13 @@ def test_sigterm_ends_a_command_with_75_also_where_sigint_is_blocked(blocked: bo
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGTERM, before)
     assert caught.value.exit_code == 75
+
+
+def test_a_handler_of_ctrl_c_that_the_body_sets_is_gone_after_it() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with ctrl_c_restored():
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_stopped_run_and_ctrl_c_have_codes_of_their_own() -> None:
