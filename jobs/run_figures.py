@@ -10,7 +10,7 @@ import numpy as np
 from jobs.report import Evaluation
 from pipeline.data.reader import field_tokens
 from pipeline.figures import bars_figure, lengths_figure
-from pipeline.journal import Point, journal_path, read
+from pipeline.journal import Point, journal_path, read_on
 from pipeline.predict import Predictor
 from pipeline.train.run import Prepared
 from pipeline.train.worker import CHECKPOINT_S, EVALUATE_S
@@ -60,13 +60,7 @@ class Stages:
 
 def points_since(run_folder: Path, offset: int) -> list[Point]:
     """Points of a run's journal after so many bytes."""
-    found: list[Point] = []
-    before = -1
-    while before != offset:
-        before = offset
-        points, offset = read(journal_path(run_folder), offset)
-        found += points
-    return found
+    return [point for points, _ in read_on(journal_path(run_folder), offset) for point in points]
 
 
 def draw_lengths(prepared: Prepared, path: Path) -> None:

@@ -11,7 +11,7 @@ from jobs.binding import binding
 from jobs.console import say
 from jobs.progress import CLUSTER, PLACE
 from pipeline.errors import InterlaceError
-from pipeline.journal import Point, journal_path, read
+from pipeline.journal import Point, journal_path, read_on
 from pipeline.train.checkpoint import newest_checkpoint
 from pipeline.train.worker import RANKS
 
@@ -79,10 +79,7 @@ class View:
         yield from self._cluster()
 
     def _read(self) -> None:
-        after = -1
-        while after != self.offset:
-            after = self.offset
-            points, self.offset = read(journal_path(self.run), after)
+        for points, self.offset in read_on(journal_path(self.run), self.offset):
             for point in points:
                 if "train/loss" in point.metrics and point.step > 1:  # the first step waits for the start of data tasks
                     self.steps.append(point)

@@ -14,7 +14,7 @@ lines: 0.25 s (2 shared x86 cores, ext4, tests/benchmarks/journal.py).
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -56,10 +56,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._file = open_lines(path)
         self._last: dict[str, int] = {}
-        offset, after = -1, 0
-        while after != offset:
-            offset = after
-            points, after = read(path, offset)
+        for points, _ in read_on(path):
             for point in points:
                 self._last.update(dict.fromkeys(point.metrics, point.step))
 
@@ -101,6 +98,16 @@ def read(path: Path, offset: int = 0, num_bytes: int = READ_BYTES) -> tuple[list
     """
     lines, after = read_lines(path, offset, num_bytes)
     return [point for line in lines if (point := _parse(line)) is not None], after
+
+
+def read_on(path: Path, offset: int = 0) -> Iterator[tuple[list[Point], int]]:
+    """All points after `offset`, some at a time, each time with the offset to read on from."""
+    while True:
+        points, after = read(path, offset)
+        if after == offset:
+            return
+        yield points, after
+        offset = after
 
 
 def last_point(path: Path) -> Point | None:

@@ -23,7 +23,7 @@ import torch
 from pipeline.data.plan import Schedule
 from pipeline.data.reader import Reader
 from pipeline.errors import InterlaceError, StoppedError
-from pipeline.journal import Point, journal_path, read
+from pipeline.journal import Point, journal_path, read_on
 from pipeline.recipe import Recipe
 from pipeline.sample import Pack
 from pipeline.train.build import network_for
@@ -213,12 +213,7 @@ def _stopped_after(run: Path, seconds: float) -> Iterator[None]:
 
 
 def _points(path: Path) -> list[Point]:
-    points, offset, after = [], -1, 0
-    while after != offset:
-        offset = after
-        more, after = read(path, offset)
-        points += more
-    return points
+    return [point for points, _ in read_on(path) for point in points]
 
 
 def _world_sizes(events: Path) -> list[int]:
