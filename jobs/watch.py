@@ -79,7 +79,8 @@ class View:
         yield from self._cluster()
 
     def _read(self) -> None:
-        for points, self.offset in read_on(journal_path(self.run), self.offset):
+        for points, after in read_on(journal_path(self.run), self.offset):
+            self.offset = after
             for point in points:
                 if "train/loss" in point.metrics and point.step > 1:  # the first step waits for the start of data tasks
                     self.steps.append(point)
