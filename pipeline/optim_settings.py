@@ -10,7 +10,10 @@ from pipeline.fields import Node
 class Optim(Node):
     """Optimizer and schedule."""
 
-    name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="AdamW, Adam, or SGD with momentum.")
+    name: Literal["adamw", "adam", "sgd", "muon"] = Field(
+        "adamw",
+        description="AdamW, Adam, SGD with momentum, or Muon for matrices of layers and AdamW for all else.",
+    )
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Rate of a layer over that of the next, nearer to the output."
@@ -18,10 +21,11 @@ class Optim(Node):
     weight_decay: float = Field(
         0.05,
         ge=0,
-        description="Decay of matrices; gains and biases have none. Decoupled with `adamw`, else an L2 penalty.",
+        description="Decay of matrices; gains and biases have none. With `adam`, `sgd` an L2 penalty, else decoupled.",
     )
-    beta1: float = Field(0.9, ge=0, lt=1, description="Adam's and AdamW's first beta; SGD's momentum.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="First beta of Adam, AdamW (and beside `muon`); SGD's momentum.")
     beta2: float = Field(0.98, ge=0, lt=1, description="Adam's and AdamW's second beta.")
+    momentum: float = Field(0.95, ge=0, lt=1, description="`muon`: of the matrices of layers.")
     schedule: Literal["cosine", "linear", "constant", "inverse_sqrt", "step", "wsd", "plateau"] = Field(
         "cosine", description="Course of the rate after the warm-up."
     )
@@ -61,6 +65,8 @@ class Optim(Node):
         for name, schedules in used.items():
             if self.schedule not in schedules and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"`{name}` has no effect with `schedule: {self.schedule}`")
+        if self.name != "muon" and self.momentum != type(self).model_fields["momentum"].default:
+            raise ValueError(f"`momentum` has no effect with `name: {self.name}`; SGD's is `beta1`")
         if self.schedule == "wsd" and self.warmup + self.decay_share > 1:
             raise ValueError(
                 f"`warmup` and `decay_share` must add to at most 1, but {self.warmup} + {self.decay_share}"

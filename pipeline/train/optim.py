@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,13 +13,16 @@ from pipeline.model.embedding import encoder_of
 from pipeline.model.fusion import key
 from pipeline.model.network import FIELD_PARTS
 from pipeline.recipe import Optim
+from pipeline.train.muon import Muon, hidden_matrices
 
 RateFactor = Callable[[str], float]
 """From a parameter's name in the network to a factor of its learning rate."""
 
 
 def make_optimizer(settings: Optim, network: nn.Module, factors: Sequence[RateFactor] = ()) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), Adam (Kingma & Ba 2015) or SGD with Nesterov momentum; only matrices decay.
+    """Muon with AdamW, AdamW (Loshchilov & Hutter 2019), Adam (Kingma & Ba 2015) or SGD with Nesterov momentum.
+
+    Only matrices decay.
 
     Vectors (gains, biases) and embedding-like tables of one row gain nothing from decay. Frozen parameters are left
     out. Single numbers have groups of their own, since FSDP leaves them whole and kernels take either whole or sharded.
@@ -30,14 +34,19 @@ def make_optimizer(settings: Optim, network: nn.Module, factors: Sequence[RateFa
     """
     named = {name: p for name, p in network.named_parameters() if p.requires_grad}
     factors = (layer_factors(named, settings.layer_decay), *factors)
-    groups: dict[tuple[float, int], list[nn.Parameter]] = {}
+    hidden = hidden_matrices(network) if settings.name == "muon" else {}
+    groups: dict[tuple[float, int, int], list[nn.Parameter]] = {}
     for name, parameter in named.items():
         factor = math.prod(f(name) for f in factors)
-        groups.setdefault((factor, min(parameter.ndim, 2)), []).append(parameter)
-    made = [
+        groups.setdefault((factor, min(parameter.ndim, 2), hidden.get(parameter, 0)), []).append(parameter)
+    made: list[dict[str, Any]] = [
         {"params": params, "factor": factor, "weight_decay": settings.weight_decay if ndim == 2 else 0.0}
-        for (factor, ndim), params in groups.items()
+        | ({"matrices": matrices} if matrices else {})
+        for (factor, ndim, matrices), params in groups.items()
     ]
+    if settings.name == "muon":
+        betas = settings.beta1, settings.beta2
+        return Muon(made, settings.momentum, lr=settings.lr, betas=betas, fused=True)
     if settings.name == "sgd":
         momentum = settings.beta1
         return torch.optim.SGD(made, lr=settings.lr, momentum=momentum, nesterov=momentum > 0, fused=True)

@@ -6,6 +6,8 @@ import torch
 from pipeline.model.attention import Segments
 from pipeline.model.fusion import FieldTokens, interlace
 from pipeline.model.network import Network, draw_kept
+from pipeline.model.transformer import Block
+from pipeline.tasks import ClassificationTask
 from tests.networks import FUSIONS, SPECS, build, draw_batch, without
 
 
@@ -137,3 +139,23 @@ def test_modality_dropout_hides_its_share_and_never_everything():
     assert abs(float((~three).sum(1).float().mean()) - expected) < 0.02
     assert torch.equal(draw_kept(present, 0.0), present)
     assert alone.any()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_recomputed_activations_change_no_fusion(fusion: str) -> None:
+    network = build(fusion, dropout=0.3, modality_dropout=0.3, field_layers=2, joint_layers=2).train()
+    blocks = [m for m in network.modules() if isinstance(m, Block)]
+    found = []
+    for recompute in (False, True):
+        for block in blocks:
+            block.recompute = recompute
+        network.zero_grad()
+        torch.manual_seed(1)
+        batch = draw_batch()
+        task = network.tasks["label"]
+        assert isinstance(task, ClassificationTask)
+        total = task.loss(network(batch), batch)
+        total.backward()
+        found.append([total.detach(), *(p.grad for p in network.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert len(blocks) >= 2

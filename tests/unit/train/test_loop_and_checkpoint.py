@@ -80,7 +80,9 @@ def state(step: int) -> RunState:
     )
 
 
-@pytest.mark.parametrize(("optimizer", "ema"), [("adamw", 0.0), ("adam", 0.0), ("sgd", 0.0), ("adamw", 0.9)])
+@pytest.mark.parametrize(
+    ("optimizer", "ema"), [("adamw", 0.0), ("adam", 0.0), ("sgd", 0.0), ("muon", 0.0), ("adamw", 0.9)]
+)
 def test_resume_equals_uninterrupted(recipe: Recipe, tmp_path: Path, optimizer: str, ema: float) -> None:
     recipe = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"name": optimizer, "ema": ema})})
     whole = Here(recipe)

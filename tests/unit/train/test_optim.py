@@ -9,6 +9,7 @@ from torch.optim import lr_scheduler as torchs
 
 from pipeline.errors import RecipeError
 from pipeline.recipe import Optim, parse_recipe
+from pipeline.train.muon import hidden_matrices, orthogonalised
 from pipeline.train.optim import SCHEDULES, after_evaluation, layer_factors, learning_rate, make_optimizer, set_rate
 from tests.networks import build
 
@@ -117,6 +118,96 @@ def test_optimizers_equal_torchs_own(name: str) -> None:
             optimizer.step()
     torch.testing.assert_close(first.state_dict(), second.state_dict())
     assert not torch.equal(before, first.weight)
+
+
+def muon_step(network: torch.nn.Module, grads: list[dict[str, torch.Tensor]], **chosen: Any) -> dict[str, torch.Tensor]:
+    """The network's parameters after a step of Muon with each of the gradients (zeros where none is given)."""
+    optimizer = make_optimizer(settings(name="muon", weight_decay=0.1, **chosen), network)
+    for given in grads:
+        for name, parameter in network.named_parameters():
+            parameter.grad = given.get(name, torch.zeros_like(parameter)).clone()
+        optimizer.step()
+    return {name: p.detach().clone() for name, p in network.named_parameters()}
+
+
+def test_muon_moves_matrices_as_torchs_own_and_the_rest_as_adamw() -> None:
+    network = build("mid", field_layers=1, joint_layers=1)
+    twin = build("mid", field_layers=1, joint_layers=1)
+    twin.load_state_dict(network.state_dict())
+    named = dict(twin.named_parameters())
+    grads = [{name: torch.randn_like(p) for name, p in named.items()} for _ in range(3)]
+    found = muon_step(network, grads, momentum=0.9)
+
+    parts: dict[str, list[torch.nn.Parameter]] = {}
+    for name, p in named.items():
+        if (".layers." in name or ".convolutions." in name) and p.ndim >= 2:
+            pieces = p.detach().flatten(1).chunk(3 if name.endswith(".qkv.weight") else 1)
+            parts[name] = [torch.nn.Parameter(x.clone()) for x in pieces]
+    theirs = torch.optim.Muon(
+        [x for copies in parts.values() for x in copies],
+        lr=PEAK, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw",
+    )  # fmt: skip
+    rest = [p for n, p in named.items() if n not in parts]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": 0.1},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    adam = torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.98))
+    for given in grads:
+        for name, p in named.items():
+            p.grad = given[name].clone()
+        for name, copies in parts.items():
+            for piece, grad in zip(copies, given[name].flatten(1).chunk(len(copies)), strict=True):
+                piece.grad = grad.clone()
+        theirs.step()  # type: ignore[no-untyped-call]
+        adam.step()
+    expected = {n: torch.cat([x.detach() for x in parts[n]]) if n in parts else p.detach() for n, p in named.items()}
+    for name, value in found.items():
+        torch.testing.assert_close(value.flatten(), expected[name].flatten(), msg=name)
+    assert {p.ndim for n, p in named.items() if n in parts} == {2, 4}
+    assert any(len(copies) == 3 for copies in parts.values())
+
+
+def test_muon_leaves_what_a_step_does_not_see() -> None:
+    """An absent field has a gradient of zeros; momentum must not carry its matrices on."""
+    network = build("mid", field_layers=1, joint_layers=1)
+    names = [n for n, _ in network.named_parameters() if "series.layers" in n and n.endswith("mlp_in.weight")]
+    (name,) = names
+    seen = {name: torch.randn_like(dict(network.named_parameters())[name])}
+    optimizer = make_optimizer(settings(name="muon", weight_decay=0.0), network)
+    parameter = dict(network.named_parameters())[name]
+    parameter.grad = seen[name]
+    before = parameter.detach().clone()
+    optimizer.step()
+    after = parameter.detach().clone()
+    assert not torch.equal(before, after)
+    parameter.grad = torch.zeros_like(parameter)
+    kept = optimizer.state[parameter]["momentum"].clone()
+    optimizer.step()
+    assert torch.equal(parameter.detach(), after)
+    assert torch.equal(optimizer.state[parameter]["momentum"], kept)
+
+
+def test_orthogonalised_matrices_keep_their_directions() -> None:
+    """Singular vectors stay, singular values come near 1 (Jordan's iteration: 0.7 to 1.2), tall or wide."""
+    for shape in ((48, 96), (96, 48), (32, 192)):  # square ones of random numbers have values near 0
+        matrix = torch.randn(shape)
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        inner = u.T @ orthogonalised(matrix).float() @ v.T
+        values = inner.diagonal()
+        assert float(values.min()) > 0.6
+        assert float(values.max()) < 1.3
+        assert float((inner - values.diag()).abs().max()) < 0.08
+    assert not orthogonalised(torch.zeros(4, 8)).any()
+
+
+def test_muon_takes_layers_and_convolutions_only() -> None:
+    network = build("mid", field_layers=1, joint_layers=1)
+    named: dict[torch.Tensor, str] = {p: n for n, p in network.named_parameters()}
+    found = {named[p]: count for p, count in hidden_matrices(network).items()}
+    assert all(".layers." in n or ".convolutions." in n for n in found)
+    assert {n for n in named.values() if ".layers." in n and n.endswith("weight") and "norm" not in n} <= set(found)
+    assert {count for n, count in found.items() if "qkv" in n} == {3}
 
 
 @pytest.mark.parametrize(("fusion", "depths"), [("early", 3), ("mid", 5), ("weighted_sum", 2), ("cross_attention", 5)])
