@@ -21,7 +21,9 @@ def add_to(app: typer.Typer) -> None:
     @app.command(context_settings=PASSED_ON)
     def submit(  # noqa: PLR0913 - one parameter a flag
         context: typer.Context,
-        verb: Annotated[str, typer.Argument(help="train, tune, prepare, index or evaluate.", show_default=False)],
+        verb: Annotated[
+            str, typer.Argument(help="One of train, tune, prepare, index, evaluate, predict.", show_default=False)
+        ],
         address: JobsAddress = None,
         job_id: Annotated[str | None, typer.Option("--id", help="Submission id; by default from the recipe.")] = None,
         detach: Annotated[bool, typer.Option("--detach", help="Return once the job is handed in.")] = False,

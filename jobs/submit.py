@@ -25,7 +25,7 @@ from pipeline.preparation import load_preparation
 from pipeline.recipe import Recipe, digest, flatten, load_recipe
 from pipeline.search import load_search
 
-VERBS = ("train", "tune", "prepare", "index", "evaluate")
+VERBS = ("train", "tune", "prepare", "index", "evaluate", "predict")
 """What can be submitted: verbs whose result lies in the storage folder or where a flag says."""
 
 PLACES = ("storage", "data.root", "data.cache_folder", "root", "out")
@@ -96,8 +96,10 @@ def order(command: Any, verb: str, words: Sequence[str], folder: Path, base: Pat
     if given.get("address"):
         raise JobError("--address of a submitted verb is its cluster's own; it is --address of `submit`")
     absolute = {k: folder / v if isinstance(v, Path) else v for k, v in given.items()}
+    if verb == "predict":
+        absolute |= _of_predictions(given, folder)
     if given.get("recipe") is None:
-        name = f"{verb}-{Path(given['run']).name}"
+        name = f"{verb}-{absolute['output'].name if verb == 'predict' else Path(given['run']).name}"
         return Order(
             verb=verb, words=(verb, *_words(inner, absolute)), job=_id(name), folders=_paths(absolute), recipe=None,
             settings=None, run="",
@@ -194,6 +196,17 @@ def submit(wanted: Order, folder: Path, sending: Sending) -> int:
         say(f"\nthe job goes on: `interlace logs -f {job_id}` follows it, `interlace stop {job_id}` ends it")
         raise typer.Exit(0) from None
     return conclude(jobs, job, links)
+
+
+def _of_predictions(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Model, shards and storage as a job finds them: names of runs, models and splits and URIs stay as they are."""
+    model = given["model"]
+    data = [d if "://" in d or re.fullmatch(r"\w+", d) else str(folder / d) for d in given["data"]]
+    return {
+        "model": str(folder / model) if (folder / model).exists() else model,
+        "data": data,
+        "storage": folder / (given["storage"] or "output"),
+    }
 
 
 def _settings(verb: str, given: Mapping[str, Any]) -> Any:

@@ -92,6 +92,20 @@ def test_data_and_runs_stay_and_the_recipe_goes_along(work: Path, tmp_path_facto
     assert pack(order(COMMAND, "train", ["recipes/shapes.yaml"], work), work, 1.0).holds("recipes/shapes.yaml")
 
 
+def test_predictions_find_model_and_shards_wherever_the_job_runs(work: Path) -> None:
+    words = ["results/runs/r/model.bin", "--data", "shards/*.parquet", "--output", "predicted", "--keep", "code"]
+    wanted = order(COMMAND, "predict", words, work)
+    params = given(wanted.words)
+    assert params["model"] == f"{work}/results/runs/r/model.bin"
+    assert list(params["data"]) == [f"{work}/shards/*.parquet"]
+    assert (params["output"], params["storage"]) == (work / "predicted", work / "output")
+    assert list(params["keep"]) == ["code"]
+    assert wanted.job == "predict-predicted"
+    named = ["models:/shapes@champion", "--data", "s3://bucket/a.parquet", "--data", "test", "--output", "p"]
+    params = given(order(COMMAND, "predict", named, work).words)
+    assert (params["model"], list(params["data"])) == (named[0], ["s3://bucket/a.parquet", "test"])
+
+
 def test_too_much_is_refused_before_anything_is_asked(work: Path) -> None:
     (work / "weights.bin").write_bytes(b"x" * 2_000_000)
     with pytest.raises(TooLargeError, match=r"weights.bin: 1.9 MiB"):
