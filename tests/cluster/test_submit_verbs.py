@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.origin import MODEL
 from tests.cluster.conftest import Run
 from tests.data import EmojiLike
 from tests.e2e.conftest import Command
@@ -71,6 +72,23 @@ def test_tune(client: Run, interlace: Command, shapes: EmojiLike, tmp_path: Path
     assert len(here) == 2
     assert logged(tmp_path / "out") == logged(tmp_path / "here")
     assert len(logged(tmp_path / "here")) == 3
+
+
+def test_trials_of_two_workers_and_the_best_trained_again(client: Run, shapes: EmojiLike, tmp_path: Path) -> None:
+    """Packs are dealt to two workers or one: the same suggestions, steps and (in whole samples) the same accuracies."""
+    recipe = recipe_in(shapes, tmp_path)
+    both = ["--set", "batch.global_batch=2", "--set", "train.steps=12", "--trials", "2", "--run-name", "s"]
+    two = client("submit", "tune", str(recipe), *both, "--set", "train.workers=2", "--retrain")
+    assert two.returncode == 0, two.stdout
+    assert "the best recipe, trained at full length" in two.stdout
+    one = client("submit", "tune", str(recipe), *both, "--storage", str(tmp_path / "one"))
+    assert one.returncode == 0, one.stdout
+    assert "`train.workers` 2 x" in two.stdout
+    found = results(tmp_path / "out" / "sweeps" / "s")
+    assert found == results(tmp_path / "one" / "sweeps" / "s")
+    assert {status for _, status, _ in found.values()} == {"finished"}
+    assert (tmp_path / "out" / "runs" / "s-best" / "model" / MODEL).exists()
+    assert len(logged(tmp_path / "out")["s-best"][1]["train/loss"]) == 12
 
 
 def test_prepare(client: Run, interlace: Command, tmp_path: Path) -> None:
