@@ -124,6 +124,59 @@ def test_a_stopped_run_writes_a_checkpoint_and_the_same_submission_goes_on(
 
 
 @pytest.mark.slow
+def test_a_job_whose_driver_was_killed_goes_on_by_the_same_submission(
+    head_node: Head, client: Run, shapes: EmojiLike, tmp_path: Path
+) -> None:
+    steps = 200
+    file = recipe(shapes, tmp_path, steps)
+    words = ["submit", "train", str(file), "--run-name", "killed", "--set", "train.checkpoint_every=10"]
+    assert client(*words, "--detach").returncode == 0
+    run = tmp_path / "out" / "runs" / "killed"
+    deadline = time.monotonic() + 240
+    while not list((run / "checkpoints").glob("step-*/hashes.json")):
+        assert time.monotonic() < deadline, client("logs", "train-killed").stdout
+        time.sleep(0.1)
+    members = psutil.Process(head_node.pid).children(recursive=True) + list(psutil.process_iter())
+    drivers = {p.pid: p for p in members if drives(p, "killed")}
+    for driver in drivers.values():
+        driver.kill()
+    assert len(drivers) >= 1
+    assert client("logs", "-f", "train-killed").returncode not in (0, 75)
+    again = client(*words)
+    assert again.returncode == 0, again.stdout
+    assert "job train-killed-2" in again.stdout
+    assert re.search(r"resumed from step-\d+", again.stdout)
+    traces, repeated = read_traces(run)
+    reference = run_here(load_recipe(file, [f"storage={tmp_path / 'reference'}"]))
+    assert traces == reference.packs
+    assert repeated <= 4 * 2 * 10  # 4 packs a step; since the last checkpoint, or the one before that was being written
+    assert mlflow_runs(tmp_path / "out") == {"killed": steps}
+
+
+def drives(process: psutil.Process, name: str) -> bool:
+    """Whether it is the Python process of a submitted `interlace train --run-name NAME`."""
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        return False
+    return "jobs" in words and "train" in words and "submit" not in words and name in words
+
+
+def mlflow_runs(storage: Path) -> dict[str, int]:
+    """Steps whose loss MLflow holds, each once, by name of the run."""
+    from mlflow import MlflowClient  # here: importing it warns, which at collection would be an error
+
+    api = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    found = {}
+    for run in api.search_runs([e.experiment_id for e in api.search_experiments()]):
+        logged = [point.step for point in api.get_metric_history(run.info.run_id, "train/loss")]
+        assert sorted(logged) == list(range(1, len(logged) + 1))
+        assert run.info.run_name not in found
+        found[run.info.run_name] = len(logged)
+    return found
+
+
+@pytest.mark.slow
 def test_an_embedded_ray_listens_on_loopback_only() -> None:
     program = (
         "import sys, time, psutil, ray\nfrom cluster.connect import connect\nconnect(local_cpus=2)\n"
