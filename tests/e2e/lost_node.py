@@ -1,6 +1,6 @@
 """A search on a cluster of two nodes, one of which is lost: `python -m tests.e2e.lost_node RECIPE`.
 
-The node dies as soon as a trial on it has evaluated twice; a line says which trial that was.
+The node dies as soon as a trial on it has a whole checkpoint; a line says which trial that was.
 """
 
 import sys
@@ -15,6 +15,7 @@ from jobs.train import Launch
 from jobs.tune import tune
 from pipeline.lock import worker_lock
 from pipeline.search import load_search
+from pipeline.train.checkpoint import HASHES
 
 QUICK = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
 
@@ -24,11 +25,11 @@ def lose(cluster: Cluster, trials: Path, raylet: int) -> None:
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         for trial in sorted(trials.glob("[0-9]*")):
-            lock, journal = trial / worker_lock(0), trial / "metrics.jsonl"
-            if not (lock.exists() and journal.exists()) or (trial / "result.json").exists():
+            lock, kept = trial / worker_lock(0), list(trial.glob(f"checkpoints/step-*/{HASHES}"))
+            if not (lock.exists() and kept) or (trial / "result.json").exists():
                 continue
             process = int(lock.read_text().split()[1])  # "process 123 on host"
-            if journal.read_text().count('"val/') >= 2 and _parent(process) == raylet:
+            if _parent(process) == raylet:
                 node = next(n for n in cluster.worker_nodes)
                 cluster.remove_node(node, allow_graceful=False)
                 sys.stdout.write(f"node lost in the middle of trial {trial.name}\n")
