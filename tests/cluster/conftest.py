@@ -11,7 +11,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 from cluster.connect import connect
+from tests.e2e.conftest import interlace
 from tests.headnode import Head, head
+
+__all__ = ["interlace"]  # a fixture
 
 TRAIN, DATA = {"pool": "train"}, {"pool": "data"}
 ENVIRONMENT = {
@@ -68,7 +71,7 @@ def client(head_node: Head, tmp_path: Path) -> Run:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=280,
+            timeout=600,
             check=False,
             env={**head_node.environment(tmp_path), "RAY_API_SERVER_ADDRESS": head_node.address, **environment},
         )

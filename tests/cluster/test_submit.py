@@ -21,7 +21,7 @@ from tests.headnode import Head
 from tests.laws.code import ROOT
 from tests.ray.reference import read_traces, run_here
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
 
 SETTINGS = {"precision": "fp32", "trace": True, "threads": 1}
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}

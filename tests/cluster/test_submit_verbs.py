@@ -20,7 +20,7 @@ from tests.served import make_model, sounding_rows, write
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.filterwarnings("default"),
 ]
 
