@@ -55,7 +55,7 @@ class Running:
         except BaseException as error:
             self.failure = error
 
-    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.failure is None, self.failure
@@ -77,7 +77,7 @@ class Running:
         return [int(e.split()[0]) for e in self.events() if "workers ready" in e]
 
     def end(self) -> None:
-        self.thread.join(timeout=240)
+        self.thread.join(timeout=400)
         assert self.failure is None, self.failure
         assert not self.thread.is_alive()
 
