@@ -45,7 +45,7 @@ class Running:
         self.prepared = prepare(recipe, map_units)
         self.folder = Path(recipe.storage) / "runs" / "run"
         self.failure: BaseException | None = None
-        self.thread = threading.Thread(target=self._fit)
+        self.thread = threading.Thread(target=self._fit, daemon=True)
         self.thread.start()
 
     def _fit(self) -> None:
