@@ -84,13 +84,15 @@ class Muon(torch.optim.AdamW):
         state = self.state[parameter]
         if SLOT not in state:
             state[SLOT] = torch.zeros_like(grad)
+        parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
         # An update is as large for a small gradient: matrices of a field that the step lacks must stay where they are.
-        seen = (whole(grad.norm()) > 0).to(grad.dtype)
-        state[SLOT].lerp_(grad, (1.0 - self.momentum) * float(seen))
+        if not whole(grad.norm()):
+            return
+        state[SLOT].lerp_(grad, 1.0 - self.momentum)
         ahead = whole(grad.lerp(state[SLOT], self.momentum))
         pieces = [update(piece) for piece in ahead.flatten(1).chunk(group["matrices"])]
-        change = rows_like(torch.cat(pieces).view(ahead.shape) * seen, parameter)
-        parameter.mul_(1.0 - group["lr"] * group["weight_decay"]).sub_(change, alpha=group["lr"])
+        change = rows_like(torch.cat(pieces).view(ahead.shape), parameter)
+        parameter.sub_(change, alpha=group["lr"])
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import yaml
 from pipeline.recipe import load_recipe
 from pipeline.train.checkpoint import MODEL, checkpoint_folder
 from tests.cluster.conftest import Run
+from tests.cluster.test_submit_verbs import logged
 from tests.data import EmojiLike
 from tests.headnode import Head
 from tests.laws.code import ROOT
@@ -125,7 +126,7 @@ def test_a_stopped_run_writes_a_checkpoint_and_the_same_submission_goes_on(
 
 @pytest.mark.slow
 def test_a_job_whose_driver_was_killed_goes_on_by_the_same_submission(
-    head_node: Head, client: Run, shapes: EmojiLike, tmp_path: Path
+    client: Run, shapes: EmojiLike, tmp_path: Path
 ) -> None:
     steps = 200
     file = recipe(shapes, tmp_path, steps)
@@ -136,9 +137,8 @@ def test_a_job_whose_driver_was_killed_goes_on_by_the_same_submission(
     while not list((run / "checkpoints").glob("step-*/hashes.json")):
         assert time.monotonic() < deadline, client("logs", "train-killed").stdout
         time.sleep(0.1)
-    members = psutil.Process(head_node.pid).children(recursive=True) + list(psutil.process_iter())
-    drivers = {p.pid: p for p in members if drives(p, "killed")}
-    for driver in drivers.values():
+    drivers = [p for p in psutil.process_iter() if drives(p, "killed")]
+    for driver in drivers:
         driver.kill()
     assert len(drivers) >= 1
     assert client("logs", "-f", "train-killed").returncode not in (0, 75)
@@ -150,7 +150,8 @@ def test_a_job_whose_driver_was_killed_goes_on_by_the_same_submission(
     reference = run_here(load_recipe(file, [f"storage={tmp_path / 'reference'}"]))
     assert traces == reference.packs
     assert repeated <= 4 * 2 * 10  # 4 packs a step; since the last checkpoint, or the one before that was being written
-    assert mlflow_runs(tmp_path / "out") == {"killed": steps}
+    ((name, (_, values)),) = logged(tmp_path / "out").items()
+    assert (name, [step for step, _ in values["train/loss"]]) == ("killed", list(range(1, steps + 1)))
 
 
 def drives(process: psutil.Process, name: str) -> bool:
@@ -160,20 +161,6 @@ def drives(process: psutil.Process, name: str) -> bool:
     except psutil.Error:
         return False
     return "jobs" in words and "train" in words and "submit" not in words and name in words
-
-
-def mlflow_runs(storage: Path) -> dict[str, int]:
-    """Steps whose loss MLflow holds, each once, by name of the run."""
-    from mlflow import MlflowClient  # here: importing it warns, which at collection would be an error
-
-    api = MlflowClient(f"sqlite:///{storage}/mlflow.db")
-    found = {}
-    for run in api.search_runs([e.experiment_id for e in api.search_experiments()]):
-        logged = [point.step for point in api.get_metric_history(run.info.run_id, "train/loss")]
-        assert sorted(logged) == list(range(1, len(logged) + 1))
-        assert run.info.run_name not in found
-        found[run.info.run_name] = len(logged)
-    return found
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def finish(started: subprocess.Popen[str], log: Path) -> None:
 
 
 def logged(storage: Path) -> dict[str, Any]:
-    """What MLflow holds of each run, by name: parameters, and values by metric and step; clocks left out."""
+    """What MLflow holds of each run, by name: its end, and values by metric and step; clocks left out."""
     from mlflow import MlflowClient  # here: importing it warns, which at collection would be an error
 
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
