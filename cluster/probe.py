@@ -2,7 +2,7 @@
 
 A probe runs on up to two nodes (the driver's and another): each writes a file into the storage folder and looks for
 the other's, and tells its versions, its free disk for spilling, and whether it reaches the tracking server. `judge` is
-a pure function from what they say to sentences.
+a pure function from what they say to sentences. Where workers need GPUs, a task with as many asks torch for them.
 """
 
 import os
@@ -23,6 +23,7 @@ from cluster.errors import ClusterError
 
 MOST_NODES = 2
 CONNECT_TIMEOUT_S = 5.0
+GPU_WAIT_S = 60.0
 LEAST_SPILL_BYTES = 5 << 30
 LEAST_STORAGE_BYTES = 1 << 30
 
@@ -133,6 +134,44 @@ def inspect_cluster(storage: str, tracking_uri: str | None, memory: int) -> tupl
     if faults:
         raise NotReadyError("\n  - ".join(["the cluster is not ready for this job:", *faults]))
     return doubts
+
+
+def inspect_gpus(gpus: float, labels: Mapping[str, str], wait_s: float = GPU_WAIT_S) -> tuple[str, ...]:
+    """Let torch look for its GPUs where a worker would run; what may be wrong, in sentences.
+
+    Ray counts GPUs by the driver's devices or by what `ray start --num-gpus` was told, torch by its CUDA build: a build
+    for CPUs on a node with GPUs fails only when the process group starts, with an error about backends.
+
+    Args:
+        gpus: of a worker; 0 looks at nothing.
+        labels: of the nodes that may train.
+        wait_s: longest wait for GPUs that others hold.
+
+    Raises:
+        NotReadyError: torch sees none.
+    """
+    if not gpus:
+        return ()
+    task = ray.remote(num_cpus=0, num_gpus=gpus, max_calls=1)(torch_sees)
+    looking = task.options(label_selector=dict(labels) or None).remote()
+    try:
+        node, build, count = ray.get(looking, timeout=wait_s)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(looking, force=True)
+        return (f"no {gpus:g} GPUs were free within {wait_s:g} s: workers will wait until they are",)
+    if count == 0:
+        raise NotReadyError(
+            f"Ray gives a worker `train.gpus_per_worker` {gpus:g} GPUs on node {node}, but torch {build} sees none"
+            " there: install a build of torch with CUDA on the nodes, or train on CPUs (--set train.gpus_per_worker=0)"
+        )
+    return ()
+
+
+def torch_sees() -> tuple[str, str, int]:
+    """This node, the version of its torch, and the GPUs that torch sees in this process."""
+    import torch  # here: it takes seconds, and nothing else in this package needs it
+
+    return socket.gethostname(), torch.__version__, torch.cuda.device_count()
 
 
 def look(folder: str, name: str, tracking_uri: str | None, spill: str) -> Sight:

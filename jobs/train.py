@@ -11,7 +11,7 @@ import torch
 
 from cluster.connect import Cluster, connect
 from cluster.preflight import Allotment, DoesNotFitError, Need, allot
-from cluster.probe import inspect_cluster
+from cluster.probe import inspect_cluster, inspect_gpus
 from jobs.arithmetic import describe, state_bytes
 from jobs.console import say
 from jobs.mistakes import write_mistakes
@@ -89,11 +89,12 @@ def train(recipe: Recipe, launch: Launch) -> Outcome | None:
 
 
 def look_at(there: Cluster, prepared: Prepared) -> None:
-    """Check a cluster that was not started here, and say what may go wrong on it. Raises NotReadyError."""
-    if there.embedded:
-        return
+    """Check the GPUs, and all of a cluster that was not started here; say what may go wrong. Raises NotReadyError."""
     recipe = prepared.recipe
-    for doubt in inspect_cluster(str(Path(recipe.storage).absolute()), recipe.tracking.uri, state_bytes(prepared)):
+    doubts = inspect_gpus(recipe.train.gpus_per_worker, recipe.train.labels)
+    if not there.embedded:
+        doubts += inspect_cluster(str(Path(recipe.storage).absolute()), recipe.tracking.uri, state_bytes(prepared))
+    for doubt in doubts:
         say(f"note: {doubt}")
 
 

@@ -26,14 +26,18 @@ ENVIRONMENT = {
 
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The cluster: two nodes of one CPU to train on, one of two CPUs for data; this process is connected to it."""
+    """The cluster: a head without CPUs, two nodes of one CPU and a simulated GPU to train on, one of two CPUs for data.
+
+    This process is connected to it.
+    """
     assert not ray.is_initialized(), "run these tests in a process of their own: another Ray is there"
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, os.environ.get(name, value))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
-    cluster.add_node(num_cpus=2, labels=DATA)
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, labels=TRAIN)
+    # Nodes share the session's folder. In one for all, each node that unpacks a job's files deletes what another did.
+    cluster.add_node(num_cpus=2, labels=DATA, runtime_env_dir_name="files-data")
+    for name in ("files-1", "files-2"):
+        cluster.add_node(num_cpus=1, num_gpus=1, labels=TRAIN, runtime_env_dir_name=name)
     cluster.wait_for_nodes()
     connect(cluster.address)
     yield cluster

@@ -135,7 +135,7 @@ def test_a_lost_and_a_new_node_change_nothing_but_the_number_of_workers(
     nodes.remove_node(lost, allow_graceful=False)
     running.wait_for(lambda: running.starts() == [2, 1], "a group of one")
     running.wait_for(lambda: len(metrics(running.folder, "restart/lost_s")) == 1, "the time lost")
-    nodes.add_node(num_cpus=1, labels=TRAIN)
+    nodes.add_node(num_cpus=1, num_gpus=1, labels=TRAIN)
     running.wait_for(lambda: running.starts() == [2, 1, 2], "a group of two again")
     running.end()
 

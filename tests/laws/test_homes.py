@@ -47,7 +47,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "torch": (
         "pipeline/batch.py", "pipeline/model/", "pipeline/tasks/", "pipeline/train/", "pipeline/evaluate.py",
-        "pipeline/predict.py", "jobs/report.py", "jobs/start.py", "jobs/train.py",
+        "pipeline/predict.py", "jobs/report.py", "jobs/start.py", "jobs/train.py", "cluster/probe.py",
     ),
     "transformers": ("pipeline/model/pretrained.py",),
     "typer": ("jobs/",),
