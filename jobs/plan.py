@@ -58,11 +58,14 @@ def tell(found: Estimate, price: float | None = None) -> Iterator[str]:
         )
     else:
         yield f"training binds: {found.needed_cpus} of {found.data_cpus:g} CPUs for data tasks keep the workers busy"
-    yield f"expected: {found.samples_per_s:.1f} samples/s, {found.num_steps / found.total_s:.2f} steps/s"
+    yield (
+        f"expected: {found.samples_per_s:.1f} samples/s over the whole run, {one.samples / found.step_s:.1f} once packs"
+        f" flow (the first took {one.start_s:.1f} s), {found.num_steps / found.total_s:.2f} steps/s with evaluations"
+    )
     hours = found.total_s / 3600
     cost = f", {hours * price:.2f} at {price:g} an hour" if price is not None else ""
     yield (
-        f"expected time after the start: {_duration(found.total_s)} for {found.num_steps} steps, of it"
+        f"expected time once the workers are ready: {_duration(found.total_s)} for {found.num_steps} steps, of it"
         f" {_duration(found.evaluation_s)} for {found.evaluations} evaluations{cost}"
     )
     write_s = one.checkpoint_bytes / WRITE_BYTES_PER_S

@@ -1,8 +1,9 @@
 """What a run will take, measured on the cluster it will run on: the first seconds of the run itself.
 
 `measure` trains the recipe in a folder of its own, with the same workers, nodes and data tasks, until the samples per
-second are known; then one worker takes the same steps with packs that lie in memory. That gives the time of a step with
-data tasks beside it and without, and what a pack costs them. `Estimate` is arithmetic on these.
+second are known; then one worker takes the same steps with packs that lie in memory. That gives how long the first
+packs take to come, the time of a step with data tasks beside it and without, and what a pack costs them. `Estimate` is
+arithmetic on these.
 """
 
 import json
@@ -47,6 +48,7 @@ class Measured:
         workers: that took part.
         steps: measured with data tasks at work.
         samples: in a step.
+        start_s: seconds of the first step above those of a later one: its packs are the first that are read.
         busy_s: seconds of a step with data tasks beside it, without waiting for data.
         alone_s: seconds of a step with its packs in memory.
         wait_s: seconds that a step waited for its packs.
@@ -58,6 +60,7 @@ class Measured:
     workers: int
     steps: int
     samples: float
+    start_s: float
     busy_s: float
     alone_s: float
     wait_s: float
@@ -107,9 +110,14 @@ class Estimate:
         return self.read_wall_s >= self.step_s
 
     @property
+    def training_s(self) -> float:
+        """Seconds of all steps, from when the workers are ready."""
+        return self.measured.start_s + self.num_steps * self.step_s
+
+    @property
     def samples_per_s(self) -> float:
         """Of the whole run, without evaluations."""
-        return self.measured.samples / self.step_s
+        return self.num_steps * self.measured.samples / self.training_s
 
     @property
     def needed_cpus(self) -> int:
@@ -124,8 +132,8 @@ class Estimate:
 
     @property
     def total_s(self) -> float:
-        """Seconds of the run after its start."""
-        return self.num_steps * self.step_s + self.evaluation_s
+        """Seconds of the run from when the workers are ready."""
+        return self.training_s + self.evaluation_s
 
 
 def estimate(prepared: Prepared, data_cpus: float, seconds: float) -> Estimate:
@@ -176,11 +184,13 @@ def measure(prepared: Prepared, seconds: float) -> Measured:
     workers = starts[-1]
     alone_s, pack_bytes, checkpoint_bytes = _on_a_worker(prepared, workers, seconds / 2)
     waits = _mean(measured, "data/wait_s")
+    busy_s = _mean(measured, "step_s") - waits
     return Measured(
         workers=workers,
         steps=len(measured),
         samples=sum(p.metrics["samples_per_s"] * p.metrics["step_s"] for p in measured) / len(measured),
-        busy_s=_mean(measured, "step_s") - waits,
+        start_s=max(points[0].metrics["step_s"] - busy_s, 0.0),
+        busy_s=busy_s,
         alone_s=alone_s,
         wait_s=waits,
         read_s=_mean(points, "data/cpu_s"),

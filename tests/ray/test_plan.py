@@ -23,7 +23,7 @@ def test_a_plan_measures_the_run_and_leaves_nothing(shapes: EmojiLike, tmp_path:
     samples = prepared.index.manifests["train"].num_rows
     packs = sum(w.num_packs for w in prepared.schedule.windows if w.epoch == 0)
     assert one.samples == pytest.approx(samples / packs * prepared.recipe.batch.global_batch, rel=0.2)
-    assert min(one.alone_s, one.busy_s, one.read_s, one.pack_bytes, one.checkpoint_bytes) > 0
+    assert min(one.start_s, one.alone_s, one.busy_s, one.read_s, one.pack_bytes, one.checkpoint_bytes) > 0
     assert list((tmp_path / "out" / "plans").iterdir()) == []
     assert list((tmp_path / "out").glob("runs/*")) == []
     told = "\n".join(tell(found, price=3.6))

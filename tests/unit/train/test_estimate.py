@@ -7,8 +7,8 @@ from pipeline.train.estimate import Estimate, Measured
 
 def given(alone: float, busy: float, read: float, cpus: float = 1.0, steps: int = 400) -> Estimate:
     measured = Measured(
-        workers=1, steps=50, samples=32.0, busy_s=busy, alone_s=alone, wait_s=0.0, read_s=read, pack_bytes=1e5,
-        checkpoint_bytes=1e7,
+        workers=1, steps=50, samples=32.0, start_s=7.0, busy_s=busy, alone_s=alone, wait_s=0.0, read_s=read,
+        pack_bytes=1e5, checkpoint_bytes=1e7,
     )  # fmt: skip
     return Estimate(
         measured=measured, num_steps=steps, data_cpus=cpus, evaluations=4, evaluation_packs=6, packs_a_step=2
@@ -40,7 +40,9 @@ def simulated(estimate: Estimate) -> float:
 def test_the_estimate_is_what_two_stages_take(alone: float, busy: float, read: float, cpus: float) -> None:
     found = given(alone, busy, read, cpus)
     assert found.num_steps * found.step_s == pytest.approx(simulated(found), rel=0.01)
-    assert found.samples_per_s == pytest.approx(32 / found.step_s)
+    assert found.training_s == pytest.approx(7.0 + found.num_steps * found.step_s)
+    assert found.samples_per_s * found.training_s == pytest.approx(32 * found.num_steps)
+    assert found.total_s == found.training_s + found.evaluation_s
     assert found.data_binds == (read / cpus > alone * 1.2)
 
 
