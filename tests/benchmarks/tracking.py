@@ -4,12 +4,14 @@
 
 A worker in a process of its own takes steps of the demo's size (`tests.benchmarks.step`: 64 samples, width 128, bf16,
 one thread) and journals 11 metrics each, as a run's worker does. The driver ships them to a real MLflow server through
-proxies that fail, each in its way. Blocks of steps with tracking and without are interleaved: a pair is one block with
+proxies that fail, each in its way. Blocks of steps with tracking and without take turns: a pair is one block with
 tracking over the mean of the blocks without before and after it. Blocks without tracking are paired too, which shows
 the noise of the machine.
 
-Prints, for each fault, the ratio of step times (CPU of the worker, and wall), and CPU of the driver. At the end every
-server is healed, and what MLflow shows is compared with the journals point by point. Then 20,000 lines are journaled.
+Prints, for each fault, medians and quartiles over the pairs of the ratios of step times (mean and median step of a
+block by CPU of the worker, mean step by wall), and CPU of the driver. After its pairs a fault ends: the server is
+healed, and what MLflow shows is compared with the journal point by point, before the next fault begins, so that nothing
+ships beside its pairs. At last 20,000 lines are journaled.
 """
 
 import json
@@ -32,6 +34,7 @@ from tests.tracked import shown
 STEPS_LOGGED = 20_000
 HEALED_S = 900.0
 OFF = "off"
+RATIOS = ("CPU mean", "CPU median", "wall mean")
 NAMES = (
     "train/loss", "train/group/loss", "train/group/weight", "train/lr", "train/grad_norm", "train/epoch",
     "data/wait_s", "data/real_tokens_share", "samples_per_s", "tokens_per_s", "step_s",
@@ -75,18 +78,17 @@ class Worker:
         command = [sys.executable, "-m", "tests.benchmarks.tracking", "--worker"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def block(self, folder: Path | str, steps: int) -> tuple[float, float]:
-        """CPU and wall seconds a step (means over the block)."""
+    def block(self, folder: Path | str, steps: int) -> list[tuple[float, float]]:
+        """CPU and wall seconds of each step."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{steps} {folder}\n")
         self.process.stdin.flush()
-        cpu, wall = json.loads(self.process.stdout.readline())
-        return cpu, wall
+        return [(cpu, wall) for cpu, wall in json.loads(self.process.stdout.readline())]
 
 
 def work() -> None:
-    """Body of the worker: a line in is `steps folder` (or `off`), a line out its seconds a step."""
+    """Body of the worker: a line in is `steps folder` (or `off`), a line out the seconds of its steps."""
     import torch
 
     from tests.benchmarks.step import build, draw_batch, make_step
@@ -102,13 +104,14 @@ def work() -> None:
         count, _, folder = line.strip().partition(" ")
         if folder != OFF and folder not in journals:
             journals[folder] = Journal(journal_path(Path(folder)))
-        cpu, wall = time.process_time(), time.perf_counter()
+        took = []
         for _ in range(int(count)):
+            cpu, wall = time.process_time(), time.perf_counter()
             step(batch)
             if folder != OFF:
                 number = done[folder] = done.get(folder, 0) + 1
                 journals[folder].log(number, {name: number + i / 7 for i, name in enumerate(NAMES)})
-        took = [(time.process_time() - cpu) / int(count), (time.perf_counter() - wall) / int(count)]
+            took.append((time.process_time() - cpu, time.perf_counter() - wall))
         sys.stdout.write(json.dumps(took) + "\n")
         sys.stdout.flush()
     for journal in journals.values():
@@ -123,8 +126,7 @@ class Case:
     proxy: Proxy
     folder: Path
     tracker: Tracker | None = None
-    cpu: list[float] = field(default_factory=list)
-    wall: list[float] = field(default_factory=list)
+    ratios: list[tuple[float, ...]] = field(default_factory=list)
     driver_s: float = 0.0
     steps: int = 0
 
@@ -134,10 +136,16 @@ class Case:
             self.proxy.down()
 
 
+def summary(steps: list[tuple[float, float]]) -> tuple[float, ...]:
+    """Mean and median CPU seconds and mean wall seconds of a block's steps, as in `RATIOS`."""
+    cpu, wall = zip(*steps, strict=True)
+    return statistics.mean(cpu), statistics.median(cpu), statistics.mean(wall)
+
+
 def measure(case: Case, worker: Worker, rounds: int, steps: int) -> None:
     """Pairs of one fault, each between two blocks without tracking."""
+    before = summary(worker.block(OFF, steps))
     for _ in range(rounds):
-        before = worker.block(OFF, steps)
         if case.name != OFF:
             CASES[case.name](case.proxy)
             if case.tracker is None:
@@ -146,13 +154,12 @@ def measure(case: Case, worker: Worker, rounds: int, steps: int) -> None:
         place = OFF if case.name == OFF else case.folder
         first = worker.block(place, steps // 2)
         case.half()
-        second = worker.block(place, steps - steps // 2)
+        on = summary(first + worker.block(place, steps - steps // 2))
         case.driver_s += time.process_time() - began
         case.steps += steps
-        after = worker.block(OFF, steps)
-        on = [(a * (steps // 2) + b * (steps - steps // 2)) / steps for a, b in zip(first, second, strict=True)]
-        case.cpu.append(on[0] / statistics.mean((before[0], after[0])))
-        case.wall.append(on[1] / statistics.mean((before[1], after[1])))
+        after = summary(worker.block(OFF, steps))
+        case.ratios.append(tuple(2 * x / (a + b) for x, a, b in zip(on, before, after, strict=True)))
+        before = after
 
 
 def target_of(case: Case) -> Any:
@@ -210,15 +217,15 @@ def main(rounds: int, steps: int) -> None:
         worker = Worker()
         leave.callback(worker.process.wait)
         leave.callback(lambda: worker.process.stdin and worker.process.stdin.close())
-        step_s = worker.block(OFF, steps)[0]
+        step_s = statistics.median(cpu for cpu, _ in worker.block(OFF, steps))
         say(f"a step without tracking: {1e3 * step_s:.1f} ms of CPU; {rounds} pairs of {steps} steps a case")
-        found = list(cases(port, folder, leave))
-        for case in found:
+        for case in cases(port, folder, leave):
             measure(case, worker, rounds, steps)
-            driver = f", driver {1e3 * case.driver_s / case.steps:.2f} ms of CPU a step" if case.name != OFF else ""
-            say(f"{case.name:20} CPU {spread(case.cpu)}, wall {spread(case.wall)}{driver}")
-        for case in found[1:]:
-            say(f"{case.name:20} {check(case, port):,} points, each once, in a single run")
+            columns = zip(*case.ratios, strict=True)
+            say(f"{case.name}: " + ", ".join(f"{n} {spread(list(c))}" for n, c in zip(RATIOS, columns, strict=True)))
+            if case.name != OFF:
+                say(f"    driver {1e3 * case.driver_s / case.steps:.2f} ms of CPU a step")
+                say(f"    {check(case, port):,} points, each once, in a single run")
         say_cost_of_lines(folder, step_s)
 
 
