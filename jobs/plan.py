@@ -36,7 +36,7 @@ def run_plan(recipe: Recipe, address: str | None, seconds: float, price: float |
     prepared = prepare(recipe, map_units)
     for line in describe(prepared, allotment, whole_recipe=False):
         say(line)
-    say(f"measuring for about {1.5 * seconds:.0f} s after the start of the workers")
+    say(f"measuring for about {1.3 * seconds:.0f} s besides the start of the workers")
     found = estimate(prepared, allotment.data_cpus, seconds)
     for line in tell(found, price):
         say(line)

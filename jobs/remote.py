@@ -5,7 +5,7 @@ import time
 
 from cluster.errors import JobError
 from cluster.submission import Job, Jobs
-from jobs.console import console, errors, say
+from jobs.console import INTERRUPTED, console, errors, say
 
 MLFLOW = re.compile(r"^MLflow: (.+)$", re.MULTILINE)
 LAST_LINES = 20
@@ -63,12 +63,22 @@ def logs(job_id: str, address: str | None, *, follow: bool) -> int:
     """Print a job's log; with `follow` until it ends, and then its exit code."""
     jobs = Jobs(address)
     job = jobs.info(job_id)
-    links = LogLinks()
     if not follow:
         console.out(jobs.logs(job_id), end="", highlight=False)
         return 0
     if job.runs or job.code is not None or job.status == "STOPPED":
+        return follow_to_end(jobs, job_id)
+    return conclude(jobs, job, LogLinks())
+
+
+def follow_to_end(jobs: Jobs, job_id: str) -> int:
+    """Print what a job prints until it ends; its exit code, or that of Ctrl-C, which leaves the job alone."""
+    links = LogLinks()
+    try:
         job = jobs.follow(job_id, lambda text: console.out(links.seen(text), end="", highlight=False))
+    except KeyboardInterrupt:
+        say(f"\nthe job goes on: `interlace logs -f {job_id}` follows it, `interlace stop {job_id}` ends it")
+        return INTERRUPTED
     return conclude(jobs, job, links)
 
 

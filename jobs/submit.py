@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from cluster.errors import JobError
 from cluster.manifests import check
 from cluster.pack import LIMIT_MB, Package, check_size, collect, write
 from cluster.render import Shape, render
 from cluster.submission import Jobs, free_id
-from jobs.console import console, say
-from jobs.remote import LogLinks, conclude
+from jobs.console import say
+from jobs.remote import follow_to_end
 from pipeline.preparation import load_preparation
 from pipeline.recipe import Recipe, digest, flatten, load_recipe
 from pipeline.search import load_search
@@ -189,13 +187,7 @@ def submit(wanted: Order, folder: Path, sending: Sending) -> int:
     if sending.detach:
         say(f"`interlace logs -f {job_id}` follows it, `interlace stop {job_id}` ends it")
         return 0
-    links = LogLinks()
-    try:
-        job = jobs.follow(job_id, lambda text: console.out(links.seen(text), end="", highlight=False))
-    except KeyboardInterrupt:
-        say(f"\nthe job goes on: `interlace logs -f {job_id}` follows it, `interlace stop {job_id}` ends it")
-        raise typer.Exit(0) from None
-    return conclude(jobs, job, links)
+    return follow_to_end(jobs, job_id)
 
 
 def _of_predictions(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:

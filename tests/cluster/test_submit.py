@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import requests
 import safetensors.torch
 import yaml
 
+from jobs.console import INTERRUPTED
 from pipeline.recipe import load_recipe
 from pipeline.train.checkpoint import MODEL, checkpoint_folder
 from tests.cluster.conftest import Run
@@ -94,7 +96,7 @@ def test_a_submitted_run_equals_the_local_one(client: Run, shapes: EmojiLike, tm
 
 @pytest.mark.slow
 def test_a_stopped_run_writes_a_checkpoint_and_the_same_submission_goes_on(
-    client: Run, shapes: EmojiLike, tmp_path: Path
+    head_node: Head, client: Run, shapes: EmojiLike, tmp_path: Path
 ) -> None:
     steps = 400
     file = recipe(shapes, tmp_path, steps)
@@ -107,6 +109,7 @@ def test_a_stopped_run_writes_a_checkpoint_and_the_same_submission_goes_on(
     while not (run / "trace-0.jsonl").exists() or not (run / "trace-0.jsonl").read_text():
         assert time.monotonic() < deadline, client("logs", "train-stopped").stdout
         time.sleep(0.2)
+    left_alone(head_node, tmp_path, "train-stopped")
     stopped = client("stop", "train-stopped")
     assert stopped.returncode == 0
     assert re.search(r"checkpoint after step \d+: asked to stop", stopped.stdout)
@@ -122,6 +125,20 @@ def test_a_stopped_run_writes_a_checkpoint_and_the_same_submission_goes_on(
     assert repeated == 0  # no step was lost, so none is computed twice
     reference = run_here(load_recipe(file, [f"storage={tmp_path / 'reference'}"]))
     assert traces == reference.packs
+
+
+def left_alone(head_node: Head, home: Path, job: str) -> None:
+    """Follow a job and end that by Ctrl-C: it says that the job goes on."""
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "jobs", "logs", "-f", job, "--address", head_node.address],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=head_node.environment(home),
+    )  # fmt: skip
+    assert watching.stdout is not None
+    printed = watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    printed += watching.communicate(timeout=60)[0]
+    assert watching.returncode == INTERRUPTED
+    assert f"the job goes on: `interlace logs -f {job}` follows it" in printed
 
 
 @pytest.mark.slow
