@@ -8,7 +8,7 @@ from jobs.console import say
 from jobs.train import fit_into
 from pipeline.data.stream import map_units, run_data_on
 from pipeline.recipe import Recipe
-from pipeline.train.estimate import Estimate, estimate
+from pipeline.train.estimate import CALM_S, Estimate, estimate
 from pipeline.train.run import prepare
 
 CHECKPOINT_SHARE = 0.01
@@ -36,7 +36,7 @@ def run_plan(recipe: Recipe, address: str | None, seconds: float, price: float |
     prepared = prepare(recipe, map_units)
     for line in describe(prepared, allotment, whole_recipe=False):
         say(line)
-    say(f"measuring for about {1.3 * seconds:.0f} s besides the start of the workers")
+    say(f"measuring for about {CALM_S + 1.5 * seconds:.0f} s after the start of the workers")
     found = estimate(prepared, allotment.data_cpus, seconds)
     for line in tell(found, price):
         say(line)

@@ -1,9 +1,9 @@
 """What a run will take, measured on the cluster it will run on: the first seconds of the run itself.
 
-One worker takes steps with packs that lie in memory, which says how many steps fill the time given. `measure` then
-trains the recipe for as many in a folder of its own, with the same workers, nodes and data tasks. These read ahead, so
-the last steps come when all is read, if training binds. That gives how long the first packs take to come, the time of a
-step with data tasks beside it and without, and what a pack costs them. `Estimate` is arithmetic on these.
+`measure` trains the recipe in a folder of its own, with the same workers, nodes and data tasks, until the samples per
+second are known; then one worker takes the same steps with packs that lie in memory. That gives how long the first
+packs take to come, the time of a step with data tasks beside it and without, and what a pack costs them. `Estimate` is
+arithmetic on these.
 """
 
 import json
@@ -35,10 +35,8 @@ from pipeline.train.stop import ask
 
 WARM_UP_STEPS = 5
 LEAST_STEPS = 20
-"""Fewest steps that say how long one takes."""
-
-SURELY = 1.15
-"""All is read after this many times the seconds it should take."""
+CALM_S = 8.0
+"""Until so long after the first step the start of processes is felt; at least the last `LEAST_STEPS` are measured."""
 
 KEPT_PACKS = 12
 POLL_S = 0.2
@@ -56,7 +54,7 @@ class Measured:
         samples: in a step.
         start_s: seconds of the first step above those of a later one: its packs are the first that are read.
         busy_s: seconds of a step with data tasks beside it, without waiting for data.
-        alone_s: seconds of a step with its packs in memory, and nothing left to read.
+        alone_s: seconds of a step with its packs in memory.
         wait_s: seconds that a step waited for its packs.
         read_s: CPU seconds that data tasks spent on the packs of a step.
         pack_bytes: of a pack on its way.
@@ -155,7 +153,7 @@ def estimate(prepared: Prepared, data_cpus: float, seconds: float) -> Estimate:
         packs = sum(w.num_packs for w in plan.schedule(epochs=1).windows)
     steps = prepared.schedule.num_steps
     return Estimate(
-        measured=measure(prepared, data_cpus, seconds),
+        measured=measure(prepared, seconds),
         num_steps=steps,
         data_cpus=data_cpus,
         evaluations=math.ceil(steps / prepared.eval_every) if packs else 0,
@@ -164,61 +162,17 @@ def estimate(prepared: Prepared, data_cpus: float, seconds: float) -> Estimate:
     )
 
 
-def measure(prepared: Prepared, data_cpus: float, seconds: float) -> Measured:
-    """Train for about `seconds` in a folder of its own, which is removed afterwards. Raises InterlaceError."""
-    most = prepared.recipe.world_sizes[-1]
-    alone = _on_a_worker(prepared, most, seconds / 3)
-    steps = math.ceil(seconds / max(alone.step_s, alone.read_s / data_cpus))
-    points, workers = _train(prepared, min(max(steps, LEAST_STEPS), prepared.schedule.num_steps), 2 * seconds)
-    if workers != most:
-        alone = _on_a_worker(prepared, workers, seconds / 3)
-    read_s = _mean(points, "data/cpu_s")
-    beside, after = split(points, len(points) * read_s / data_cpus)
-    busy_s = _busy(beside)
-    return Measured(
-        workers=workers,
-        steps=len(points),
-        samples=sum(p.metrics["samples_per_s"] * p.metrics["step_s"] for p in points) / len(points),
-        start_s=max(points[0].metrics["step_s"] - busy_s, 0.0),
-        busy_s=busy_s,
-        alone_s=_busy(after) if len(after) >= LEAST_STEPS else alone.step_s,
-        wait_s=_mean(beside, "data/wait_s"),
-        read_s=read_s,
-        pack_bytes=alone.pack_bytes,
-        checkpoint_bytes=alone.checkpoint_bytes,
-    )
-
-
-def split(points: Sequence[Point], reading_s: float) -> tuple[list[Point], list[Point]]:
-    """Steps with data tasks at work beside them, and those after all was read; those between are in neither.
-
-    Args:
-        points: all steps of a run.
-        reading_s: that data tasks need for them. They began at some time while the first step waited.
-    """
-    first = points[0].metrics["step_s"]
-    beside, after, elapsed = [], [], 0.0
-    for point in points[1:]:
-        if elapsed < reading_s - first:
-            beside.append(point)
-        elif elapsed > reading_s * SURELY:
-            after.append(point)
-        elapsed += point.metrics["step_s"]
-    beside = beside[WARM_UP_STEPS:] or list(points[min(WARM_UP_STEPS, len(points) // 2) :])
-    return beside, after
-
-
-def _train(prepared: Prepared, steps: int, seconds: float) -> tuple[list[Point], int]:
-    """The first steps of the run, or as many as come in time, and how many workers took them."""
+def measure(prepared: Prepared, seconds: float) -> Measured:
+    """Train for some seconds in a folder of its own, which is removed afterwards. Raises InterlaceError."""
     place = Path(prepared.recipe.storage).absolute() / "plans" / uuid.uuid4().hex[:8]
-    own = {"checkpoint_every": None, "checkpoint_every_s": 1e9, "epochs": None, "steps": steps}
-    train = prepared.recipe.train.model_copy(update=own)
+    train = {k: m for k, m in prepared.index.manifests.items() if k == "train"}
+    settings = prepared.recipe.train.model_copy(update={"checkpoint_every": None, "checkpoint_every_s": 1e9})
+    recipe = prepared.recipe.model_copy(update={"storage": str(place), "train": settings})
     trial = replace(
         prepared,
-        recipe=prepared.recipe.model_copy(update={"storage": str(place), "train": train}),
-        index=replace(prepared.index, manifests={k: m for k, m in prepared.index.manifests.items() if k == "train"}),
-        schedule=prepared.plan.schedule(steps=steps),
-        eval_every=steps + 1,
+        recipe=recipe,
+        index=replace(prepared.index, manifests=train),
+        eval_every=prepared.schedule.num_steps + 1,
     )
     try:
         with open_run(trial, "plan") as run:
@@ -228,9 +182,39 @@ def _train(prepared: Prepared, steps: int, seconds: float) -> tuple[list[Point],
             starts = _world_sizes(run.folder / "events.jsonl")
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    if len(points) < 2:
-        raise InterlaceError(f"expected at least two steps in the measured time, but there were {len(points)}")
-    return points, starts[-1]
+    measured = calm(points)
+    if not measured:
+        raise InterlaceError("expected at least one step in the measured time, but there was none")
+    workers = starts[-1]
+    alone_s, pack_bytes, checkpoint_bytes = _on_a_worker(prepared, workers, seconds / 2)
+    waits = _mean(measured, "data/wait_s")
+    busy_s = _mean(measured, "step_s") - waits
+    return Measured(
+        workers=workers,
+        steps=len(measured),
+        samples=sum(p.metrics["samples_per_s"] * p.metrics["step_s"] for p in measured) / len(measured),
+        start_s=max(points[0].metrics["step_s"] - busy_s, 0.0),
+        busy_s=busy_s,
+        alone_s=alone_s,
+        wait_s=waits,
+        read_s=_mean(points, "data/cpu_s"),
+        pack_bytes=pack_bytes,
+        checkpoint_bytes=checkpoint_bytes,
+    )
+
+
+def calm(points: Sequence[Point]) -> Sequence[Point]:
+    """The steps of a run's beginning that say how its others will go.
+
+    While a group of workers starts, Ray starts processes for tasks to come, which take CPUs for some seconds.
+    """
+    elapsed, number = 0.0, min(WARM_UP_STEPS, len(points) // 2)
+    for i, point in enumerate(points[1:-LEAST_STEPS], start=1):
+        elapsed += point.metrics["step_s"]
+        if elapsed > CALM_S:
+            break
+        number = max(number, i + 1)
+    return points[number:]
 
 
 @contextmanager
@@ -242,7 +226,7 @@ def _stopped_after(run: Path, seconds: float) -> Iterator[None]:
         since, limit = time.monotonic(), PATIENCE_S
         while not ended.wait(POLL_S):
             if limit == PATIENCE_S and any(p.step >= WARM_UP_STEPS for p in _points(journal_path(run))):
-                since, limit = time.monotonic(), seconds
+                since, limit = time.monotonic(), CALM_S + seconds
             if time.monotonic() - since > limit:
                 ask(run)
                 return
@@ -265,39 +249,17 @@ def _world_sizes(events: Path) -> list[int]:
     return [int(text.split()[0]) for text in texts if "workers ready" in text]
 
 
-def _mean(points: Sequence[Point], name: str) -> float:
+def _mean(points: list[Point], name: str) -> float:
     return sum(p.metrics[name] for p in points) / len(points)
 
 
-def _busy(points: Sequence[Point]) -> float:
-    """Mean seconds of a step without its wait for packs."""
-    return _mean(points, "step_s") - _mean(points, "data/wait_s")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alone:
-    """A worker without data tasks.
-
-    Args:
-        step_s: seconds of a step.
-        read_s: CPU seconds that reading the packs of a step takes.
-        pack_bytes: of a pack on its way.
-        checkpoint_bytes: of weights and optimizer state.
-    """
-
-    step_s: float
-    read_s: float
-    pack_bytes: float
-    checkpoint_bytes: float
-
-
-def _on_a_worker(prepared: Prepared, workers: int, seconds: float) -> Alone:
-    """What a process sees that is placed as a worker is."""
+def _on_a_worker(prepared: Prepared, workers: int, seconds: float) -> tuple[float, float, float]:
+    """Seconds of a step alone, bytes of a pack and of a checkpoint, from a process placed as a worker is."""
     recipe = prepared.recipe
     reader = prepared.index.reader(recipe, "train", training=True)
     task = ray.remote(num_cpus=recipe.train.cpus_per_worker, num_gpus=recipe.train.gpus_per_worker, max_calls=1)(_alone)
     placed = task.options(label_selector=dict(recipe.train.labels)) if recipe.train.labels else task
-    found: Alone = ray.get(
+    found: tuple[float, float, float] = ray.get(
         placed.remote(recipe, prepared.index.fitted, reader, prepared.schedule, prepared.threads, workers, seconds)
     )
     return found
@@ -311,15 +273,13 @@ def _alone(  # noqa: PLR0913 - what a process needs
     threads: int,
     workers: int,
     seconds: float,
-) -> Alone:
+) -> tuple[float, float, float]:
     """Time steps whose packs lie in memory; the share of one worker, without the exchange of gradients."""
     torch.set_num_threads(threads)
     share = recipe.batch.global_batch // workers
     plan = reader.plan()
     packs = (p for w in schedule.windows for p in reader.read(w, first=0, stop=schedule.stop, plan=plan))
-    reading = time.process_time()
     kept = list(islice(packs, max(KEPT_PACKS, share)))
-    read_s = (time.process_time() - reading) / len(kept) * recipe.batch.global_batch
     device = torch.device("cuda" if recipe.train.gpus_per_worker else "cpu")
     torch.manual_seed(recipe.seed)
     network = network_for(recipe, fitted).to(device)
@@ -343,9 +303,4 @@ def _alone(  # noqa: PLR0913 - what a process needs
     pack_bytes = sum(f.values.nbytes for p in kept for f in p.fields.values()) / len(kept)
     parameters = sum(p.numel() * p.element_size() for p in network.parameters())
     state = sum(t.nbytes for s in optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor))
-    return Alone(
-        step_s=sum(measured) / len(measured),
-        read_s=read_s,
-        pack_bytes=pack_bytes,
-        checkpoint_bytes=float(parameters + state),
-    )
+    return sum(measured) / len(measured), pack_bytes, float(parameters + state)

@@ -1,30 +1,30 @@
 """What tracking costs a training step, with a healthy MLflow server and with failing ones.
 
-    python -m tests.benchmarks.tracking [rounds] [steps]
+    python -m tests.benchmarks.tracking [pairs] [steps]
 
 A worker in a process of its own takes steps of the demo's size (`tests.benchmarks.step`: 64 samples, width 128, bf16,
-one thread) and journals 11 metrics each, as a run's worker does. The driver ships them to a real MLflow server through
-proxies that fail, each in its way. Blocks of steps with tracking and without take turns: a pair is one block with
-tracking over the mean of the blocks without before and after it. Blocks without tracking are paired too, which shows
-the noise of the machine.
+one thread) and journals 11 metrics each, as a run's worker does. A driver in another process ships them to a real
+MLflow server through proxies that fail, each in its way. Short blocks of steps take turns: with tracking, and without,
+in which driver and server are suspended, so that nothing of theirs falls there. A pair is a block with tracking over
+the mean of the blocks without before and after it; pairs of which both are without show the noise of the machine.
 
-Prints, for each fault, medians and quartiles over the pairs of the ratios of step times (mean and median step of a
-block by CPU of the worker, mean step by wall), and CPU of the driver. After its pairs a fault ends: the server is
-healed, and what MLflow shows is compared with the journal point by point, before the next fault begins, so that nothing
-ships beside its pairs. At last 20,000 lines are journaled.
+Prints, for each fault, the mean over the pairs of the ratios of step times (CPU of the worker, and wall) with a
+bootstrapped interval of 95 %, the median, and CPU of driver and server. After its pairs a fault ends: the server is
+healed, and what MLflow shows is compared with the journal point by point. At last 20,000 lines are journaled.
 """
 
 import json
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+import psutil
 
 from pipeline.journal import Journal, journal_path
 from pipeline.tracking import Tracker, make_target
@@ -34,7 +34,7 @@ from tests.tracked import shown
 STEPS_LOGGED = 20_000
 HEALED_S = 900.0
 OFF = "off"
-RATIOS = ("CPU mean", "CPU median", "wall mean")
+DRAWS = 2000
 NAMES = (
     "train/loss", "train/group/loss", "train/group/weight", "train/lr", "train/grad_norm", "train/epoch",
     "data/wait_s", "data/real_tokens_share", "samples_per_s", "tokens_per_s", "step_s",
@@ -50,45 +50,18 @@ def fault(one: Fault) -> Callable[[Proxy], None]:
     return begin
 
 
-def down(proxy: Proxy) -> None:
-    """The port is closed."""
-    proxy.down()
-
-
-def dies(proxy: Proxy) -> None:
-    """Up in the first half of a block, closed in the second: see `Case.half`."""
-    proxy.down()
-    proxy.up()
-
-
 CASES: dict[str, Callable[[Proxy], None]] = {
     "healthy": fault(FINE),
-    "down at start": down,
-    "dies in the middle": dies,
-    "5 s a call": fault(Fault(before_s=5.0)),
+    "down-at-start": Proxy.down,
+    "dies-in-the-middle": fault(FINE),  # see `drive`
+    "5-s-a-call": fault(Fault(before_s=5.0)),
     "500": fault(Fault(status=500, lost=True)),
     "401": fault(Fault(status=401, lost=True)),
 }
 
 
-class Worker:
-    """The training process, driven block by block."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "tests.benchmarks.tracking", "--worker"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def block(self, folder: Path | str, steps: int) -> list[tuple[float, float]]:
-        """CPU and wall seconds of each step."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{steps} {folder}\n")
-        self.process.stdin.flush()
-        return [(cpu, wall) for cpu, wall in json.loads(self.process.stdout.readline())]
-
-
 def work() -> None:
-    """Body of the worker: a line in is `steps folder` (or `off`), a line out the seconds of its steps."""
+    """Body of the worker: a line in is `steps folder` (or `steps off`), a line out the seconds of its steps."""
     import torch
 
     from tests.benchmarks.step import build, draw_batch, make_step
@@ -112,86 +85,137 @@ def work() -> None:
                 number = done[folder] = done.get(folder, 0) + 1
                 journals[folder].log(number, {name: number + i / 7 for i, name in enumerate(NAMES)})
             took.append((time.process_time() - cpu, time.perf_counter() - wall))
-        sys.stdout.write(json.dumps(took) + "\n")
-        sys.stdout.flush()
+        tell(took)
     for journal in journals.values():
         journal.close()
 
 
-@dataclass(slots=True, kw_only=True)
-class Case:
-    """One fault: its proxy, its run, and the ratios of its pairs."""
-
-    name: str
-    proxy: Proxy
-    folder: Path
-    tracker: Tracker | None = None
-    ratios: list[tuple[float, ...]] = field(default_factory=list)
-    driver_s: float = 0.0
-    steps: int = 0
-
-    def half(self) -> None:
-        """What happens in the middle of a block."""
-        if self.name == "dies in the middle":
-            self.proxy.down()
-
-
-def summary(steps: list[tuple[float, float]]) -> tuple[float, ...]:
-    """Mean and median CPU seconds and mean wall seconds of a block's steps, as in `RATIOS`."""
-    cpu, wall = zip(*steps, strict=True)
-    return statistics.mean(cpu), statistics.median(cpu), statistics.mean(wall)
+def drive(port: int) -> None:
+    """Body of the driver: lines in are `case folder`, `half` and `end`; a line out for each, at last the points."""
+    lines = (line.strip() for line in sys.stdin)
+    for line in lines:
+        name, _, place = line.partition(" ")
+        folder, proxy = Path(place), Proxy(port)
+        proxy.up()
+        CASES[name](proxy)
+        target = make_target(uri=proxy.url, storage=folder, experiment=name, run_name=name, run_key=name)
+        tracker = Tracker(folder, target)
+        tell(None)
+        assert next(lines) == "half"
+        if name == "dies-in-the-middle":
+            proxy.down()
+        tell(None)
+        assert next(lines) == "end"
+        tell(check(proxy, tracker, name, folder, port))
+        proxy.down()
 
 
-def measure(case: Case, worker: Worker, rounds: int, steps: int) -> None:
-    """Pairs of one fault, each between two blocks without tracking."""
-    before = summary(worker.block(OFF, steps))
-    for _ in range(rounds):
-        if case.name != OFF:
-            CASES[case.name](case.proxy)
-            if case.tracker is None:
-                case.tracker = Tracker(case.folder, target_of(case))
-        began = time.process_time()
-        place = OFF if case.name == OFF else case.folder
-        first = worker.block(place, steps // 2)
-        case.half()
-        on = summary(first + worker.block(place, steps - steps // 2))
-        case.driver_s += time.process_time() - began
-        case.steps += steps
-        after = summary(worker.block(OFF, steps))
-        case.ratios.append(tuple(2 * x / (a + b) for x, a, b in zip(on, before, after, strict=True)))
-        before = after
+def tell(what: object) -> None:
+    """A line to the parent process."""
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
 
 
-def target_of(case: Case) -> Any:
-    """An experiment and a run of the case's own."""
-    key = case.name.replace(" ", "-")
-    return make_target(uri=case.proxy.url, storage=case.folder, experiment=key, run_name=key, run_key=key)
-
-
-def check(case: Case, port: int) -> int:
+def check(proxy: Proxy, tracker: Tracker, name: str, folder: Path, port: int) -> int:
     """Heal the server, ship what is left, and compare; the number of points."""
     from mlflow import MlflowClient
 
-    assert case.tracker is not None
-    case.proxy.rule = lambda method, path, number: FINE
-    case.proxy.down()
-    case.proxy.up()
-    case.tracker.status("FINISHED")
-    report = case.tracker.close(HEALED_S)
+    proxy.rule = lambda method, path, number: FINE
+    proxy.down()
+    proxy.up()
+    tracker.status("FINISHED")
+    report = tracker.close(HEALED_S)
     assert report.shipped, report
     client = MlflowClient(tracking_uri=f"http://127.0.0.1:{port}")
-    (run,) = client.search_runs([client.get_experiment_by_name(case.name.replace(" ", "-")).experiment_id])
-    lines = [json.loads(line) for line in journal_path(case.folder).read_text().splitlines()]
+    (run,) = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+    lines = [json.loads(line) for line in journal_path(folder).read_text().splitlines()]
     journaled = {(key, line["step"]): (value, line["t"]) for line in lines for key, value in line["m"].items()}
-    assert shown(client, run.info.run_id) == journaled, case.name
-    assert len(journaled) == len(NAMES) * case.steps
+    assert shown(client, run.info.run_id) == journaled, name
+    assert len(journaled) == len(NAMES) * len(lines)
     return len(journaled)
 
 
-def spread(ratios: list[float]) -> str:
-    """Median and quartiles of ratios as percent above one."""
-    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-    return f"{100 * (middle - 1):+.2f} % ({100 * (low - 1):+.2f} to {100 * (high - 1):+.2f})"
+class Child:
+    """A process of this module, asked line by line."""
+
+    def __init__(self, *words: str) -> None:
+        command = [sys.executable, "-m", "tests.benchmarks.tracking", *words]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, line: str) -> object:
+        """Its answer to a line."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def end(self) -> None:
+        """Close its input and wait for it."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Bench:
+    """Worker, driver and server."""
+
+    def __init__(self, leave: ExitStack, folder: Path) -> None:
+        self.folder = folder
+        port = leave.enter_context(mlflow_server(folder))
+        servers = psutil.Process().children(recursive=True)
+        self.worker, self.driver = Child("--worker"), Child("--driver", str(port))
+        self.others = [*servers, psutil.Process(self.driver.process.pid)]
+        leave.callback(self.driver.end)
+        leave.callback(self.worker.end)
+
+    def block(self, place: Path | str, steps: int) -> tuple[float, float]:
+        """Mean CPU and wall seconds of a step; without tracking driver and server are suspended."""
+        for other in self.others if place == OFF else ():
+            other.suspend()
+        try:
+            took = self.worker.ask(f"{steps} {place}")
+        finally:
+            for other in self.others:
+                other.resume()
+        assert isinstance(took, list)
+        cpu, wall = zip(*took, strict=True)
+        return statistics.mean(cpu), statistics.mean(wall)
+
+    def spent(self) -> float:
+        """CPU seconds of driver and server so far."""
+        return sum(sum(p.cpu_times()[:2]) for p in self.others)
+
+    def measure(self, name: str, pairs: int, steps: int) -> str:
+        """Pairs of one case, in a sentence."""
+        place: Path | str = OFF
+        if name != OFF:
+            place = self.folder / name
+            self.driver.ask(f"{name} {place}")
+        ratios: list[tuple[float, ...]] = []
+        before, spent = self.block(OFF, steps), self.spent()
+        for number in range(pairs):
+            if number == pairs // 2 and name != OFF:
+                self.driver.ask("half")
+            on = self.block(place, steps)
+            after = self.block(OFF, steps)
+            ratios.append(tuple(2 * x / (a + b) for x, a, b in zip(on, before, after, strict=True)))
+            before = after
+        spent = (self.spent() - spent) / (pairs * steps)
+        cpu, wall = (interval(list(column)) for column in zip(*ratios, strict=True))
+        points = self.driver.ask("end") if name != OFF else None
+        told = f"{name}: CPU of a step {cpu}; wall {wall}; driver and server {1e3 * spent:.2f} ms of CPU a step"
+        return told if points is None else f"{told}; {points:,} points, each once, in a single run"
+
+
+def interval(ratios: list[float]) -> str:
+    """Mean of ratios with its bootstrapped 95 % interval, and their median, as percent above one."""
+    draw = random.Random(0)
+    means = sorted(statistics.mean(draw.choices(ratios, k=len(ratios))) for _ in range(DRAWS))
+    low, high = means[DRAWS // 40], means[-DRAWS // 40]
+    mean, middle = statistics.mean(ratios), statistics.median(ratios)
+    shares = [f"{100 * (value - 1):+.2f}" for value in (mean, low, high, middle)]
+    return f"{shares[0]} % ({shares[1]} to {shares[2]}, median {shares[3]})"
 
 
 def say(text: str) -> None:
@@ -200,33 +224,15 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def cases(port: int, folder: Path, leave: ExitStack) -> Iterator[Case]:
-    """A case for each fault, and one without tracking."""
-    for name in (OFF, *CASES):
-        proxy = Proxy(port)
-        proxy.up()
-        leave.callback(proxy.down)
-        yield Case(name=name, proxy=proxy, folder=folder / name.replace(" ", "-"))
-
-
-def main(rounds: int, steps: int) -> None:
+def main(pairs: int, steps: int) -> None:
     """All cases, then the cost of a line."""
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as leave:
-        folder = Path(temporary)
-        port = leave.enter_context(mlflow_server(folder))
-        worker = Worker()
-        leave.callback(worker.process.wait)
-        leave.callback(lambda: worker.process.stdin and worker.process.stdin.close())
-        step_s = statistics.median(cpu for cpu, _ in worker.block(OFF, steps))
-        say(f"a step without tracking: {1e3 * step_s:.1f} ms of CPU; {rounds} pairs of {steps} steps a case")
-        for case in cases(port, folder, leave):
-            measure(case, worker, rounds, steps)
-            columns = zip(*case.ratios, strict=True)
-            say(f"{case.name}: " + ", ".join(f"{n} {spread(list(c))}" for n, c in zip(RATIOS, columns, strict=True)))
-            if case.name != OFF:
-                say(f"    driver {1e3 * case.driver_s / case.steps:.2f} ms of CPU a step")
-                say(f"    {check(case, port):,} points, each once, in a single run")
-        say_cost_of_lines(folder, step_s)
+        bench = Bench(leave, Path(temporary))
+        step_s = bench.block(OFF, 20)[0]
+        say(f"a step without tracking: {1e3 * step_s:.1f} ms of CPU; {pairs} pairs of {steps} steps a case")
+        for name in (OFF, *CASES):
+            say(bench.measure(name, pairs, steps))
+        say_cost_of_lines(Path(temporary), step_s)
 
 
 def say_cost_of_lines(folder: Path, step_s: float) -> None:
@@ -244,6 +250,8 @@ def say_cost_of_lines(folder: Path, step_s: float) -> None:
 if __name__ == "__main__":
     if "--worker" in sys.argv:
         work()
+    elif "--driver" in sys.argv:
+        drive(int(sys.argv[-1]))
     else:
         numbers = [int(text) for text in sys.argv[1:]]
-        main(*(numbers + [5, 20][len(numbers) :]))
+        main(*(numbers + [40, 8][len(numbers) :]))

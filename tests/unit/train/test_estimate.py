@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.journal import Point
-from pipeline.train.estimate import WARM_UP_STEPS, Estimate, Measured, split
+from pipeline.train.estimate import CALM_S, LEAST_STEPS, WARM_UP_STEPS, Estimate, Measured, calm
 
 
 def given(alone: float, busy: float, read: float, cpus: float = 1.0, steps: int = 400) -> Estimate:
@@ -55,23 +55,10 @@ def test_enough_cpus_keep_the_workers_busy_and_one_fewer_do_not() -> None:
     assert given(0.1, 0.1, 0.05).evaluation_s == pytest.approx(4 * 6 / 2 * 0.1 / 3)
 
 
-@pytest.mark.parametrize("began", [0.0, 3.0, 7.0])
-def test_steps_are_split_at_the_end_of_reading_whenever_it_began_in_the_first(began: float) -> None:
-    """Reading takes 0.06 s a step without a pause; beside it a step takes 0.13 s, else 0.10 s; the first 7 s more."""
-    count, read_s = 300, 0.06
-    end = began + count * read_s
-    points, now = [], 0.0
-    for step in range(count):
-        took = 7.0 if step == 0 else 0.13 if now < end else 0.10
-        points.append(Point(time_ms=int(1e3 * now), step=step + 1, metrics={"step_s": took}))
-        now += took
-    beside, after = split(points, count * read_s)
-    assert {p.metrics["step_s"] for p in beside} == {0.13}
-    assert {p.metrics["step_s"] for p in after} == {0.10}
-    assert len(beside) > 50
-    assert len(after) > 50
-    assert beside[0].step == 2 + WARM_UP_STEPS
-    beside, after = split(points[:100], 100.0)
-    assert (len(beside), after) == (99 - WARM_UP_STEPS, [])
-    beside, after = split(points[:20], 0.5)  # all read while the first step waited
-    assert beside == points[WARM_UP_STEPS:20]
+@pytest.mark.parametrize(("count", "step_s", "first"), [(200, 0.1, 81), (60, 0.1, 40), (12, 0.1, 5), (5, 3.0, 2)])
+def test_the_steps_that_count_come_when_processes_have_started(count: int, step_s: float, first: int) -> None:
+    points = [Point(time_ms=0, step=i + 1, metrics={"step_s": 7.0 if i == 0 else step_s}) for i in range(count)]
+    found = calm(points)
+    assert list(found) == points[first:]
+    assert len(found) >= min(LEAST_STEPS, count - WARM_UP_STEPS)
+    assert count < LEAST_STEPS + WARM_UP_STEPS or sum(p.metrics["step_s"] for p in points[1:first]) <= CALM_S + 1e-9
