@@ -100,13 +100,13 @@ class Estimate:
 
     @property
     def step_s(self) -> float:
-        """Seconds of a step on the average of the run.
+        """Seconds of a step on the average of the run: the slower of reading its packs and computing beside that.
 
-        Data tasks read ahead of the workers and then have nothing to do, so of each step they are at work for
-        `read_wall_s`, in which steps advance at the slower pace of `busy_s`.
+        Data tasks read ahead and may end before the run does. The steps after that are quicker, by less than a worker
+        alone would be, because the driver, its tracking and Ray's processes go on; that is not counted, so that where
+        cores are few a run takes somewhat less time than expected rather than more.
         """
-        alone, busy = self.measured.alone_s, max(self.measured.busy_s, self.measured.alone_s)
-        return max(self.read_wall_s, alone + self.read_wall_s * (1 - alone / busy))
+        return max(self.read_wall_s, self.measured.busy_s, self.measured.alone_s)
 
     @property
     def data_binds(self) -> bool:
