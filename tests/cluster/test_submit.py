@@ -129,10 +129,12 @@ def test_a_stopped_run_writes_a_checkpoint_and_the_same_submission_goes_on(
 
 def left_alone(head_node: Head, home: Path, job: str) -> None:
     """Follow a job and end that by Ctrl-C: it says that the job goes on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a background job ignore it
     watching = subprocess.Popen(
         [sys.executable, "-m", "jobs", "logs", "-f", job, "--address", head_node.address],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=head_node.environment(home),
     )  # fmt: skip
+    signal.signal(signal.SIGINT, before)
     assert watching.stdout is not None
     printed = watching.stdout.readline()
     watching.send_signal(signal.SIGINT)
