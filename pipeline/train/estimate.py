@@ -249,7 +249,7 @@ def _world_sizes(events: Path) -> list[int]:
     return [int(text.split()[0]) for text in texts if "workers ready" in text]
 
 
-def _mean(points: list[Point], name: str) -> float:
+def _mean(points: Sequence[Point], name: str) -> float:
     return sum(p.metrics[name] for p in points) / len(points)
 
 
