@@ -35,6 +35,9 @@ STEPS_LOGGED = 20_000
 HEALED_S = 900.0
 OFF = "off"
 DRAWS = 2000
+SETTLE_S = 10.0
+"""A run's tracker begins while its workers start, seconds before the first step."""
+
 NAMES = (
     "train/loss", "train/group/loss", "train/group/weight", "train/lr", "train/grad_norm", "train/epoch",
     "data/wait_s", "data/real_tokens_share", "samples_per_s", "tokens_per_s", "step_s",
@@ -192,6 +195,7 @@ class Bench:
         if name != OFF:
             place = self.folder / name
             self.driver.ask(f"{name} {place}")
+            time.sleep(SETTLE_S)
         ratios: list[tuple[float, ...]] = []
         before, spent = self.block(OFF, steps), self.spent()
         for number in range(pairs):
