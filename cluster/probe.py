@@ -140,7 +140,7 @@ def inspect_gpus(gpus: float, labels: Mapping[str, str], wait_s: float = GPU_WAI
     """Let torch look for its GPUs where a worker would run; what may be wrong, in sentences.
 
     Ray counts GPUs by the driver's devices or by what `ray start --num-gpus` was told, torch by its CUDA build: a build
-    for CPUs on a node with GPUs fails only when the process group starts, with an error about backends.
+    for CPUs on a node with GPUs would fail only once the workers have started.
 
     Args:
         gpus: of a worker; 0 looks at nothing.
