@@ -40,10 +40,8 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """What Ray has: CPUs and GPUs over all nodes, each node's own, and whether it was started here."""
+    """What Ray has: its nodes, and whether it was started here."""
 
-    cpus: float
-    gpus: float
     embedded: bool
     nodes: tuple[Node, ...]
 
@@ -82,7 +80,7 @@ def connect(address: str | None = None, local_cpus: int | None = None) -> Cluste
         for n in ray.nodes()
         if n["Alive"]
     )
-    return Cluster(cpus=sum(n.cpus for n in nodes), gpus=sum(n.gpus for n in nodes), embedded=not target, nodes=nodes)
+    return Cluster(embedded=not target, nodes=nodes)
 
 
 def target_of(address: str | None, environment: Mapping[str, str]) -> str | None:

@@ -1,16 +1,40 @@
-"""The arithmetic of a job's resources, before anything starts: what can't fit would wait for ever in silence."""
+"""The arithmetic of a job's resources, before anything starts: what can't fit would wait for ever in silence.
+
+A worker fits into one node or nowhere, so it is counted node by node: what nodes have in sum may be of no use to it.
+"""
 
 import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cluster.errors import ClusterError
 
 SMALLEST_SHARE = 0.25
 """Fewest CPUs a training worker is squeezed to before the job is refused."""
+EPSILON = 1e-9
+"""Shares of CPUs are decimal fractions: three of 0.1 are 0.3."""
 
 
 class DoesNotFitError(ClusterError):
     """The cluster can't hold the job; the text says the arithmetic."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A node as a job sees it: CPUs, GPUs, whether the job's workers may train there and its data tasks read there."""
+
+    cpus: float
+    gpus: float = 0.0
+    trains: bool = True
+    reads: bool = True
+
+    def holds(self, cpus: float, gpus: float) -> int:
+        """How many workers of so many CPUs and GPUs it has room for."""
+        if not self.trains:
+            return 0
+        by_cpu = math.floor(self.cpus / cpus + EPSILON)
+        return min(by_cpu, math.floor(self.gpus / gpus + EPSILON)) if gpus else by_cpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,72 +65,114 @@ class Allotment:
     data_cpus: float
 
 
-def allot(need: Need, cpus: float, gpus: float, data_cpus_elsewhere: float = 0.0) -> Allotment:
+def allot(need: Need, places: Sequence[Place]) -> Allotment:
     """Fit a job into a cluster.
+
+    Worker CPUs must leave `data_cpus` free on a node that reads, wherever Ray puts the workers: Ray Data would
+    otherwise never run its first task, and every worker would wait for it. Where they do not, and where no node holds
+    as many CPUs as a worker wants, each worker reserves less (reservations are bookkeeping; threads are set apart).
 
     Args:
         need: of the job.
-        cpus: of the nodes that may train.
-        gpus: of the nodes that may train.
-        data_cpus_elsewhere: CPUs of nodes that may read data and not train.
-
-    Worker CPUs must leave `data_cpus` free: Ray Data would otherwise never run its first task, and every worker would
-    wait for it. Where they do not, each worker reserves less (reservations are bookkeeping; threads are set apart).
+        places: the nodes of the cluster.
 
     Raises:
-        DoesNotFitError: GPUs are missing, or a worker would get less than a quarter of a CPU.
+        DoesNotFitError: GPUs are missing, or a worker would get less than a quarter of a CPU, or nodes that were
+            chosen for training alone are too small or too few.
     """
+    train = [p for p in places if p.trains]
+    cpus, gpus = sum(p.cpus for p in train), sum(p.gpus for p in train)
     if need.workers * need.gpus_per_worker > gpus:
         raise DoesNotFitError(
             f"`train.workers` {need.workers} x `train.gpus_per_worker` {need.gpus_per_worker:g} ="
             f" {need.workers * need.gpus_per_worker:g} GPUs, but the cluster has {gpus:g}"
         )
-    if data_cpus_elsewhere >= need.data_cpus:
-        return _alone(need, cpus, data_cpus_elsewhere)
+    alone = sum(p.cpus for p in places if p.reads and not p.trains and p.cpus >= need.data_cpus)
     wanted = need.workers * need.cpus_per_worker
     sum_text = f"`train.workers` {need.workers} x `train.cpus_per_worker` {need.cpus_per_worker:g} = {wanted:g} CPUs"
-    if wanted + need.data_cpus <= cpus:
+    if alone:
+        text = f"{sum_text} of {cpus:g} on the nodes that train; {alone:g} on other nodes for data tasks"
+    else:
         text = f"{sum_text} for training, {cpus - wanted:g} of {cpus:g} left to data tasks"
         if need.most_workers is not None and need.most_workers > need.workers:
             text += f"; up to {need.most_workers} workers where the nodes have room beside the data tasks"
-        return Allotment(
-            cpus_per_worker=need.cpus_per_worker,
-            adjusted=False,
-            text=text,
-            data_cpus=cpus - wanted + data_cpus_elsewhere,
-        )
+    if _fits(need.workers, need.cpus_per_worker, need, places):
+        left = _left(wanted, places)
+        return Allotment(cpus_per_worker=need.cpus_per_worker, adjusted=False, text=text, data_cpus=left)
+    conflict = _conflict(need, sum_text, cpus, train, alone=bool(alone))
+    if alone:
+        raise DoesNotFitError(f"{conflict}: lower either or add nodes")
     if need.most_workers is not None and need.most_workers > need.workers:
         raise DoesNotFitError(
-            f"{sum_text}, and data tasks need {need.data_cpus:g}, but the cluster has {cpus:g}: the fewest workers of"
-            " an elastic group must fit. Lower `train.workers.min` or `train.cpus_per_worker`, or add nodes"
+            f"{conflict}: the fewest workers of an elastic group must fit. Lower `train.workers.min` or"
+            " `train.cpus_per_worker`, or add nodes"
         )
-    share = (cpus - need.data_cpus) / need.workers
-    share = float(math.floor(share)) if share >= 1 else math.floor(share * 100) / 100
-    conflict = (
-        f"{sum_text}, and data tasks need {need.data_cpus:g}, but the cluster has {cpus:g}"
-        f" ({wanted:g} + {need.data_cpus:g} > {cpus:g})"
-    )
-    if share < SMALLEST_SHARE:
-        most = math.floor((cpus - need.data_cpus) / SMALLEST_SHARE)
+    share = next((s for s in _shares(need.cpus_per_worker) if _fits(need.workers, s, need, places)), None)
+    if share is None:
+        most = next(n for n in range(need.workers, -1, -1) if _fits(n, SMALLEST_SHARE, need, places) or not n)
         raise DoesNotFitError(
             f"{conflict}; at most {most} workers of {SMALLEST_SHARE:g} CPU fit. Lower `train.workers` or use a"
             " larger cluster"
         )
-    text = (
-        f"{conflict}; each worker reserves {share:g} CPU instead, which leaves {cpus - share * need.workers:g} to data"
-    )
-    left = cpus - share * need.workers + data_cpus_elsewhere
+    left = _left(share * need.workers, places)
+    text = f"{conflict}; each worker reserves {share:g} CPU instead, which leaves {left:g} to data"
     return Allotment(cpus_per_worker=share, adjusted=True, text=text, data_cpus=left)
 
 
-def _alone(need: Need, cpus: float, data_cpus: float) -> Allotment:
-    """Workers and data tasks on nodes of their own: nothing has to be left free."""
+def _fits(workers: int, cpus: float, need: Need, places: Sequence[Place]) -> bool:
+    """Whether workers of so many CPUs have a place each, and data tasks one too wherever the workers are put."""
+    if sum(p.holds(cpus, need.gpus_per_worker) for p in places) < workers:
+        return False
+    return _blocking(cpus, need, places) > workers
+
+
+def _blocking(cpus: float, need: Need, places: Sequence[Place]) -> float:
+    """The fewest workers of so many CPUs that, put at the worst nodes, leave no data task a place."""
+    fewest = 0
+    for place in places:
+        if not place.reads or place.cpus < need.data_cpus:
+            continue
+        own = math.floor((place.cpus - need.data_cpus) / cpus + EPSILON) + 1
+        if own > place.holds(cpus, need.gpus_per_worker):
+            return math.inf
+        fewest += own
+    return fewest
+
+
+def _shares(wanted: float) -> Iterator[float]:
+    """Smaller reservations than that wanted, the largest first: whole CPUs, then hundredths down to the smallest."""
+    yield from (float(n) for n in range(math.ceil(wanted) - 1, 0, -1))
+    yield from (n / 100 for n in range(99, round(SMALLEST_SHARE * 100) - 1, -1) if n / 100 < wanted)
+
+
+def _left(taken: float, places: Sequence[Place]) -> float:
+    """CPUs left to data tasks, where workers fill first the nodes that do not read."""
+    reading = sum(p.cpus for p in places if p.reads)
+    return reading - max(0.0, taken - sum(p.cpus for p in places if not p.reads and p.trains))
+
+
+def _conflict(need: Need, sum_text: str, cpus: float, train: Sequence[Place], *, alone: bool) -> str:
+    """Why it does not fit: the sum, or else the nodes."""
     wanted = need.workers * need.cpus_per_worker
-    sum_text = f"`train.workers` {need.workers} x `train.cpus_per_worker` {need.cpus_per_worker:g} = {wanted:g} CPUs"
-    if wanted > cpus:
-        raise DoesNotFitError(f"{sum_text}, but the nodes with `train.labels` have {cpus:g}: lower either or add nodes")
-    text = f"{sum_text} of {cpus:g} on the nodes that train; {data_cpus:g} on other nodes for data tasks"
-    return Allotment(cpus_per_worker=need.cpus_per_worker, adjusted=False, text=text, data_cpus=data_cpus)
+    if alone and wanted > cpus:
+        return f"{sum_text}, but the nodes with `train.labels` have {cpus:g}"
+    sum_text += "" if alone else f", and data tasks need {need.data_cpus:g}"
+    if not alone and wanted + need.data_cpus > cpus:
+        return f"{sum_text}, but the cluster has {cpus:g} ({wanted:g} + {need.data_cpus:g} > {cpus:g})"
+    room = sum(p.holds(need.cpus_per_worker, need.gpus_per_worker) for p in train)
+    if room < need.workers:
+        return f"{sum_text}, but {_listed(train)} have room for {room} such workers"
+    return f"{sum_text} on one node, but the workers may leave less on each of {_listed(train)}"
+
+
+def _listed(places: Sequence[Place]) -> str:
+    """Nodes by their size, such as `2 nodes of 1 CPU, 1 of 4 CPUs and 1 GPU`."""
+    sizes = Counter((p.cpus, p.gpus) for p in places)
+    parts = [
+        f"{count} of {cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        for (cpus, gpus), count in sorted(sizes.items())
+    ]
+    return f"{len(places)} nodes ({', '.join(parts)})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,25 +183,37 @@ class Slots:
     text: str
 
 
-def slots(need: Need, cpus: float, gpus: float, trials: int) -> Slots:
+def slots(need: Need, places: Sequence[Place], trials: int) -> Slots:
     """How many trials fit into a cluster at a time.
 
     A trial of one worker trains and reads in one process, so it needs its own CPUs only; one of several workers also
     needs `data_cpus` for its data tasks, which would otherwise wait for ever behind the reservations of other trials.
 
+    Args:
+        need: of one trial.
+        places: the nodes of the cluster.
+        trials: of the search.
+
     Raises:
         DoesNotFitError: not even one trial fits.
     """
-    data = need.data_cpus if need.workers > 1 else 0.0
+    several = need.workers > 1
+    data = need.data_cpus if several else 0.0
     own, own_gpus = need.workers * need.cpus_per_worker + data, need.workers * need.gpus_per_worker
     sum_text = f"`train.workers` {need.workers} x `train.cpus_per_worker` {need.cpus_per_worker:g}"
     sum_text += f" + {data:g} for data tasks = {own:g} CPUs a trial" if data else f" = {own:g} CPUs a trial"
     if own_gpus:
         sum_text += f" and {need.workers} x `train.gpus_per_worker` {need.gpus_per_worker:g} = {own_gpus:g} GPUs"
+    used = [p for p in places if p.trains or (several and p.reads)]
+    cpus, gpus = sum(p.cpus for p in used), sum(p.gpus for p in used if p.trains)
     room = f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs" if own_gpus else f"the cluster has {cpus:g}"
-    by_cpu = math.floor(cpus / own + 1e-9)
-    by_gpu = math.floor(gpus / own_gpus + 1e-9) if own_gpus else by_cpu
-    fitting = min(by_cpu, by_gpu)
+    if len(used) > 1:
+        room += f" on {_listed(used)}"
+    fitting = sum(p.holds(need.cpus_per_worker, need.gpus_per_worker) for p in places) // need.workers
+    if several:
+        fitting = min(fitting, math.floor(cpus / own + EPSILON))
+        while fitting and not _fits(fitting * need.workers, need.cpus_per_worker, need, places):
+            fitting -= 1
     if fitting < 1:
         raise DoesNotFitError(
             f"{sum_text}, but {room}: no trial fits. Lower `train.workers` or `train.cpus_per_worker`, or use a larger"

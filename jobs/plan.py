@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from cluster.connect import connect
 from jobs.arithmetic import describe
 from jobs.console import say
-from jobs.train import fit_into
+from jobs.placement import fit_into
 from pipeline.data.stream import map_units, run_data_on
 from pipeline.recipe import Recipe
 from pipeline.train.estimate import CALM_S, Estimate, estimate

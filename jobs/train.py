@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from cluster.connect import Cluster, connect
-from cluster.preflight import Allotment, DoesNotFitError, Need, allot
 from cluster.probe import inspect_cluster, inspect_gpus
 from jobs.arithmetic import describe, state_bytes
 from jobs.console import say
 from jobs.mistakes import write_mistakes
+from jobs.placement import fit_into
 from jobs.progress import since_begin, watched
 from jobs.report import Evaluation, evaluate_model, model_card, print_evaluation
 from jobs.run_figures import Stages, draw_contributions, draw_lengths, points_since
@@ -96,25 +96,6 @@ def look_at(there: Cluster, prepared: Prepared) -> None:
         doubts += inspect_cluster(str(Path(recipe.storage).absolute()), recipe.tracking.uri, state_bytes(prepared))
     for doubt in doubts:
         say(f"note: {doubt}")
-
-
-def fit_into(recipe: Recipe, there: Cluster) -> tuple[Recipe, Allotment]:
-    """The recipe with as many CPUs reserved for each worker as the cluster can give. Raises DoesNotFitError."""
-    settings = recipe.train
-    need = Need(
-        workers=recipe.world_sizes[0],
-        cpus_per_worker=settings.cpus_per_worker,
-        gpus_per_worker=settings.gpus_per_worker,
-        most_workers=recipe.world_sizes[-1],
-    )
-    train, data = there.with_labels(settings.labels), there.with_labels(recipe.data.labels)
-    for nodes, setting, labels in ((train, "train", settings.labels), (data, "data", recipe.data.labels)):
-        if not nodes:
-            raise DoesNotFitError(f"`{setting}.labels`: no node of the cluster has the labels {dict(labels)}")
-    elsewhere = sum(n.cpus for n in data if n not in train)
-    allotment = allot(need, sum(n.cpus for n in train), sum(n.gpus for n in train), elsewhere)
-    changed = settings.model_copy(update={"cpus_per_worker": allotment.cpus_per_worker})
-    return recipe.model_copy(update={"train": changed}), allotment
 
 
 def _open_tracker(run: Run, prepared: Prepared) -> Tracker:

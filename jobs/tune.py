@@ -12,6 +12,7 @@ from typing import Any
 from cluster.connect import connect
 from cluster.preflight import Need, Slots, slots
 from jobs.console import say
+from jobs.placement import places
 from jobs.sweep_report import Findings, findings, print_findings, rungs, write_report
 from jobs.sweep_tracking import SweepTracker
 from jobs.train import CLOSE_TIMEOUT_S, Launch, chosen_checkpoint, look_at, train
@@ -60,7 +61,7 @@ def tune(recipe: Recipe, search: Search, launch: Launch, *, retrain: bool = Fals
         gpus_per_worker=settings.gpus_per_worker,
     )
     run_data_on(recipe.data.labels)
-    fit = slots(need, there.cpus, there.gpus, search.trials)
+    fit = slots(need, places(recipe, there), search.trials)
     plan = prepare_sweep(recipe, search, map_units)
     for line in describe(plan, fit):
         say(line)

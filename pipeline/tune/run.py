@@ -85,10 +85,14 @@ def _trainable(sweep: Sweep, plan: SweepPlan) -> Any:
     """The trial function with what it shares and what Tune reserves for it."""
     settings = plan.recipe.train
     own = {"CPU": settings.cpus_per_worker} | ({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {})
-    several = {"CPU": 0.01}  # workers reserve for themselves; `slots` has done the arithmetic
+    # Several workers reserve for themselves. Their trial must reserve something, and a hundredth of a CPU would take
+    # the last whole one from the data tasks: so it takes a byte.
+    bundle = own if plan.recipe.world_sizes == (1,) else {"memory": 1}
+    labels = [dict(settings.labels)] if settings.labels else None
     shared = Shared(recipe=plan.recipe, search=plan.search, goal=plan.goal, folder=str(sweep.folder / "trials"))
     return tune.with_resources(
-        tune.with_parameters(run_trial, shared=shared), own if plan.recipe.world_sizes == (1,) else several
+        tune.with_parameters(run_trial, shared=shared),
+        tune.PlacementGroupFactory([bundle], bundle_label_selector=labels),
     )
 
 

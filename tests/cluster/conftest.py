@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.util.state import list_actors, list_nodes, list_tasks
 
 from cluster.connect import connect
 from tests.e2e.conftest import interlace
-from tests.headnode import Head, head
+from tests.headnode import Head, clean, head
 
 __all__ = ["interlace"]  # a fixture
 
@@ -64,11 +65,10 @@ def head_node() -> Iterator[Head]:
         yield started
 
 
-@pytest.fixture
-def client(head_node: Head, tmp_path: Path) -> Run:
-    """Run `interlace ARGS` against the head and give back its exit code and what it printed."""
+def interlace_in(environment: dict[str, str]) -> Run:
+    """What runs `interlace ARGS` in an environment and gives back its exit code and what it printed."""
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "jobs", *arguments],
             stdin=subprocess.DEVNULL,
@@ -77,7 +77,38 @@ def client(head_node: Head, tmp_path: Path) -> Run:
             text=True,
             timeout=600,
             check=False,
-            env={**head_node.environment(tmp_path), "RAY_API_SERVER_ADDRESS": head_node.address, **environment},
+            env={**environment, **more},
         )
 
     return run
+
+
+@pytest.fixture
+def client(head_node: Head, tmp_path: Path) -> Run:
+    """Run `interlace ARGS` against the head."""
+    return interlace_in({**head_node.environment(tmp_path), "RAY_API_SERVER_ADDRESS": head_node.address})
+
+
+@pytest.fixture
+def client_of_nodes(nodes: Cluster, tmp_path: Path) -> Run:
+    """Run `interlace ARGS` against the cluster of several nodes."""
+    address = f"http://{nodes.webui_url}"
+    own = {"RAY_AUTH_MODE": "disabled", "HOME": str(tmp_path), "RAY_API_SERVER_ADDRESS": address, "COLUMNS": "160"}
+    return interlace_in({**clean(os.environ), **own})
+
+
+def pools() -> dict[str, str | None]:
+    """The label `pool` of each node of the cluster that this process is connected to."""
+    return {n.node_id: n.labels.get("pool") for n in list_nodes()}
+
+
+def pools_of_actors(class_name: str) -> list[str | None]:
+    """The label `pool` of the node of each actor of a class, also of those that have ended."""
+    place = pools()
+    return [place[a.node_id] for a in list_actors(filters=[("class_name", "=", class_name)], limit=10_000)]
+
+
+def pools_of_data_tasks() -> set[str | None]:
+    """The labels `pool` of the nodes where tasks of Ray Data ran."""
+    place = pools()
+    return {place[t.node_id] for t in list_tasks(limit=10_000) if "MapBatches" in t.name and t.node_id}

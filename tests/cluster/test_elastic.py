@@ -12,12 +12,12 @@ from urllib.request import urlopen
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from ray.util.state import list_actors, list_nodes, list_tasks
+from ray.util.state import list_actors
 
-from pipeline.data.stream import map_units, run_data_on
+from jobs.train import Launch, train
 from pipeline.recipe import Recipe
-from pipeline.train.run import fit, open_run, prepare
-from tests.cluster.conftest import DATA, TRAIN
+from tests.cluster.conftest import DATA, TRAIN, pools, pools_of_data_tasks
+from tests.cluster.test_submit_verbs import logged
 from tests.data import EmojiLike
 from tests.ray.reference import run_here
 
@@ -41,17 +41,15 @@ class Running:
     """A run that trains in a thread, since nodes must be added from the main one."""
 
     def __init__(self, recipe: Recipe) -> None:
-        run_data_on(recipe.data.labels)
-        self.prepared = prepare(recipe, map_units)
+        self.recipe = recipe
         self.folder = Path(recipe.storage) / "runs" / "run"
         self.failure: BaseException | None = None
-        self.thread = threading.Thread(target=self._fit, daemon=True)
+        self.thread = threading.Thread(target=self._train, daemon=True)
         self.thread.start()
 
-    def _fit(self) -> None:
+    def _train(self) -> None:
         try:
-            with open_run(self.prepared, "run") as run:
-                fit(run, self.prepared)
+            train(self.recipe, Launch(run_name="run"))
         except BaseException as error:
             self.failure = error
 
@@ -97,6 +95,13 @@ def check_stream(folder: Path, recipe: Recipe, storage: Path) -> None:
     assert seen.keys() == reference.packs.keys()
 
 
+def check_mlflow(storage: Path) -> None:
+    """MLflow holds a single run, which ended well, and each of its steps once."""
+    ((name, (status, values)),) = logged(storage).items()
+    assert (name, status) == ("run", "FINISHED")
+    assert [step for step, _ in values["train/loss"]] == list(range(1, STEPS + 1))
+
+
 def metrics(folder: Path, name: str) -> list[float]:
     """All values of a metric in a run's journal."""
     lines = (json.loads(x)["m"] for x in (folder / "metrics.jsonl").read_text().splitlines())
@@ -122,10 +127,9 @@ def test_a_lost_and_a_new_node_change_nothing_but_the_number_of_workers(
     running.wait_for(lambda: running.step() > 150, "step 150")
     assert running.starts() == [2]
     workers = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
-    pools = {n.node_id: n.labels.get("pool") for n in list_nodes()}
-    assert [pools[w.node_id] for w in workers] == ["train", "train"]
-    reading = {pools[t.node_id] for t in list_tasks(limit=10000) if "MapBatches" in t.name and t.node_id}
-    assert reading == {"data"}
+    place = pools()
+    assert [place[w.node_id] for w in workers] == ["train", "train"]
+    assert pools_of_data_tasks() == {"data"}
 
     exported = prometheus(nodes)
     for name in ("samples_per_second", "step_seconds", "data_wait_seconds", "data_cpu_seconds", "slowest_rank_seconds"):
@@ -140,6 +144,7 @@ def test_a_lost_and_a_new_node_change_nothing_but_the_number_of_workers(
     running.end()
 
     check_stream(running.folder, recipe, tmp_path / "reference")
+    check_mlflow(tmp_path / "out")
     lost_s, again = metrics(running.folder, "restart/lost_s"), metrics(running.folder, "restart/steps_again")
     assert len(lost_s) == 2
     assert 0 < again[0] <= 100 + 10
@@ -163,4 +168,5 @@ def test_a_node_that_goes_away_with_notice_gets_a_checkpoint_first(
     running.wait_for(lambda: running.starts() == [2, 1], "a group of one")
     running.end()
     check_stream(running.folder, recipe, tmp_path / "reference")
-    assert metrics(running.folder, "restart/steps_again")[0] < running.prepared.schedule.num_steps - 150
+    check_mlflow(tmp_path / "out")
+    assert metrics(running.folder, "restart/steps_again")[0] < STEPS - 150

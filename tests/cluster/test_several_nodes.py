@@ -1,56 +1,39 @@
 """A cluster of several nodes: a job handed in there, and nodes that say they have GPUs."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import ray
 import yaml
 from ray.cluster_utils import Cluster
-from ray.util.state import list_actors, list_nodes, list_tasks
+from ray.util.state import list_actors, list_tasks
 
 from cluster.preflight import DoesNotFitError
 from cluster.probe import NotReadyError, inspect_gpus
 from jobs.train import Launch, train
 from pipeline.recipe import load_recipe
-from tests.cluster.conftest import DATA, TRAIN
+from tests.cluster.conftest import DATA, TRAIN, Run, pools, pools_of_actors, pools_of_data_tasks
 from tests.cluster.test_elastic import check_stream
 from tests.data import EmojiLike
-from tests.headnode import clean
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def pools() -> dict[str, str | None]:
-    """The label `pool` of each node."""
-    return {n.node_id: n.labels.get("pool") for n in list_nodes()}
-
-
 def test_a_job_handed_in_trains_and_reads_where_the_recipe_says_as_an_undisturbed_run_does(
-    nodes: Cluster, shapes: EmojiLike, tmp_path: Path
+    client_of_nodes: Run, shapes: EmojiLike, tmp_path: Path
 ) -> None:
     own = {"steps": 12, "workers": 2, "labels": TRAIN, "precision": "fp32", "trace": True, "threads": 1}
     section = shapes.tree(tmp_path)["data"] | {"labels": DATA}
     file = tmp_path / "shapes.yaml"
     file.write_text(yaml.safe_dump(shapes.tree(tmp_path / "out", train=own, data=section, batch={"global_batch": 2})))
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs", "submit", "train", str(file), "--run-name", "several"],
-        capture_output=True, text=True, timeout=400, check=False, stdin=subprocess.DEVNULL,
-        env={
-            **clean(os.environ), "RAY_AUTH_MODE": "disabled", "HOME": str(tmp_path),
-            "RAY_API_SERVER_ADDRESS": f"http://{nodes.webui_url}",
-        },
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = client_of_nodes("submit", "train", str(file), "--run-name", "several")
+    assert done.returncode == 0, done.stdout
     check_stream(tmp_path / "out" / "runs" / "several", load_recipe(file), tmp_path / "reference")
-    place = pools()
-    assert sorted(place.values(), key=str) == [None, "data", "train", "train"]
+    assert sorted(pools().values(), key=str) == [None, "data", "train", "train"]
+    assert pools_of_actors("RayTrainWorker") == ["train", "train"]
     workers = list_actors(filters=[("class_name", "=", "RayTrainWorker")])
-    assert sorted(str(place[w.node_id]) for w in workers) == ["train", "train"]
     assert len({w.node_id for w in workers}) == 2
-    assert {place[t.node_id] for t in list_tasks(limit=10_000) if "MapBatches" in t.name and t.node_id} == {"data"}
+    assert pools_of_data_tasks() == {"data"}
 
 
 def test_simulated_gpus_are_refused_before_training_and_their_number_is_counted(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 
 from jobs.train import Launch
@@ -155,6 +156,15 @@ def test_verdicts_are_the_same_after_a_new_start(scheduler: str) -> None:
     assert isinstance(lived, Judge)
     assert 8 < len(stopped) < 24
     assert max(levels, key=lambda n: levels[n]) not in stopped
+
+
+@pytest.mark.slow
+def test_a_trial_of_two_workers_that_leaves_one_cpu_to_data_tasks_ends(shapes: EmojiLike, tmp_path: Path) -> None:
+    """2 x 2.5 CPUs and one for data are all there are: nothing that the trial takes for itself may be part of them."""
+    both = ["train.workers=2", "train.cpus_per_worker=2.5", "batch.global_batch=2"]
+    tuned = run(files_of(shapes, tmp_path, trials=1, seed=0), *both, "search.space={optim.lr: {choice: [0.001]}}")
+    assert {n: status for n, (status, _) in results(tuned).items()} == {0: "finished"}
+    assert sum(node["Resources"].get("CPU", 0.0) for node in ray.nodes()) == 2 * 2.5 + 1
 
 
 @pytest.mark.slow
