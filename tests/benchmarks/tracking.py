@@ -10,8 +10,9 @@ the blocks without before and after it; pairs of which both are without show the
 for seconds, so blocks of one step tell twice as much in the same time as blocks of six.
 
 Prints, for each fault, the geometric mean over the pairs of the ratios of step times (CPU of the worker, and wall) with
-a bootstrapped interval of 95 %, the median, and CPU of driver and server; at last the same over all faults together. After its pairs a fault ends: the server is
-healed, and what MLflow shows is compared with the journal point by point. Then 20,000 lines are journaled.
+a bootstrapped interval of 95 %, the median, and CPU of driver and server; at last the same over all faults together.
+After its pairs a fault ends: the server is healed, and what MLflow shows is compared with the journal point by point.
+Then 20,000 lines are journaled.
 """
 
 import json
