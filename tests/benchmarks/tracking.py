@@ -5,9 +5,11 @@
 A worker in a process of its own takes steps of the demo's size (`tests.benchmarks.step`: 64 samples, width 128, bf16,
 one thread) and journals 11 metrics each, as a run's worker does. A driver in another process ships them to a real
 MLflow server through proxies that fail, each in its way. Short blocks of steps take turns: with tracking, and without,
-in which driver and server are suspended, so that nothing of theirs falls there. A pair is a block with tracking over
-the blocks without before and after it; pairs of which both are without show the noise of the machine. That noise lasts
-for seconds, so blocks of one step tell twice as much in the same time as blocks of six.
+in which driver and server are suspended, so that nothing of theirs falls there. With tracking the server runs on the
+same cores where requests reach it; where none does it is suspended too, for an idle server costs the same without
+tracking. A pair is a block with tracking over the blocks without before and after it; pairs of which both are without
+show the noise of the machine. That noise lasts for seconds, so blocks of one step tell twice as much in the same time
+as blocks of six.
 
 Prints, for each fault, the geometric mean over the pairs of the ratios of step times (CPU of the worker, and wall) with
 a bootstrapped interval of 95 %, the median, and CPU of driver and server; at last the same over all faults together.
@@ -17,13 +19,14 @@ Then 20,000 lines are journaled.
 
 import json
 import math
+import os
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -38,6 +41,8 @@ STEPS_LOGGED = 20_000
 HEALED_S = 900.0
 OFF = "off"
 DRAWS = 2000
+REACHED = ("healthy", "dies-in-the-middle", "5-s-a-call")
+"""Cases in which requests come to the server, the second one in its first half."""
 SETTLE_S = 10.0
 """A run's tracker begins while its workers start, seconds before the first step."""
 
@@ -164,26 +169,31 @@ class Child:
 
 
 class Bench:
-    """Worker, driver and server."""
+    """Worker, driver and server; the last two are awake in blocks with tracking and between cases only."""
 
     def __init__(self, leave: ExitStack, folder: Path) -> None:
         self.folder = folder
+        os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes that poll for jobs of other parts
         port = leave.enter_context(mlflow_server(folder))
-        servers = psutil.Process().children(recursive=True)
+        self.servers = psutil.Process().children(recursive=True)
         self.worker, self.driver = Child("--worker"), Child("--driver", str(port))
-        self.others = [*servers, psutil.Process(self.driver.process.pid)]
+        self.others = [*self.servers, psutil.Process(self.driver.process.pid)]
         leave.callback(self.driver.end)
         leave.callback(self.worker.end)
+        leave.callback(self.wake)  # what is suspended does not end
 
-    def block(self, place: Path | str, steps: int) -> tuple[float, float]:
-        """Mean CPU and wall seconds of a step; without tracking driver and server are suspended."""
-        for other in self.others if place == OFF else ():
+    def wake(self) -> None:
+        """Let driver and server run."""
+        for other in self.others:
+            other.resume()
+
+    def block(self, place: Path | str, steps: int, awake: Sequence[psutil.Process] = ()) -> tuple[float, float]:
+        """Mean CPU and wall seconds of a step while these processes run."""
+        for other in awake:
+            other.resume()
+        took = self.worker.ask(f"{steps} {place}")
+        for other in awake:
             other.suspend()
-        try:
-            took = self.worker.ask(f"{steps} {place}")
-        finally:
-            for other in self.others:
-                other.resume()
         assert isinstance(took, list)
         cpu, wall = zip(*took, strict=True)
         return statistics.mean(cpu), statistics.mean(wall)
@@ -195,20 +205,28 @@ class Bench:
     def measure(self, name: str, pairs: int, steps: int) -> tuple[list[float], str]:
         """Logarithms of the ratios of CPU in the pairs of one case, and a sentence on them."""
         place: Path | str = OFF
+        awake: list[psutil.Process] = []
         if name != OFF:
             place = self.folder / name
             self.driver.ask(f"{name} {place}")
+            awake = self.others if name in REACHED else self.others[-1:]
             time.sleep(SETTLE_S)
+        for other in self.others:
+            other.suspend()
         logs: list[tuple[float, ...]] = []
         before, spent = self.block(OFF, steps), self.spent()
         for number in range(pairs):
             if number == pairs // 2 and name != OFF:
+                self.others[-1].resume()
                 self.driver.ask("half")
-            on = self.block(place, steps)
+                self.others[-1].suspend()
+                awake = self.others[-1:] if name == "dies-in-the-middle" else awake
+            on = self.block(place, steps, awake)
             after = self.block(OFF, steps)
             logs.append(tuple(math.log(x / math.sqrt(a * b)) for x, a, b in zip(on, before, after, strict=True)))
             before = after
         spent = (self.spent() - spent) / (pairs * steps)
+        self.wake()
         cpu, wall = (list(column) for column in zip(*logs, strict=True))
         points = self.driver.ask("end") if name != OFF else None
         told = f"{name}: CPU of a step {interval(cpu)}; wall {interval(wall)}"
