@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
@@ -24,6 +25,8 @@ from cluster.errors import ClusterError
 MOST_NODES = 2
 CONNECT_TIMEOUT_S = 5.0
 GPU_WAIT_S = 60.0
+NODE_WAIT_S = 120.0
+"""Longest wait for what a node says: a mount whose server is gone answers never."""
 LEAST_SPILL_BYTES = 5 << 30
 LEAST_STORAGE_BYTES = 1 << 30
 
@@ -56,21 +59,38 @@ class Sight:
     ray_version: str
 
 
-def probe(storage: str, tracking_uri: str | None) -> tuple[tuple[Sight, ...], tuple[str, ...]]:
-    """What up to two nodes of the cluster see, and the nodes that did not see what the others wrote."""
-    nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"]]
+def probe(
+    storage: str, tracking_uri: str | None, wait_s: float = NODE_WAIT_S
+) -> tuple[tuple[Sight, ...], tuple[str, ...]]:
+    """What up to two nodes of the cluster see, and the nodes that did not see what the others wrote.
+
+    Raises:
+        NotReadyError: a node did not answer in `wait_s` seconds.
+    """
+    names = {n["NodeID"]: str(n["NodeManagerHostname"]) for n in ray.nodes() if n["Alive"]}
     here = ray.get_runtime_context().get_node_id()
-    chosen = sorted(nodes, key=lambda node: node != here)[:MOST_NODES]
+    chosen = sorted(names, key=lambda node: node != here)[:MOST_NODES]
     temp = ray.get_runtime_context().get_temp_dir()
     folder = Path(storage) / f".probe-{uuid.uuid4().hex[:8]}"
     look_at, find = ray.remote(num_cpus=0)(look), ray.remote(num_cpus=0)(seen)
-    try:
-        sights: list[Sight] = ray.get(
-            [look_at.options(**_on(n)).remote(str(folder), n, tracking_uri, temp) for n in chosen]
-        )
-        found: list[list[str]] = ray.get([find.options(**_on(n)).remote(str(folder)) for n in chosen])
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+    def answers(asked: Mapping[str, ray.ObjectRef]) -> list[Any]:
+        _, waiting = ray.wait(list(asked.values()), num_returns=len(asked), timeout=wait_s)
+        silent = [f"{names[node]} ({node[:8]})" for node, ref in asked.items() if ref in waiting]
+        if silent:
+            raise NotReadyError(
+                f"node {', '.join(silent)} did not answer within {wait_s:g} s: look whether its `storage` {storage}"
+                " can be listed there (a mount whose server is gone waits for ever) and whether processes start on it"
+            )
+        return list(ray.get(list(asked.values())))
+
+    sights: list[Sight] = answers(
+        {n: look_at.options(**_on(n)).remote(str(folder), n, tracking_uri, temp) for n in chosen}
+    )
+    found: list[list[str]] = answers({n: find.options(**_on(n)).remote(str(folder)) for n in chosen})
+    shutil.rmtree(
+        folder, ignore_errors=True
+    )  # only once all have answered: else the driver would wait on the mount too
     wrote = {n for n, sight in zip(chosen, sights, strict=True) if sight.write_error is None}
     blind = tuple(
         sight.node
@@ -122,13 +142,21 @@ def judge(
     return tuple(faults), tuple(doubts)
 
 
-def inspect_cluster(storage: str, tracking_uri: str | None, memory: int) -> tuple[str, ...]:
+def inspect_cluster(
+    storage: str, tracking_uri: str | None, memory: int, wait_s: float = NODE_WAIT_S
+) -> tuple[str, ...]:
     """Look at the cluster this process is connected to; what may be wrong, in sentences.
 
+    Args:
+        storage: folder of runs, which all nodes must see.
+        tracking_uri: of the tracking server, if there is one.
+        memory: bytes that a worker's weights, gradients and optimizer take.
+        wait_s: longest wait for a node's answer.
+
     Raises:
-        NotReadyError: the job would fail.
+        NotReadyError: the job would fail, or a node says nothing.
     """
-    sights, blind = probe(storage, tracking_uri)
+    sights, blind = probe(storage, tracking_uri, wait_s)
     driver = (platform.python_version(), metadata.version("ray"))
     faults, doubts = judge(sights, blind, storage, memory, driver)
     if faults:

@@ -1,0 +1,22 @@
+"""The look at a cluster before a job: a node that does not answer is named, and nothing waits for it for ever."""
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.probe import NotReadyError, inspect_cluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
+
+
+def test_a_node_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(
+        NotReadyError, match=rf"node {socket.gethostname()} \(\w{{8}}\) did not answer within 0 s: look"
+    ):
+        inspect_cluster(str(tmp_path), None, 1, wait_s=0)
+    assert time.monotonic() - began < 60
+    assert all("GiB left" in doubt for doubt in inspect_cluster(str(tmp_path / "more"), None, 1))
+    assert not list((tmp_path / "more").glob(".probe-*"))
