@@ -166,7 +166,7 @@ def _conflict(need: Need, sum_text: str, cpus: float, train: Sequence[Place], *,
 
 
 def _listed(places: Sequence[Place]) -> str:
-    """Nodes by their size, such as `2 nodes of 1 CPU, 1 of 4 CPUs and 1 GPU`."""
+    """Nodes by their size, such as `3 nodes (2 of 1 CPUs, 1 of 4 CPUs and 1 GPUs)`."""
     sizes = Counter((p.cpus, p.gpus) for p in places)
     parts = [
         f"{count} of {cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
