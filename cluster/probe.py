@@ -10,7 +10,7 @@ import platform
 import shutil
 import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -74,20 +74,12 @@ def probe(
     folder = Path(storage) / f".probe-{uuid.uuid4().hex[:8]}"
     look_at, find = ray.remote(num_cpus=0)(look), ray.remote(num_cpus=0)(seen)
 
-    def answers(asked: Mapping[str, ray.ObjectRef]) -> list[Any]:
-        _, waiting = ray.wait(list(asked.values()), num_returns=len(asked), timeout=wait_s)
-        silent = [f"{names[node]} ({node[:8]})" for node, ref in asked.items() if ref in waiting]
-        if silent:
-            raise NotReadyError(
-                f"node {', '.join(silent)} did not answer within {wait_s:g} s: look whether its `storage` {storage}"
-                " can be listed there (a mount whose server is gone waits for ever) and whether processes start on it"
-            )
-        return list(ray.get(list(asked.values())))
+    def ask(task: Any, words: Callable[[str], tuple[Any, ...]]) -> list[Any]:
+        asked = {f"{names[n]} ({n[:8]})": task.options(**_on(n)).remote(*words(n)) for n in chosen}
+        return answers(asked, storage, wait_s)
 
-    sights: list[Sight] = answers(
-        {n: look_at.options(**_on(n)).remote(str(folder), n, tracking_uri, temp) for n in chosen}
-    )
-    found: list[list[str]] = answers({n: find.options(**_on(n)).remote(str(folder)) for n in chosen})
+    sights: list[Sight] = ask(look_at, lambda node: (str(folder), node, tracking_uri, temp))
+    found: list[list[str]] = ask(find, lambda _: (str(folder),))
     shutil.rmtree(
         folder, ignore_errors=True
     )  # only once all have answered: else the driver would wait on the mount too
@@ -98,6 +90,38 @@ def probe(
         if sight.write_error is None and wrote - set(files)
     )
     return tuple(sights), blind
+
+
+def answers(asked: Mapping[str, ray.ObjectRef], storage: str, wait_s: float) -> list[Any]:
+    """What nodes say, in order.
+
+    Args:
+        asked: tasks by the name of their node.
+        storage: folder that they look at.
+        wait_s: longest wait for all of them.
+
+    Raises:
+        NotReadyError: a node did not answer in time, or was lost.
+    """
+    _, waiting = ray.wait(list(asked.values()), num_returns=len(asked), timeout=wait_s)
+    if silent := [node for node, ref in asked.items() if ref in waiting]:
+        raise NotReadyError(
+            f"node {', '.join(silent)} did not answer within {wait_s:g} s: look whether its `storage` {storage}"
+            " can be listed there (a mount whose server is gone waits for ever) and whether processes start on it"
+        )
+    said = []
+    for node, ref in asked.items():
+        try:
+            said.append(ray.get(ref))
+        except ray.exceptions.RayTaskError:
+            raise  # a fault of what was asked, with its traceback
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise NotReadyError(
+                f"node {node} was lost while it was looked at ({type(error).__name__}: {reason}): the same command"
+                " begins anew"
+            ) from error
+    return said
 
 
 def judge(

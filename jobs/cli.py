@@ -10,6 +10,7 @@ from jobs.console import reported_errors, say
 from jobs.options import (
     Address,
     DryRun,
+    Labels,
     Overrides,
     RecipeFile,
     RunName,
@@ -199,15 +200,17 @@ def predict(  # noqa: PLR0913 - one parameter a flag
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     address: Address = None,
+    labels: Labels = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove what the folder holds and begin anew.")] = False,
 ) -> None:
     """Predict every row of shards as a Ray Data job, in order; the same command goes on after a kill."""
     with reported_errors():
         from jobs.predict import Launch, run_predict
+        from pipeline.data_settings import read_labels
 
         launch = Launch(
             keep=keep or [], part_rows=part_rows, storage=storage or Path("output"), tracking_uri=tracking_uri,
-            address=address, fresh=fresh,
+            address=address, labels=read_labels(labels or []), fresh=fresh,
         )  # fmt: skip
         run_predict(model, data, output, launch)
 

@@ -4,7 +4,7 @@ import json
 
 from cluster.connect import connect
 from jobs.console import say
-from jobs.placement import nodes_with
+from jobs.placement import readers
 from pipeline.data.index import build_index
 from pipeline.data.stream import map_units, run_data_on
 from pipeline.recipe import Recipe
@@ -12,7 +12,7 @@ from pipeline.recipe import Recipe
 
 def run_index(recipe: Recipe, address: str | None) -> None:
     """Build the index, or find it in the cache, and say what it holds. Raises InterlaceError, DoesNotFitError."""
-    nodes_with(connect(address), "data.labels", recipe.data.labels)
+    readers(connect(address), "data.labels", recipe.data.labels)
     run_data_on(recipe.data.labels)
     index = build_index(recipe, map_units)
     for split, manifest in index.manifests.items():

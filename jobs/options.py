@@ -16,6 +16,9 @@ RunName = Annotated[str | None, typer.Option("--run-name", help="Name of the run
 Storage = Annotated[Path | None, typer.Option("--storage", help="Folder of runs, caches and the MLflow store.")]
 TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow tracking URI.")]
 Address = Annotated[str | None, typer.Option("--address", help="Ray cluster (HOST:PORT); by default one is started.")]
+Labels = Annotated[
+    list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Label of the nodes to run on, repeatable.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print recipe and arithmetic, then stop.")]
 
 

@@ -6,6 +6,9 @@ from cluster.connect import Cluster, Node
 from cluster.preflight import Allotment, DoesNotFitError, Need, Place, allot
 from pipeline.recipe import Recipe
 
+DATA_CPUS = 1.0
+"""CPUs of a data task."""
+
 
 def nodes_with(there: Cluster, setting: str, labels: Mapping[str, str]) -> tuple[Node, ...]:
     """The nodes with the labels of a setting. Raises DoesNotFitError where none has them: its tasks would wait on."""
@@ -13,6 +16,17 @@ def nodes_with(there: Cluster, setting: str, labels: Mapping[str, str]) -> tuple
     if not nodes:
         raise DoesNotFitError(f"`{setting}`: no node of the cluster has the labels {dict(labels)}")
     return nodes
+
+
+def readers(there: Cluster, setting: str, labels: Mapping[str, str]) -> tuple[Node, ...]:
+    """The nodes with the labels of a setting that have room for data tasks. Raises DoesNotFitError where none has."""
+    nodes = nodes_with(there, setting, labels)
+    able = tuple(n for n in nodes if n.cpus >= DATA_CPUS)
+    if not able:
+        chosen = f"the nodes with `{setting}` {dict(labels)}" if labels else "the nodes of the cluster"
+        listed = ", ".join(f"{n.cpus:g}" for n in nodes)
+        raise DoesNotFitError(f"data tasks need a node with {DATA_CPUS:g} CPU, but {chosen} have {listed}")
+    return able
 
 
 def places(recipe: Recipe, there: Cluster) -> list[Place]:

@@ -6,6 +6,7 @@ from cluster.connect import connect
 from jobs.arithmetic import describe
 from jobs.console import say
 from jobs.placement import fit_into
+from jobs.train import look_at
 from pipeline.data.stream import map_units, run_data_on
 from pipeline.recipe import Recipe
 from pipeline.train.estimate import CALM_S, Estimate, estimate
@@ -28,7 +29,7 @@ def run_plan(recipe: Recipe, address: str | None, seconds: float, price: float |
         price: of the whole cluster for an hour.
 
     Raises:
-        InterlaceError, DoesNotFitError: the recipe, the data or the cluster are not as needed.
+        InterlaceError, DoesNotFitError, NotReadyError: the recipe, the data or the cluster are not as needed.
     """
     there = connect(address)
     recipe, allotment = fit_into(recipe, there)
@@ -36,6 +37,7 @@ def run_plan(recipe: Recipe, address: str | None, seconds: float, price: float |
     prepared = prepare(recipe, map_units)
     for line in describe(prepared, allotment, whole_recipe=False):
         say(line)
+    look_at(there, prepared)
     say(f"measuring for about {CALM_S + 1.5 * seconds:.0f} s after the start of the workers")
     found = estimate(prepared, allotment.data_cpus, seconds)
     for line in tell(found, price):

@@ -1,16 +1,17 @@
 """`interlace predict`: a trained model over shards as a Ray Data job, in input order, to Parquet."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cluster.connect import connect
 from jobs.console import console, say
+from jobs.placement import readers
 from pipeline.bulk import Bulk, Predicted, plan_bulk, predict_bulk
-from pipeline.data.stream import stream_units
+from pipeline.data.stream import run_data_on, stream_units
 from pipeline.errors import InterlaceError
 from pipeline.origin import MODEL
 from pipeline.tracking import registry_of
@@ -27,6 +28,7 @@ class Launch:
     storage: Path = Path("output")
     tracking_uri: str | None = None
     address: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
     fresh: bool = False
 
 
@@ -35,13 +37,15 @@ def run_predict(model: str, data: Sequence[str], output: Path, launch: Launch) -
 
     Raises:
         InterlaceError: there is no such model or data, or the folder holds predictions of something else.
+        DoesNotFitError: no node can do the work.
     """
     folder = find_model(model, launch.storage, launch.tracking_uri)
     bulk = plan_bulk(folder, data, output, keep=launch.keep, part_rows=launch.part_rows)
     say(f"model {folder}\n{bulk.num_rows:,} rows of {bulk.num_shards} shards, in {len(bulk.parts)} parts")
     if bulk.absent:
         say(f"columns in no shard, predicted without: {', '.join(bulk.absent)}")
-    connect(launch.address)
+    readers(connect(launch.address), "--label", launch.labels)
+    run_data_on(launch.labels)
     with _Shown(bulk) as shown:
         done = predict_bulk(bulk, stream_units, fresh=launch.fresh, progress=shown.update)
     say(f"{done.num_rows:,} rows in {output}, {done.num_bad:,} of them with an error instead of predictions")

@@ -9,8 +9,9 @@ from rich.table import Table
 
 from cluster.connect import connect
 from jobs.console import console, say
+from jobs.placement import readers
 from pipeline.data.prepare import Plan, Prepared, make_plan, out_folder, prepare
-from pipeline.data.stream import stream_units
+from pipeline.data.stream import run_data_on, stream_units
 from pipeline.preparation import PrepareRecipe
 
 EVERY_S = 5.0
@@ -27,14 +28,20 @@ class Launch:
 
 
 def run_prepare(recipe: PrepareRecipe, launch: Launch) -> None:
-    """Show the plan, do the job or what is left of it, and show the result."""
+    """Show the plan, do the job or what is left of it, and show the result.
+
+    Raises:
+        InterlaceError: the data has faults.
+        DoesNotFitError: no node can do the work.
+    """
     plan = make_plan(recipe)
     _show_plan(plan)
     if launch.dry_run:
         return
 
     def on_ray(work: Callable[[Any], Any], units: Sequence[Any]) -> Iterable[Any]:
-        connect(launch.address)  # only now: a job that is done needs no cluster
+        readers(connect(launch.address), "labels", recipe.labels)  # only now: a job that is done needs no cluster
+        run_data_on(recipe.labels)
         return stream_units(work, units)
 
     told = _Lines()

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,7 @@ import psutil
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cluster.preflight import Allotment
-from cluster.usage import usage
+from cluster.usage import Usage, usage
 from jobs.binding import binding
 from jobs.console import console, say
 from pipeline.journal import Point, journal_path, read
@@ -28,8 +28,8 @@ WINDOW = 50
 PLACE, CLUSTER = "place.json", "cluster.jsonl"
 """Files of a run folder for whoever watches: where the run was started, and what the cluster used, line by line."""
 LOOK_AT_CLUSTER_S = 10.0
-NO_WORKER_S = 45.0
-"""After so long without a worker the command says what the run waits for."""
+SILENT_S = 45.0
+"""After so long without a word of any worker the command says what there is to wait for; again after twice as long."""
 
 
 def since_begin() -> float:
@@ -55,6 +55,46 @@ def watched(run_folder: Path, num_steps: int, allotment: Allotment) -> Iterator[
             say(binding(watch.recent, allotment.data_cpus))
 
 
+class Silence:
+    """When to say that workers say nothing: after `SILENT_S` seconds, and again each time that has doubled."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.heard()
+
+    def heard(self) -> None:
+        """A worker said something."""
+        self.since, self.patience = self.clock(), SILENT_S
+
+    def due(self) -> float | None:
+        """Seconds of silence, where it is time to say so."""
+        silent = self.clock() - self.since
+        if silent < self.patience:
+            return None
+        self.patience = 2 * silent
+        return silent
+
+
+def waits_for(silent: float, plan: str, now: Usage, *, workers_came: bool) -> str:
+    """What a run may wait for whose workers say nothing.
+
+    Args:
+        silent: seconds.
+        plan: what the run reserves, in a sentence.
+        now: of the cluster.
+        workers_came: whether workers have been there before.
+    """
+    there = f"{plan}; now {now.nodes} nodes with {now.cpus:g} CPUs, {now.cpus_reserved:g} of them reserved"
+    if not workers_came:
+        return (
+            f"no worker for {silent:.0f} s: {there}. Other jobs may hold them, or the workers' processes start slowly"
+        )
+    return (
+        f"nothing from the workers for {silent:.0f} s: {there}. A step or an evaluation may be long; or workers were"
+        " lost, and new ones find no place: nodes are gone, or other jobs hold them"
+    )
+
+
 class _Watch:
     """Follows journal and events of a run."""
 
@@ -73,7 +113,7 @@ class _Watch:
         self.first_step: tuple[int, float] | None = None
         self.printed = self.looked = self.began
         self.workers_came = False
-        self.said = self.began
+        self.silence = Silence()
 
     def follow(self, stop: threading.Event) -> None:
         """Poll until told to stop, then once more."""
@@ -103,6 +143,8 @@ class _Watch:
         points, self.offset = read(self.journal, self.offset)
         for point in points:
             self._take(point)
+        if points:
+            self.silence.heard()
         if self.events.exists():
             with self.events.open(encoding="utf-8") as file:
                 file.seek(self.events_read)
@@ -112,6 +154,7 @@ class _Watch:
             for line in whole.splitlines():
                 event = json.loads(line)
                 self.workers_came = True
+                self.silence.heard()
                 say(f"[{event['t'] - COMMAND_BEGAN:.1f} s, rank {event['rank']}] {event['text']}")
 
     def _look_at_cluster(self) -> None:
@@ -124,13 +167,8 @@ class _Watch:
             return
         with self.cluster.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"t": time.time(), **asdict(found)}) + "\n")
-        if not self.workers_came and now - self.began > NO_WORKER_S and now - self.said > NO_WORKER_S:
-            self.said = now
-            say(
-                f"no worker for {now - self.began:.0f} s: {self.allotment.text}; now {found.nodes} nodes with"
-                f" {found.cpus:g} CPUs, {found.cpus_reserved:g} of them reserved. Other jobs may hold them, or the"
-                " workers' processes start slowly"
-            )
+        if (silent := self.silence.due()) is not None:
+            say(waits_for(silent, self.allotment.text, found, workers_came=self.workers_came))
 
     def _take(self, point: Point) -> None:
         self.step = max(self.step, point.step)

@@ -1,9 +1,11 @@
 """Settings of a recipe's data: the sources of each split, their formats, how they are read and kept."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from pipeline.errors import RecipeError
 from pipeline.fields import Node
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
@@ -13,6 +15,16 @@ NodeLabels = dict[
     Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")], Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 ]
 """Labels that a node of the cluster has, by name."""
+
+
+def read_labels(words: Sequence[str]) -> dict[str, str]:
+    """Labels of nodes from words `NAME=VALUE`. Raises RecipeError for other words."""
+    try:
+        return TypeAdapter(NodeLabels).validate_python(dict(word.partition("=")[::2] for word in words))
+    except ValidationError as error:
+        fault = f"--label: expected NAME=VALUE of letters, digits, `.`, `_` and `-`, but is {' '.join(words)}"
+        raise RecipeError((fault,)) from error
+
 
 ColumnType = Literal["string", "integer", "number", "boolean", "binary", "strings", "integers", "numbers"]
 

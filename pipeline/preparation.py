@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.data_settings import NAME
+from pipeline.data_settings import NAME, NodeLabels
 from pipeline.fields import Node
 from pipeline.recipe import RUN_NAME, Source, flatten, load_tree
 
@@ -64,6 +64,7 @@ class PrepareRecipe(Node):
     group_rows: int = Field(64, ge=1, description="Most rows in a row group: what training reads at once.")
     group_mb: float | None = Field(None, gt=0, description="Fewer rows a group where the mean one would be larger.")
     compression: Literal["zstd", "snappy", "none"] = Field("zstd", description="Compression of the output.")
+    labels: NodeLabels = Field({}, description="Labels of the nodes that do the work; any node where not given.")
     bucket_mb: float = Field(64.0, gt=0, description="Bytes one task joins at once, in MiB: its memory is a few times.")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="Share of quarantined rows above which the job fails.")
 
@@ -78,7 +79,7 @@ class PrepareRecipe(Node):
         return self
 
 
-NOT_OUTPUT = ("name", "root", "out", "bucket_mb", "max_bad_share")
+NOT_OUTPUT = ("name", "root", "out", "labels", "bucket_mb", "max_bad_share")
 """Settings that decide where and how the job runs, not what it writes."""
 
 
@@ -93,7 +94,7 @@ def output_settings(recipe: PrepareRecipe) -> dict[str, Any]:
                 yield f"sources.{name}.columns", [[out, column] for out, column in source.columns.items()]
 
     whole = dict(ordered())
-    flat = {k: v for k, v in flatten(recipe).items() if k not in NOT_OUTPUT}
+    flat = {k: v for k, v in flatten(recipe).items() if k.split(".")[0] not in NOT_OUTPUT}
     return whole | {k: v for k, v in flat.items() if not any(k.startswith(f"{w}.") for w in whole if w != "sources")}
 
 

@@ -4,6 +4,9 @@ Whoever asks puts a file into the run's folder, which every node sees: the comma
 controller before it changes the number of workers. Rank 0 looks for the files, and Ray tells all ranks of nodes that
 are going away; what was seen travels with the numbers that ranks sum in each step, so all of them act on it after the
 same step.
+
+A node's notice ends the group at that checkpoint where the workers on other nodes are enough of them: the next group
+starts at once, on nodes that stay, instead of going on until its own are taken away.
 """
 
 import time
@@ -18,6 +21,10 @@ SAVE = "save"
 
 LOOK_EVERY_S = 1.0
 LOOK_AT_NODES_EVERY_S = 5.0
+
+
+class LeavingError(Exception):
+    """Workers end, with a checkpoint, since nodes of theirs go away; a group of fewer goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 Ray decides in `ElasticScalingPolicy`, which is internal to Ray 2.60: `tests/ray/test_elastic_contract.py` holds what is
 relied on here. Nodes that are gone do not count: Ray's own view of them is up to 20 s old, and a group planned on a
-dead node waits for the time-out of its start. Before a group that trains is replaced by a larger one it is asked for a
-checkpoint, so hardly a step is computed twice.
+dead node waits for the time-out of its start; nor do those with notice to go away, where nothing starts any more.
+Before a group that trains is replaced by a larger one it is asked for a checkpoint, so hardly a step is computed twice.
 """
 
 import time
@@ -12,6 +12,8 @@ from typing import Any
 
 import ray
 import ray.train.torch
+from ray.train import TrainingFailedError
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
     NoopDecision,
@@ -20,7 +22,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
 )
 
 from pipeline.train.elastic import Rules
-from pipeline.train.notice import ask_for_checkpoint, checkpoint_wanted
+from pipeline.train.notice import LeavingError, ask_for_checkpoint, checkpoint_wanted
 
 SAVE_WAIT_S = 120.0
 """How long a group that shall grow is waited for, for its checkpoint."""
@@ -35,9 +37,10 @@ class Policy(ElasticScalingPolicy):  # type: ignore[misc]
         self.waiting_since: float | None = None
 
     def _count_possible_workers(self, reserved_resources: Mapping[str, Mapping[str, float]]) -> int:
-        nodes = ray.nodes()
-        alive = {node["NodeID"] for node in nodes if node["Alive"]}
-        there = {node: have for node, have in reserved_resources.items() if node in alive}
+        leaving = ray._private.state.state.get_draining_nodes()
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+        staying = {node["NodeID"] for node in nodes}
+        there = {node: have for node, have in reserved_resources.items() if node in staying}
         return self.rules.most(super()._count_possible_workers(there), nodes)
 
     def make_decision_for_running_worker_group(
@@ -57,6 +60,17 @@ class Policy(ElasticScalingPolicy):  # type: ignore[misc]
         return decision
 
 
+class Failures(DefaultFailurePolicy):  # type: ignore[misc]
+    """Ray's rule of when to try again, by which workers that leave nodes in time are no failure."""
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        """Ray's decision; to try again, uncounted, where the group ended for `LeavingError`."""
+        failures = getattr(training_failed_error, "worker_failures", {}).values()
+        if any(isinstance(failure, LeavingError) for failure in failures):
+            return FailureDecision.RETRY
+        return super().make_decision(training_failed_error)
+
+
 class ElasticTrainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
     """A `TorchTrainer` whose number of workers is decided under `Rules`."""
 
@@ -66,5 +80,9 @@ class ElasticTrainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
 
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
         return super()._initialize_and_run_controller(
-            **kwargs | {"scaling_policy": Policy(self.scaling_config, self.rules)}
+            **kwargs
+            | {
+                "scaling_policy": Policy(self.scaling_config, self.rules),
+                "failure_policy": Failures(self.run_config.failure_config),
+            }
         )

@@ -197,6 +197,7 @@ def _rules(run: Run, recipe: Recipe) -> Rules:
     return Rules(
         sizes=recipe.world_sizes,
         cpus=recipe.train.cpus_per_worker,
+        gpus=recipe.train.gpus_per_worker,
         train_labels=recipe.train.labels,
         data_labels=recipe.data.labels,
         run=run.folder,

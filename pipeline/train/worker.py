@@ -41,7 +41,7 @@ from pipeline.train.checkpoint import (
 from pipeline.train.feed import read_ahead
 from pipeline.train.gauges import Gauges
 from pipeline.train.loop import Loop, Losses, StepReport, sum_over_ranks
-from pipeline.train.notice import Lookout, Notice, checkpoint_given, checkpoint_wanted
+from pipeline.train.notice import LeavingError, Lookout, Notice, checkpoint_given, checkpoint_wanted
 from pipeline.train.optim import after_evaluation, make_optimizer, rate_factor
 from pipeline.train.parallel import distribute, holds_shards
 from pipeline.train.quarantine import Quarantine
@@ -180,6 +180,7 @@ class Worker:
         self.validation: list[Pack] | None = None
         self.saved_at = time.monotonic()
         self.leaving: frozenset[str] = frozenset()
+        self.leaving_ranks: frozenset[int] = frozenset()
         self.told_ranks_at = -math.inf
         self.gauges = Gauges(job.run.name) if rank == 0 and nodes_are_watched else None
 
@@ -215,6 +216,8 @@ class Worker:
                 self.on_evaluation(self.state, self.metrics)
             if self.state.finished or report.notice.stop:
                 break
+            if wanted and self._others_go_on():
+                raise LeavingError(wanted)
 
     def _wanted(self, notice: Notice) -> str | None:
         """Why a checkpoint is asked for from outside; the same on all ranks."""
@@ -222,11 +225,17 @@ class Worker:
             nodes = frozenset(leaving.preempted_node_ids)
             if not nodes <= self.leaving:
                 self.leaving |= nodes
-                left_s = leaving.deadline_ms / 1000 - time.time() if leaving.deadline_ms else math.inf
-                return f"nodes of ranks {leaving.preempted_ranks} go away in {left_s:.0f} s"
+                self.leaving_ranks |= set(leaving.preempted_ranks)
+                when = f" in {leaving.deadline_ms / 1000 - time.time():.0f} s" if leaving.deadline_ms else ""
+                return f"nodes of ranks {leaving.preempted_ranks} go away{when}"
         if notice.stop:
             return "asked to stop"
         return (checkpoint_wanted(self.job.run) or "asked for") if notice.save else None
+
+    def _others_go_on(self) -> bool:
+        """Whether workers must leave nodes and the others are enough for a group of fewer."""
+        staying = self.world_size - len(self.leaving_ranks)
+        return bool(self.leaving_ranks) and staying >= self.job.recipe.world_sizes[0]
 
     def _answer(self, wanted: str | None) -> None:
         if wanted is not None and self.rank == 0:

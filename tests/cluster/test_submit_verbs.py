@@ -132,23 +132,27 @@ def test_trials_of_two_workers_and_the_best_trained_again(
     assert len(logged(tmp_path / "out")["s-best"][1]["train/loss"]) == 12
 
 
-def test_prepare(submit: Run, interlace: Command, tmp_path: Path) -> None:
+def test_prepare(submit: Run, place: str, interlace: Command, tmp_path: Path) -> None:
     write_four_formats(tmp_path / "sources", 200, group_rows=10, num_shards=1)
     recipe = tmp_path / "records.yaml"
     recipe.write_text(yaml.safe_dump(tree(tmp_path / "sources", tmp_path / "out", sources=four_formats(10))))
-    done = submit("prepare", str(recipe))
+    done = submit("prepare", str(recipe), *(("--set", f"labels={DATA}") if place == "nodes" else ()))
     assert done.returncode == 0, done.stdout
+    if place == "nodes":
+        assert pools_of_data_tasks() == {"data"}
     finish(interlace("prepare", str(recipe), "--out", str(tmp_path / "here")), tmp_path / "command.log")
     there, here = (json.loads((tmp_path / f / "prepared.json").read_text())["digest"] for f in ("out", "here"))
     assert there == here
 
 
-def test_predict(submit: Run, interlace: Command, tmp_path: Path) -> None:
+def test_predict(submit: Run, place: str, interlace: Command, tmp_path: Path) -> None:
     model = make_model(tmp_path / "model")
     write(tmp_path / "new-0.parquet", sounding_rows(120, seed=5), group_rows=20)
     words = ["predict", str(model.folder), "--data", f"{tmp_path}/new-*.parquet", "--keep", "key", "--output"]
-    done = submit(*words, str(tmp_path / "out"))
+    done = submit(*words, str(tmp_path / "out"), *(("--label", "pool=data") if place == "nodes" else ()))
     assert done.returncode == 0, done.stdout
+    if place == "nodes":
+        assert pools_of_data_tasks() == {"data"}
     assert "120 rows in" in done.stdout
     finish(interlace(*words, str(tmp_path / "here")), tmp_path / "command.log")
     there, here = (

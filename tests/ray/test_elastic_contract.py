@@ -2,8 +2,14 @@
 
 import inspect
 
+from ray.train import FailureConfig
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from pipeline.train.notice import LeavingError
+from pipeline.train.policy import Failures
 
 
 def test_ray_decides_where_the_rules_expect_it() -> None:
@@ -12,4 +18,13 @@ def test_ray_decides_where_the_rules_expect_it() -> None:
             getattr(ElasticScalingPolicy, decide)
         )
     assert "self._latest_monitor_time" in inspect.getsource(ElasticScalingPolicy)
-    assert "scaling_policy=create_scaling_policy(" in inspect.getsource(DataParallelTrainer.fit)
+    for kind in ("scaling", "failure"):
+        assert f"{kind}_policy=create_{kind}_policy(" in inspect.getsource(DataParallelTrainer.fit)
+
+
+def test_workers_that_leave_nodes_in_time_are_no_failure_and_all_others_are() -> None:
+    left = WorkerGroupError("", {0: RuntimeError("connection reset by the other"), 1: LeavingError("nodes go away")})
+    failed = WorkerGroupError("", {1: RuntimeError("out of memory")})
+    rule = Failures(FailureConfig(max_failures=1))
+    assert [rule.make_decision(e) for e in (left, left, failed, left)] == [FailureDecision.RETRY] * 4
+    assert rule.make_decision(failed) == FailureDecision.RAISE

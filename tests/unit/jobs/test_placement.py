@@ -6,7 +6,9 @@ import pytest
 
 from cluster.connect import Cluster, Node
 from cluster.preflight import DoesNotFitError
-from jobs.placement import fit_into, nodes_with, places
+from jobs.placement import fit_into, nodes_with, places, readers
+from pipeline.data_settings import read_labels
+from pipeline.errors import RecipeError
 from tests.data import EmojiLike
 
 CPU, GPU = {"pool": "cpu"}, {"pool": "gpu", "zone": "a"}
@@ -35,6 +37,37 @@ def test_labels_choose_nodes_and_a_label_that_no_node_has_is_named(shapes: Emoji
     elsewhere = shapes.recipe(tmp_path, train={"labels": {"pool": "gpu", "zone": "b"}})
     with pytest.raises(DoesNotFitError, match=r"`train.labels`: no node .* {'pool': 'gpu', 'zone': 'b'}"):
         places(elsewhere, HERE)
+
+
+def test_data_tasks_need_a_node_with_a_cpu() -> None:
+    assert [n.cpus for n in readers(HERE, "labels", {})] == [8, 8, 4]
+    assert [n.cpus for n in readers(HERE, "labels", CPU)] == [4]
+    with pytest.raises(DoesNotFitError, match=r"`--label`: no node of the cluster has the labels {'pool': 'none'}"):
+        readers(HERE, "--label", {"pool": "none"})
+    small = Cluster(embedded=False, nodes=(Node(cpus=0, gpus=0, labels={}), Node(cpus=0.5, gpus=1, labels=GPU)))
+    with pytest.raises(DoesNotFitError, match=r"need a node with 1 CPU, but the nodes of the cluster have 0, 0\.5"):
+        readers(small, "labels", {})
+    with pytest.raises(DoesNotFitError, match=r"but the nodes with `labels` {'pool': 'gpu', 'zone': 'a'} have 0.5"):
+        readers(small, "labels", GPU)
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        ([], {}),
+        (["pool=cpu", "zone=a-1"], {"pool": "cpu", "zone": "a-1"}),
+        (["ray.io/accelerator-type=A100"], {"ray.io/accelerator-type": "A100"}),
+        (["pool"], None),
+        (["=cpu"], None),
+        (["pool=c p"], None),
+    ],
+)
+def test_labels_on_the_command_line_are_name_and_value(words: list[str], labels: dict[str, str] | None) -> None:
+    if labels is not None:
+        assert read_labels(words) == labels
+    else:
+        with pytest.raises(RecipeError, match="--label: expected NAME=VALUE"):
+            read_labels(words)
 
 
 def test_a_recipe_without_labels_uses_all_nodes(shapes: EmojiLike, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Which number of workers an elastic group takes, and what it is asked from outside."""
 
+import itertools
+import random
 from pathlib import Path
 from typing import Any
 
@@ -8,29 +10,70 @@ import pytest
 from pipeline.errors import RecipeError
 from pipeline.journal import Journal, last_point
 from pipeline.recipe import parse_recipe
-from pipeline.train.elastic import Rules
+from pipeline.train.elastic import Rules, has
 from pipeline.train.notice import Lookout, ask_for_checkpoint, checkpoint_given, checkpoint_wanted
 from pipeline.train.stop import ask, clear
 from tests.data import EmojiLike
 
 
-def node(cpus: float, *, alive: bool = True, **labels: str) -> dict[str, Any]:
-    return {"Alive": alive, "Resources": {"CPU": cpus} if cpus else {}, "Labels": labels}
+def node(cpus: float, gpus: float = 0.0, *, alive: bool = True, **labels: str) -> dict[str, Any]:
+    there = {"CPU": cpus, "GPU": gpus}
+    return {"Alive": alive, "Resources": {k: v for k, v in there.items() if v}, "Labels": labels}
 
 
-def rules(sizes: tuple[int, ...] = (1, 2, 4, 8), cpus: float = 1.0, **labels: dict[str, str]) -> Rules:
+def rules(
+    sizes: tuple[int, ...] = (1, 2, 4, 8), cpus: float = 1.0, gpus: float = 0.0, **labels: dict[str, str]
+) -> Rules:
     given = {"train_labels": {}, "data_labels": {}} | labels
-    return Rules(sizes=sizes, cpus=cpus, run=Path("unused"), **given)
+    return Rules(sizes=sizes, cpus=cpus, gpus=gpus, run=Path("unused"), **given)
 
 
-@pytest.mark.parametrize("nodes", [[4.0], [2.0, 2.0], [1.0, 1.0, 1.0], [16.0], [0.0, 8.0], [1.0]])
-@pytest.mark.parametrize("fitting", [0, 1, 2, 3, 5, 16])
-@pytest.mark.parametrize("cpus", [0.5, 1.0, 2.0])
-def test_a_group_has_an_allowed_size_and_leaves_data_tasks_a_cpu(nodes: list[float], fitting: int, cpus: float) -> None:
-    allowed = (1, 2, 4, 8)
-    size = rules(cpus=cpus).most(fitting, [node(c) for c in nodes])
-    possible = [s for s in allowed if s <= fitting and s * cpus + 1 <= sum(nodes)]
-    assert size == max(possible, default=0)
+def ends(workers: int, rule: Rules, nodes: list[dict[str, Any]]) -> list[list[float]]:
+    """All ways to put workers on nodes, as the CPUs that nodes for reading have left."""
+    found = []
+    for numbers in itertools.product(range(workers + 1), repeat=len(nodes)):
+        if sum(numbers) != workers:
+            continue
+        left = []
+        for number, one in zip(numbers, nodes, strict=True):
+            cpus = one["Resources"].get("CPU", 0.0) - number * rule.cpus
+            gpus = one["Resources"].get("GPU", 0.0) - number * rule.gpus
+            if not one["Alive"] or cpus < 0 or gpus < 0 or (number and not has(one, rule.train_labels)):
+                if number:
+                    break
+                continue
+            if has(one, rule.data_labels):
+                left.append(cpus)
+        else:
+            found.append(left)
+    return found
+
+
+def test_a_group_has_the_largest_allowed_size_that_leaves_data_tasks_a_cpu_wherever_workers_are_put() -> None:
+    """All placements are tried, over many small clusters; sums over nodes would allow more than they hold."""
+    rng, seen = random.Random(0), {"sum says more": 0, "none": 0, "fewer than fit": 0, "as many as fit": 0}
+    for _ in range(1500):
+        labelled = rng.random() < 0.3
+        own = {"train_labels": {"pool": "train"}, "data_labels": {"pool": "data"}} if labelled else {}
+        rule = rules((1, 2, 4), rng.choice([0.5, 0.75, 1.0, 1.5]), rng.choice([0.0, 0.0, 1.0]), **own)
+        nodes = [
+            node(
+                rng.choice([0.0, 0.5, 1.0, 1.5, 2.0, 3.0]), rng.choice([0.0, 1.0, 2.0]), alive=rng.random() < 0.9,
+                **({"pool": rng.choice(["train", "data"])} if labelled else {}),
+            )
+            for _ in range(rng.randint(1, 3))
+        ]  # fmt: skip
+        fitting = max(n for n in range(7) if ends(n, rule, nodes))
+        works = [s for s in rule.sizes if (left := ends(s, rule, nodes)) and all(max(x, default=0) >= 1 for x in left)]
+        size = rule.most(99, nodes)
+        assert size == rule.most(fitting, nodes) == max(works, default=0), (rule, nodes)
+        assert rule.most(1, nodes) == (1 if 1 in works else 0)
+        reading = sum(n["Resources"].get("CPU", 0.0) for n in nodes if n["Alive"] and has(n, rule.data_labels))
+        by_sum = max((s for s in rule.sizes if s <= fitting and (labelled or s * rule.cpus + 1 <= reading)), default=0)
+        seen["sum says more"] += size < by_sum
+        most = max((s for s in rule.sizes if s <= fitting), default=0)
+        seen["none" if not size else "as many as fit" if size == most else "fewer than fit"] += 1
+    assert min(seen.values()) > 50, seen
 
 
 def test_nodes_that_only_read_data_free_the_others() -> None:
@@ -38,7 +81,7 @@ def test_nodes_that_only_read_data_free_the_others() -> None:
     there = [node(2, pool="train"), node(2, pool="train"), node(1, pool="data")]
     assert pools.most(16, there) == 4
     assert pools.most(16, [*there[:1], node(2, alive=False, pool="train"), there[2]]) == 2
-    assert pools.most(16, there[:2]) == 2, "without a data node one CPU is kept back"
+    assert pools.most(16, there[:2]) == 0, "without a data node nothing can be read"
     assert pools.most(3, there) == 2
 
 
