@@ -10,7 +10,7 @@ starts at once, on nodes that stay, instead of going on until its own are taken 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,17 @@ class Notice:
     stop: bool = False
     save: bool = False
     look_at_nodes: bool = False
+
+
+def enough_stay(leaving: Collection[int], world_size: int, sizes: Sequence[int]) -> bool:
+    """Whether ranks must leave their nodes and those that stay are enough for a group of an allowed size.
+
+    Args:
+        leaving: ranks on nodes that go away.
+        world_size: ranks in all.
+        sizes: numbers of workers allowed, ascending.
+    """
+    return bool(leaving) and world_size - len(leaving) >= sizes[0]
 
 
 def ask_for_checkpoint(run: Path, reason: str) -> None:

@@ -41,7 +41,7 @@ from pipeline.train.checkpoint import (
 from pipeline.train.feed import read_ahead
 from pipeline.train.gauges import Gauges
 from pipeline.train.loop import Loop, Losses, StepReport, sum_over_ranks
-from pipeline.train.notice import LeavingError, Lookout, Notice, checkpoint_given, checkpoint_wanted
+from pipeline.train.notice import LeavingError, Lookout, Notice, checkpoint_given, checkpoint_wanted, enough_stay
 from pipeline.train.optim import after_evaluation, make_optimizer, rate_factor
 from pipeline.train.parallel import distribute, holds_shards
 from pipeline.train.quarantine import Quarantine
@@ -216,8 +216,8 @@ class Worker:
                 self.on_evaluation(self.state, self.metrics)
             if self.state.finished or report.notice.stop:
                 break
-            if wanted and self._others_go_on():
-                raise LeavingError(wanted)
+            if enough_stay(self.leaving_ranks, self.world_size, self.job.recipe.world_sizes):
+                raise LeavingError(f"ranks {sorted(self.leaving_ranks)} of {self.world_size}")
 
     def _wanted(self, notice: Notice) -> str | None:
         """Why a checkpoint is asked for from outside; the same on all ranks."""
@@ -231,11 +231,6 @@ class Worker:
         if notice.stop:
             return "asked to stop"
         return (checkpoint_wanted(self.job.run) or "asked for") if notice.save else None
-
-    def _others_go_on(self) -> bool:
-        """Whether workers must leave nodes and the others are enough for a group of fewer."""
-        staying = self.world_size - len(self.leaving_ranks)
-        return bool(self.leaving_ranks) and staying >= self.job.recipe.world_sizes[0]
 
     def _answer(self, wanted: str | None) -> None:
         if wanted is not None and self.rank == 0:

@@ -11,7 +11,7 @@ from pipeline.errors import RecipeError
 from pipeline.journal import Journal, last_point
 from pipeline.recipe import parse_recipe
 from pipeline.train.elastic import Rules, has
-from pipeline.train.notice import Lookout, ask_for_checkpoint, checkpoint_given, checkpoint_wanted
+from pipeline.train.notice import Lookout, ask_for_checkpoint, checkpoint_given, checkpoint_wanted, enough_stay
 from pipeline.train.stop import ask, clear
 from tests.data import EmojiLike
 
@@ -114,6 +114,23 @@ def test_rank_0_alone_tells_what_is_asked_and_at_most_once_a_second(tmp_path: Pa
     now[0] = 6.0
     assert first.numbers() == (0, 0, 1, 0), "nodes are asked for every five seconds"
     assert checkpoint_wanted(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("leaving", "world_size", "sizes", "leaves"),
+    [
+        (set(), 2, (1, 2), False),
+        ({1}, 2, (1, 2), True),
+        ({0, 3}, 4, (2, 4), True),
+        ({0, 1, 3}, 4, (2, 4), False),  # until the nodes are gone there is no better place
+        ({0}, 2, (2,), False),  # a fixed number of workers
+        ({0, 1}, 2, (1, 2), False),
+    ],
+)
+def test_a_group_leaves_nodes_in_time_where_enough_workers_stay(
+    leaving: set[int], world_size: int, sizes: tuple[int, ...], leaves: bool
+) -> None:
+    assert enough_stay(leaving, world_size, sizes) == leaves
 
 
 def test_the_last_point_of_a_journal_is_found_however_long_it_is(tmp_path: Path) -> None:
