@@ -5,6 +5,7 @@ import json
 from cluster.connect import connect
 from jobs.console import say
 from jobs.placement import readers
+from jobs.silence import spoken
 from pipeline.data.index import build_index
 from pipeline.data.stream import map_units, run_data_on
 from pipeline.recipe import Recipe
@@ -14,7 +15,7 @@ def run_index(recipe: Recipe, address: str | None) -> None:
     """Build the index, or find it in the cache, and say what it holds. Raises InterlaceError, DoesNotFitError."""
     readers(connect(address), "data.labels", recipe.data.labels)
     run_data_on(recipe.data.labels)
-    index = build_index(recipe, map_units)
+    index = build_index(recipe, spoken(map_units))
     for split, manifest in index.manifests.items():
         missing = ", ".join(f"{n} {manifest.missing(n).mean():.1%}" for n in manifest.extents)
         say(

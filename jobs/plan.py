@@ -6,6 +6,7 @@ from cluster.connect import connect
 from jobs.arithmetic import describe
 from jobs.console import say
 from jobs.placement import fit_into
+from jobs.silence import spoken
 from jobs.train import look_at
 from pipeline.data.stream import map_units, run_data_on
 from pipeline.recipe import Recipe
@@ -34,7 +35,7 @@ def run_plan(recipe: Recipe, address: str | None, seconds: float, price: float |
     there = connect(address)
     recipe, allotment = fit_into(recipe, there)
     run_data_on(recipe.data.labels)
-    prepared = prepare(recipe, map_units)
+    prepared = prepare(recipe, spoken(map_units))
     for line in describe(prepared, allotment, whole_recipe=False):
         say(line)
     look_at(there, prepared)

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cluster.connect import connect
 from jobs.console import console, say
 from jobs.placement import readers
+from jobs.silence import spoken
 from pipeline.bulk import Bulk, Predicted, plan_bulk, predict_bulk
 from pipeline.data.stream import run_data_on, stream_units
 from pipeline.errors import InterlaceError
@@ -47,7 +48,7 @@ def run_predict(model: str, data: Sequence[str], output: Path, launch: Launch) -
     readers(connect(launch.address), "--label", launch.labels)
     run_data_on(launch.labels)
     with _Shown(bulk) as shown:
-        done = predict_bulk(bulk, stream_units, fresh=launch.fresh, progress=shown.update)
+        done = predict_bulk(bulk, spoken(stream_units), fresh=launch.fresh, progress=shown.update)
     say(f"{done.num_rows:,} rows in {output}, {done.num_bad:,} of them with an error instead of predictions")
     for reason in done.reasons:
         say(f"  {reason}")

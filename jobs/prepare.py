@@ -10,6 +10,7 @@ from rich.table import Table
 from cluster.connect import connect
 from jobs.console import console, say
 from jobs.placement import readers
+from jobs.silence import spoken
 from pipeline.data.prepare import Plan, Prepared, make_plan, out_folder, prepare
 from pipeline.data.stream import run_data_on, stream_units
 from pipeline.preparation import PrepareRecipe
@@ -42,7 +43,7 @@ def run_prepare(recipe: PrepareRecipe, launch: Launch) -> None:
     def on_ray(work: Callable[[Any], Any], units: Sequence[Any]) -> Iterable[Any]:
         readers(connect(launch.address), "labels", recipe.labels)  # only now: a job that is done needs no cluster
         run_data_on(recipe.labels)
-        return stream_units(work, units)
+        return spoken(stream_units)(work, units)
 
     told = _Lines()
     prepared = prepare(plan, on_ray, fresh=launch.fresh, progress=told)

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +16,7 @@ from cluster.preflight import Allotment
 from cluster.usage import Usage, usage
 from jobs.binding import binding
 from jobs.console import console, say
+from jobs.silence import Silence, at_work
 from pipeline.journal import Point, journal_path, read
 
 POLL_S = 0.5
@@ -28,8 +29,6 @@ WINDOW = 50
 PLACE, CLUSTER = "place.json", "cluster.jsonl"
 """Files of a run folder for whoever watches: where the run was started, and what the cluster used, line by line."""
 LOOK_AT_CLUSTER_S = 10.0
-SILENT_S = 45.0
-"""After so long without a word of any worker the command says what there is to wait for; again after twice as long."""
 
 
 def since_begin() -> float:
@@ -55,26 +54,6 @@ def watched(run_folder: Path, num_steps: int, allotment: Allotment) -> Iterator[
             say(binding(watch.recent, allotment.data_cpus))
 
 
-class Silence:
-    """When to say that workers say nothing: after `SILENT_S` seconds, and again each time that has doubled."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self.heard()
-
-    def heard(self) -> None:
-        """A worker said something."""
-        self.since, self.patience = self.clock(), SILENT_S
-
-    def due(self) -> float | None:
-        """Seconds of silence, where it is time to say so."""
-        silent = self.clock() - self.since
-        if silent < self.patience:
-            return None
-        self.patience = 2 * silent
-        return silent
-
-
 def waits_for(silent: float, plan: str, now: Usage, *, workers_came: bool) -> str:
     """What a run may wait for whose workers say nothing.
 
@@ -84,7 +63,7 @@ def waits_for(silent: float, plan: str, now: Usage, *, workers_came: bool) -> st
         now: of the cluster.
         workers_came: whether workers have been there before.
     """
-    there = f"{plan}; now {now.nodes} nodes with {now.cpus:g} CPUs, {now.cpus_reserved:g} of them reserved"
+    there = f"{plan}; {at_work(now)}"
     if not workers_came:
         return (
             f"no worker for {silent:.0f} s: {there}. Other jobs may hold them, or the workers' processes start slowly"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.console import say
+from jobs.silence import Silence
 from pipeline.journal import Journal, journal_path
 from pipeline.search import short_names, values_of
 from pipeline.sweep import Sweep, Trial, read_json
@@ -15,10 +16,15 @@ ENDS: Mapping[str, Any] = {"finished": "FINISHED", "stopped": "FINISHED", "faile
 
 
 class SweepTracker:
-    """Listens to a search and says it to MLflow; nothing of it waits, fails, or runs in a trial."""
+    """Listens to a search and says it to MLflow; nothing of it waits, fails, or runs in a trial.
+
+    Attributes:
+        silence: hears of each sign of life of a trial.
+    """
 
     def __init__(self, sweep: Sweep, plan: SweepPlan) -> None:
         self._sweep, self._plan = sweep, plan
+        self.silence = Silence()
         self._short = short_names(list(plan.search.space))
         self._children: dict[int, Tracker] = {}
         self._parent = Tracker(sweep.folder, self._target(sweep.name, sweep.key, None))
@@ -36,6 +42,7 @@ class SweepTracker:
 
     def suggested(self, number: int, overrides: Mapping[str, Any]) -> None:
         """A trial is about to start or to go on."""
+        self.silence.heard()
         if number in self._children:
             return
         target = self._target(f"{self._sweep.name}-{number:03d}", f"{self._sweep.key}-{number}", self._sweep.key)
@@ -44,9 +51,11 @@ class SweepTracker:
 
     def evaluated(self, number: int) -> None:
         """The trial's journal says it."""
+        self.silence.heard()
 
     def ended(self, number: int) -> None:
         """A trial has come to its end."""
+        self.silence.heard()
         trial = self._sweep.read(number, self._plan.goal)
         if number not in self._children:
             return

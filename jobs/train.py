@@ -18,6 +18,7 @@ from jobs.placement import fit_into
 from jobs.progress import since_begin, watched
 from jobs.report import Evaluation, evaluate_model, model_card, print_evaluation
 from jobs.run_figures import Stages, draw_contributions, draw_lengths, points_since
+from jobs.silence import spoken
 from pipeline.data.stream import map_units, run_data_on
 from pipeline.errors import CheckpointError, StoppedError
 from pipeline.journal import Journal, journal_path
@@ -58,7 +59,7 @@ def train(recipe: Recipe, launch: Launch) -> Outcome | None:
     recipe, allotment = fit_into(recipe, there)
     run_data_on(recipe.data.labels)
     with stages.timed("index and plan"):
-        prepared = prepare(recipe, map_units)
+        prepared = prepare(recipe, spoken(map_units))
     for line in describe(prepared, allotment, whole_recipe=launch.dry_run):
         say(line)
     look_at(there, prepared)

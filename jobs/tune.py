@@ -13,6 +13,7 @@ from cluster.connect import connect
 from cluster.preflight import Need, Slots, slots
 from jobs.console import say
 from jobs.placement import places
+from jobs.silence import speaking, spoken
 from jobs.sweep_report import Findings, findings, print_findings, rungs, write_report
 from jobs.sweep_tracking import SweepTracker
 from jobs.train import CLOSE_TIMEOUT_S, Launch, chosen_checkpoint, look_at, train
@@ -28,6 +29,9 @@ from pipeline.tune import SweepPlan, prepare_sweep, run_sweep
 
 AS_REPORTED = 1e-6
 """Most difference between a reported value and that of its checkpoint: the same packs, only sums in another process."""
+
+WAITING = "Evaluations may be far apart; or other jobs hold what trials reserve, or nodes are gone"
+"""Why trials may give no sign of life."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,7 @@ def tune(recipe: Recipe, search: Search, launch: Launch, *, retrain: bool = Fals
     )
     run_data_on(recipe.data.labels)
     fit = slots(need, places(recipe, there), search.trials)
-    plan = prepare_sweep(recipe, search, map_units)
+    plan = prepare_sweep(recipe, search, spoken(map_units))
     for line in describe(plan, fit):
         say(line)
     look_at(there, plan.base)
@@ -70,7 +74,7 @@ def tune(recipe: Recipe, search: Search, launch: Launch, *, retrain: bool = Fals
         for number in range(search.trials if search.searcher == "random" else 1):
             say(_told(plan, number))
         return None
-    say(warmed(warm(plan.readers, map_units)))
+    say(warmed(warm(plan.readers, spoken(map_units))))
     data = {split: m.digest for split, m in plan.base.index.manifests.items()}
     with open_sweep(plan.recipe, search, data, launch.run_name, fresh=launch.fresh) as sweep:
         say(f"search {sweep.name}{' (goes on)' if sweep.resumed else ''} in {sweep.folder}")
@@ -85,7 +89,8 @@ def _search(sweep: Sweep, plan: SweepPlan, concurrent: int, own: Recipe) -> Tune
     tracker = SweepTracker(sweep, plan)
     status: Any = "FAILED"
     try:
-        ending = run_sweep(sweep, plan, concurrent, tracker)
+        with speaking(tracker.silence, "no trial has begun, been evaluated or ended", WAITING):
+            ending = run_sweep(sweep, plan, concurrent, tracker)
         found = findings(sweep, plan, own)
         verified, said = verify_best(found, sweep, plan)
         print_findings(found, plan)

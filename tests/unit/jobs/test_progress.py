@@ -1,12 +1,13 @@
 """A run whose workers say nothing: the command says so, and what it may wait for."""
 
 from cluster.usage import Usage
-from jobs.progress import SILENT_S, Silence, waits_for
+from jobs.progress import waits_for
+from jobs.silence import SILENT_S, Silence
 
 
 def test_silence_is_told_after_a_while_and_then_ever_more_seldom() -> None:
     now = [0.0]
-    silence = Silence(lambda: now[0])
+    silence = Silence(clock=lambda: now[0])
     told = []
     for second in range(1000):
         now[0] = float(second)
@@ -18,6 +19,11 @@ def test_silence_is_told_after_a_while_and_then_ever_more_seldom() -> None:
     assert silence.due() is None
     now[0] += 1
     assert silence.due() == SILENT_S
+    silence.pause()
+    now[0] += 10 * SILENT_S
+    assert silence.due() is None, "nothing is waited for"
+    silence.heard()
+    assert silence.due() is None
 
 
 def test_what_a_silent_run_may_wait_for_depends_on_whether_it_had_workers() -> None:
