@@ -65,7 +65,7 @@ def probe(
     """What up to two nodes of the cluster see, and the nodes that did not see what the others wrote.
 
     Raises:
-        NotReadyError: a node did not answer in `wait_s` seconds.
+        NotReadyError: a node did not answer in `wait_s` seconds, or was lost.
     """
     names = {n["NodeID"]: str(n["NodeManagerHostname"]) for n in ray.nodes() if n["Alive"]}
     here = ray.get_runtime_context().get_node_id()
@@ -80,9 +80,8 @@ def probe(
 
     sights: list[Sight] = ask(look_at, lambda node: (str(folder), node, tracking_uri, temp))
     found: list[list[str]] = ask(find, lambda _: (str(folder),))
-    shutil.rmtree(
-        folder, ignore_errors=True
-    )  # only once all have answered: else the driver would wait on the mount too
+    # Only once all have answered: else the driver would wait on the mount too.
+    shutil.rmtree(folder, ignore_errors=True)
     wrote = {n for n, sight in zip(chosen, sights, strict=True) if sight.write_error is None}
     blind = tuple(
         sight.node

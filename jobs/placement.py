@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from cluster.connect import Cluster, Node
 from cluster.preflight import Allotment, DoesNotFitError, Need, Place, allot
 from pipeline.recipe import Recipe
-
-DATA_CPUS = 1.0
-"""CPUs of a data task."""
+from pipeline.train.elastic import DATA_CPUS
 
 
 def nodes_with(there: Cluster, setting: str, labels: Mapping[str, str]) -> tuple[Node, ...]:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 DATA_CPUS = 1.0
+"""CPUs of a data task."""
 EPSILON = 1e-9
+"""Shares of CPUs are decimal fractions: three of 0.1 are 0.3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

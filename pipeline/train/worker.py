@@ -179,8 +179,7 @@ class Worker:
         self.trace = (job.run / f"trace-{rank}.jsonl").open("a", encoding="utf-8") if job.recipe.train.trace else None
         self.validation: list[Pack] | None = None
         self.saved_at = time.monotonic()
-        self.leaving: frozenset[str] = frozenset()
-        self.leaving_ranks: frozenset[int] = frozenset()
+        self.leaving: frozenset[int] = frozenset()  # ranks on nodes that go away
         self.told_ranks_at = -math.inf
         self.gauges = Gauges(job.run.name) if rank == 0 and nodes_are_watched else None
 
@@ -216,16 +215,15 @@ class Worker:
                 self.on_evaluation(self.state, self.metrics)
             if self.state.finished or report.notice.stop:
                 break
-            if enough_stay(self.leaving_ranks, self.world_size, self.job.recipe.world_sizes):
-                raise LeavingError(f"ranks {sorted(self.leaving_ranks)} of {self.world_size}")
+            if enough_stay(self.leaving, self.world_size, self.job.recipe.world_sizes):
+                raise LeavingError(f"ranks {sorted(self.leaving)} of {self.world_size}")
 
     def _wanted(self, notice: Notice) -> str | None:
         """Why a checkpoint is asked for from outside; the same on all ranks."""
         if notice.look_at_nodes and (leaving := ray.train.get_preemption_info()) is not None:
-            nodes = frozenset(leaving.preempted_node_ids)
-            if not nodes <= self.leaving:
-                self.leaving |= nodes
-                self.leaving_ranks |= set(leaving.preempted_ranks)
+            ranks = frozenset(leaving.preempted_ranks)
+            if not ranks <= self.leaving:
+                self.leaving |= ranks
                 when = f" in {leaving.deadline_ms / 1000 - time.time():.0f} s" if leaving.deadline_ms else ""
                 return f"nodes of ranks {leaving.preempted_ranks} go away{when}"
         if notice.stop:
