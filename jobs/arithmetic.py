@@ -6,7 +6,7 @@ import numpy as np
 
 from cluster.preflight import Allotment
 from pipeline.data.reader import field_tokens
-from pipeline.recipe import to_yaml
+from pipeline.recipe.recipe import to_yaml
 from pipeline.train.build import network_for
 from pipeline.train.run import Prepared
 

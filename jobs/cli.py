@@ -253,7 +253,7 @@ def schema() -> None:
     """Print the JSON Schema of a recipe, for editors."""
     import json
 
-    from pipeline.search import schema as whole_schema
+    from pipeline.tune.search import schema as whole_schema
 
     say(json.dumps(whole_schema(), indent=2))
 

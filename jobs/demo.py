@@ -5,7 +5,7 @@ from pathlib import Path
 from jobs.console import say
 from jobs.datasets.emoji import build
 from jobs.start import connect_early
-from pipeline.recipe import load_recipe
+from pipeline.recipe.recipe import load_recipe
 
 RECIPE = Path(__file__).parent / "recipes" / "emoji.yaml"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from jobs.report import evaluate_model, print_evaluation
 from jobs.train import chosen_checkpoint
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.errors import InterlaceError
 from pipeline.predict import export_model
-from pipeline.recipe import load_recipe
+from pipeline.recipe.recipe import load_recipe
 from pipeline.train.checkpoint import verify
 
 

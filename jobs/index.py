@@ -6,9 +6,9 @@ from cluster.connect import connect
 from jobs.console import say
 from jobs.placement import readers
 from jobs.silence import spoken
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.data.stream import map_units, run_data_on
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 
 
 def run_index(recipe: Recipe, address: str | None) -> None:

@@ -10,8 +10,8 @@ from rich.table import Table
 from jobs.console import console, say
 from jobs.inspection.facts import Facts, gather
 from jobs.inspection.page import render
-from pipeline.data.index import build_index
-from pipeline.recipe import Recipe
+from pipeline.data.index.build import build_index
+from pipeline.recipe.recipe import Recipe
 
 NO_LIMIT = 2**31 - 1
 

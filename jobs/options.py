@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.recipe import Recipe, load_recipe
-from pipeline.search import Search, load_search
+from pipeline.recipe.recipe import Recipe, load_recipe
+from pipeline.tune.search import Search, load_search
 
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
 Overrides = Annotated[

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from cluster.connect import Cluster, Node
 from cluster.preflight import Allotment, DoesNotFitError, Need, Place, allot
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.train.elastic import DATA_CPUS
 
 

@@ -9,7 +9,7 @@ from jobs.placement import fit_into
 from jobs.silence import spoken
 from jobs.train import look_at
 from pipeline.data.stream import map_units, run_data_on
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.train.estimate import CALM_S, Estimate, estimate
 from pipeline.train.run import prepare
 

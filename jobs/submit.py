@@ -20,8 +20,8 @@ from cluster.submission import Jobs, free_id
 from jobs.console import say
 from jobs.remote import follow_to_end
 from pipeline.preparation import load_preparation
-from pipeline.recipe import Recipe, digest, flatten, load_recipe
-from pipeline.search import load_search
+from pipeline.recipe.recipe import Recipe, digest, flatten, load_recipe
+from pipeline.tune.search import load_search
 
 VERBS = ("train", "tune", "prepare", "index", "evaluate", "predict")
 """What can be submitted: verbs whose result lies in the storage folder or where a flag says."""

@@ -14,11 +14,11 @@ from rich.table import Table
 from jobs.console import console, say
 from jobs.inspection.html import STYLE, cell, head, plain, section, table, text
 from pipeline.importance import Importance, importances
-from pipeline.recipe import Recipe, to_yaml
-from pipeline.search import overridden, short_names, values_of
+from pipeline.recipe.recipe import Recipe, to_yaml
 from pipeline.sweep import Sweep, Trial, best_trial
 from pipeline.sweep_figures import Drawn, curves_figure, label, parallel_figure, slices_figure
-from pipeline.tune import SweepPlan
+from pipeline.tune.plan import SweepPlan
+from pipeline.tune.search import overridden, short_names, values_of
 
 PLOTS = {
     "curves": "Learning curves. Dashed lines are the rungs at which trials are judged.",

@@ -6,10 +6,10 @@ from typing import Any
 from jobs.console import say
 from jobs.silence import Silence
 from pipeline.journal import Journal, journal_path
-from pipeline.search import short_names, values_of
 from pipeline.sweep import Sweep, Trial, read_json
 from pipeline.tracking import Tracker, TrackingReport, context_tags, is_concluded, make_target
-from pipeline.tune import SweepPlan
+from pipeline.tune.plan import SweepPlan
+from pipeline.tune.search import short_names, values_of
 
 ENDS: Mapping[str, Any] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 """MLflow's word for how a trial ended; the tag `trial.status` says more."""

@@ -23,7 +23,7 @@ from pipeline.data.stream import map_units, run_data_on
 from pipeline.errors import CheckpointError, StoppedError
 from pipeline.journal import Journal, journal_path
 from pipeline.predict import Predictor, export_model
-from pipeline.recipe import Recipe, flatten
+from pipeline.recipe.recipe import Recipe, flatten
 from pipeline.tracking import Tracker, TrackingReport, context_tags, make_target
 from pipeline.train.checkpoint import checkpoint_folder, newest_checkpoint, verify
 from pipeline.train.run import Prepared, Run, fit, open_run, prepare

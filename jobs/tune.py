@@ -21,11 +21,12 @@ from pipeline.data.stream import map_units, run_data_on
 from pipeline.data.warm import Warmed, warm
 from pipeline.evaluate import evaluate_checkpoint
 from pipeline.exchange import stops
-from pipeline.recipe import Recipe, load_recipe
-from pipeline.search import Search, sample, values_of
+from pipeline.recipe.recipe import Recipe, load_recipe
 from pipeline.sweep import Sweep, open_sweep
 from pipeline.tracking import TrackingReport
-from pipeline.tune import SweepPlan, prepare_sweep, run_sweep
+from pipeline.tune.plan import SweepPlan, prepare_sweep
+from pipeline.tune.run import run_sweep
+from pipeline.tune.search import Search, sample, values_of
 
 AS_REPORTED = 1e-6
 """Most difference between a reported value and that of its checkpoint: the same packs, only sums in another process."""

@@ -25,7 +25,7 @@ from pipeline.errors import DataError, InterlaceError, ResumeError
 from pipeline.lock import DRIVER, held
 from pipeline.origin import FITTED, MODEL, RECIPE, hash_file
 from pipeline.predict import Predictor
-from pipeline.recipe import Recipe, Source, load_recipe
+from pipeline.recipe.recipe import Recipe, Source, load_recipe
 
 JOB = "predictions.json"
 """File of an output folder: what its parts are made from, and once all are there, what came of it."""

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pipeline.batch import to_batch
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.data.reader import Reader
 from pipeline.model.network import Network, Outputs
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import load_weights
 from pipeline.train.loop import States, add_states, evaluate, evaluated

@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from pipeline.recipe import Recipe
-from pipeline.search import Search, Space, active, values_of
+from pipeline.recipe.recipe import Recipe
 from pipeline.sweep import Goal
+from pipeline.tune.search import Search, Space, active, values_of
 
 QUARTER = 0.25
 """Share of the population that is replaced at a stop, by as large a share of the best."""

@@ -18,7 +18,7 @@ import xxhash
 
 from pipeline.errors import StartError
 from pipeline.fields import AnyField, FieldStart, PretrainedEncoder
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe.recipe import Recipe, load_recipe
 
 RECIPE, FITTED, MODEL = "recipe.yaml", "fitted.json", "model.safetensors"
 WEIGHTS = "model*.safetensors"

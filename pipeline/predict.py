@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from pipeline.batch import to_batch
-from pipeline.data.index import make_recordings
+from pipeline.data.index.build import make_recordings
 from pipeline.data.reader import EMPTY, Recordings, Slot, join, read_slot
 from pipeline.errors import InterlaceError, RecordError
 from pipeline.model.network import Network
-from pipeline.recipe import Recipe, load_recipe, to_yaml
+from pipeline.recipe.recipe import Recipe, load_recipe, to_yaml
 from pipeline.tasks.base import Kind
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import MODEL, load_weights

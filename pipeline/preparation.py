@@ -1,6 +1,6 @@
 """Settings of `interlace prepare`: which sources are joined by which key, how rows are split, how shards are cut.
 
-Read, overridden and checked as a training recipe is (`pipeline.recipe`): dotted paths, all faults at once.
+Read, overridden and checked as a training recipe is (`pipeline.recipe.recipe`): dotted paths, all faults at once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.data_settings import NAME, NodeLabels
 from pipeline.fields import Node
-from pipeline.recipe import RUN_NAME, Source, flatten, load_tree
+from pipeline.recipe.recipe import RUN_NAME, Source, flatten, load_tree
 
 SplitName = Literal["train", "validation", "test"]
 Positive = Annotated[float, Field(gt=0)]

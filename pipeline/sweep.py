@@ -24,8 +24,8 @@ import yaml
 from pipeline.errors import ResumeError
 from pipeline.journal import journal_path, read
 from pipeline.lock import DRIVER, held
-from pipeline.recipe import Recipe, digest, to_yaml
-from pipeline.search import Search
+from pipeline.recipe.recipe import Recipe, digest, to_yaml
+from pipeline.tune.search import Search
 
 Status = Literal["waiting", "unfinished", "finished", "stopped", "failed"]
 """Suggested only; begun; trained to its end; ended by the scheduler; ended by an error of its own."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe.recipe import Recipe, parse_recipe
 
 HOSTILE_CHANNEL = "<script>x"
 RATE_HZ = 8000

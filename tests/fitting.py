@@ -9,7 +9,7 @@ from pipeline import modalities
 from pipeline.data.targets import target_learner
 from pipeline.fields import AnyField
 from pipeline.modalities.base import Fitted, Learner, Values
-from pipeline.recipe import AnyTask
+from pipeline.recipe.recipe import AnyTask
 
 
 def learn(learner: Learner, groups: Iterable[Values]) -> Fitted:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.preparation import PrepareRecipe
-from pipeline.recipe import parse_tree
+from pipeline.recipe.recipe import parse_tree
 
 WORDS = np.array(["red", "green", "blue", "grey", "disc", "square", "very", "small", "large", "a", "the", "of"])
 SCHEMAS = {

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.prepare import make_plan, prepare
 from pipeline.preparation import PrepareRecipe
-from pipeline.recipe import parse_tree
+from pipeline.recipe.recipe import parse_tree
 
 GROUP_ROWS = 64
 SPEAKERS_HELD_OUT = ("theo",)

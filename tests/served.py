@@ -12,7 +12,7 @@ import torch
 from jobs.report import model_card
 from pipeline.journal import Journal, journal_path
 from pipeline.predict import export_model
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe.recipe import Recipe, parse_recipe
 from pipeline.tracking import Tracker, make_target
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import RunState, save_checkpoint

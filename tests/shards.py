@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.data.sources import faults_of, open_source, usable_rows
 from pipeline.errors import DataError
-from pipeline.recipe import Source
+from pipeline.recipe.recipe import Source
 from tests.data import EmojiLike
 
 Row = dict[str, Any]

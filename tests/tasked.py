@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from pipeline import recipe
 from pipeline.batch import Batch, TargetBatch
 from pipeline.model.network import Network
+from pipeline.recipe import recipe
 from pipeline.tasks import TASKS
 from tests.networks import FIELDS, SPECS, context
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from pipeline.batch import to_batch
-from pipeline.data.index import Index, build_index
+from pipeline.data.index.build import Index, build_index
 from pipeline.data.reader import Reader
 from pipeline.evaluate import evaluate_subsets
 from pipeline.model.network import Network
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.sample import Pack
 from pipeline.train.build import network_for
 from pipeline.train.loop import Loop

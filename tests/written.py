@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline import recipe
 from pipeline.batch import Batch, TargetBatch
 from pipeline.model.network import Network, Outputs
+from pipeline.recipe import recipe
 from pipeline.sample import END, NUM_SPECIALS
 from pipeline.tasks import Context, GenerationTask
 from tests.networks import FIELDS, SPECS, draw_batch

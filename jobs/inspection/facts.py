@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from jobs.inspection.html import plural
 from jobs.inspection.values import COMPARED, LEAKING, SharedValues, hash_values, shared_values
 from jobs.inspection.views import SampleView, sample_sheet
-from pipeline.data.index import Index, make_recordings
+from pipeline.data.index.build import Index, make_recordings
 from pipeline.data.manifest import Manifest
 from pipeline.data.reader import Recordings, field_tokens
 from pipeline.data.targets import ClassTarget
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

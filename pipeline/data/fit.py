@@ -23,7 +23,7 @@ from pipeline.errors import DataError, StartError
 from pipeline.fields import AnyField, PretrainedEncoder, TextField
 from pipeline.modalities.base import Known, Learner
 from pipeline.origin import fitted_from, starts_folder
-from pipeline.recipe import AnyTask, GenerationTask, Recipe
+from pipeline.recipe.recipe import AnyTask, GenerationTask, Recipe
 
 Fitted = Mapping[str, Mapping[str, Any]]
 """`{"fields": {name: state}, "targets": {name: state}}`, plain JSON."""

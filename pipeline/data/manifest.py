@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.data.sources import RowGroup, ShardFormat, open_source
-from pipeline.recipe import Source
+from pipeline.recipe.recipe import Source
 from pipeline.sample import BadRecord
 
 MISSING = -1

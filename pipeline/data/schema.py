@@ -8,7 +8,7 @@ from pyarrow import types
 
 from pipeline.errors import DataError
 from pipeline.fields import AnyField, AudioField, ImageField, SeriesField, TableField, TextField
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.task_settings import AnyTask, ClassificationTask, GenerationTask, RegressionTask
 
 

@@ -16,7 +16,7 @@ from torch.nn.functional import embedding, gelu, pad, scaled_dot_product_attenti
 
 from pipeline.model.attention import Segments, attend, attend_to
 from pipeline.model.transformer import Block, Residual
-from pipeline.recipe import Model
+from pipeline.recipe.recipe import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

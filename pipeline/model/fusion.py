@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.model.attention import Segments
 from pipeline.model.transformer import Encoder
-from pipeline.recipe import Model
+from pipeline.recipe.recipe import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from pipeline.model.fusion import FieldTokens, Fusion, Joint, interlace, key
 from pipeline.model.fusions import FUSIONS
 from pipeline.model.pretrained import Pretrained
 from pipeline.model.transformer import CrossLayer, Layer
-from pipeline.recipe import Model
+from pipeline.recipe.recipe import Model
 from pipeline.sample import FieldSpec
 
 FIELD_PARTS = ("embeddings", "fusion.encoders")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.model.attention import Segments, attend, attend_to
-from pipeline.recipe import Model
+from pipeline.recipe.recipe import Model
 
 LEVELS = 256
 """Dropout decides by one random byte an element, so its rate is a multiple of 1 / 256."""

@@ -15,7 +15,7 @@ from pipeline.batch import Batch
 from pipeline.exhibits import Exhibit
 from pipeline.fields import AnyField
 from pipeline.model.network import Outputs
-from pipeline.recipe import Model
+from pipeline.recipe.recipe import Model
 from pipeline.sample import FieldSpec
 
 State: TypeAlias = dict[str, Tensor | list[Any]]

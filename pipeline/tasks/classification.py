@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline import recipe
 from pipeline.batch import Batch, TargetBatch
 from pipeline.errors import DataError
 from pipeline.exhibits import Confusion, Exhibit, Listing
 from pipeline.model.fusion import key
 from pipeline.model.network import Outputs
+from pipeline.recipe import recipe
 from pipeline.tasks import ranking
 from pipeline.tasks.base import Context, Kind, State, Task
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline import recipe
 from pipeline.batch import Batch, TargetBatch
 from pipeline.detokenizer import Detokenizer
 from pipeline.model.attention import Segments
@@ -23,6 +22,7 @@ from pipeline.model.embedding import IdVectors
 from pipeline.model.fusion import FieldTokens
 from pipeline.model.network import Outputs
 from pipeline.model.next_token import ABSENT, vocabulary_loss
+from pipeline.recipe import recipe
 from pipeline.sample import BEGIN, END
 from pipeline.tasks.base import Context, Kind, State, Task
 from pipeline.tasks.ctc import CtcHead, best_path, can_align, ctc_losses

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline import recipe
 from pipeline.batch import Batch, FieldBatch
 from pipeline.model.embedding import scale_pixels
 from pipeline.model.fusion import Joint, key
 from pipeline.model.network import Outputs
+from pipeline.recipe import recipe
 from pipeline.sample import FieldSpec
 from pipeline.tasks.base import Context, Kind, State, Task
 from pipeline.tasks.classification import apply_head

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline import recipe
 from pipeline.batch import Batch, TargetBatch
 from pipeline.exhibits import Density, Exhibit
 from pipeline.model.fusion import key
 from pipeline.model.network import Outputs
+from pipeline.recipe import recipe
 from pipeline.tasks.base import Context, Kind, State, Task
 from pipeline.tasks.classification import apply_head
 

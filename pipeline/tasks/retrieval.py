@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline import recipe
 from pipeline.batch import Batch
 from pipeline.exhibits import Curves, Exhibit
 from pipeline.model.network import Outputs
+from pipeline.recipe import recipe
 from pipeline.tasks.base import Context, Kind, State, Task
 from pipeline.tasks.classification import apply_head
 

@@ -5,7 +5,7 @@ import platform
 import subprocess
 from importlib import metadata
 
-from pipeline.recipe import Recipe, digest
+from pipeline.recipe.recipe import Recipe, digest
 
 
 def context_tags(recipe: Recipe, *, data_digest: str, world_size: int) -> dict[str, str]:

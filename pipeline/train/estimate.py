@@ -25,7 +25,7 @@ from pipeline.data.plan import Schedule
 from pipeline.data.reader import Reader
 from pipeline.errors import InterlaceError, StoppedError
 from pipeline.journal import Point, journal_path, read_on
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.sample import Pack
 from pipeline.train.build import network_for
 from pipeline.train.loop import Loop

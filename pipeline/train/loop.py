@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pipeline.batch import Batch, to_batch
 from pipeline.errors import NonFiniteLossError, PositionError
 from pipeline.model.network import Network, Outputs
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.sample import BadRecord, Pack
 from pipeline.tasks import State
 from pipeline.tasks.weighting import UncertaintyWeights

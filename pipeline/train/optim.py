@@ -12,7 +12,7 @@ from pipeline.fields import AnyField
 from pipeline.model.embedding import encoder_of
 from pipeline.model.fusion import key
 from pipeline.model.network import FIELD_PARTS
-from pipeline.recipe import Optim
+from pipeline.recipe.recipe import Optim
 from pipeline.train.muon import Muon, hidden_matrices
 
 RateFactor = Callable[[str], float]

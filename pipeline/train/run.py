@@ -23,14 +23,14 @@ import ray
 import ray.train
 import ray.train.torch
 
-from pipeline.data.index import Index, build_index
+from pipeline.data.index.build import Index, build_index
 from pipeline.data.plan import Plan, Schedule
 from pipeline.data.sources import Mapper
 from pipeline.data.stream import data_config, dataset
 from pipeline.errors import InterlaceError, ResumeError, StoppedError
 from pipeline.lock import DRIVER, held, worker_lock
 from pipeline.origin import pin, starts_folder
-from pipeline.recipe import PLACE_KEYS, Recipe, digest, flatten, is_place, to_yaml
+from pipeline.recipe.recipe import PLACE_KEYS, Recipe, digest, flatten, is_place, to_yaml
 from pipeline.sample import Pack
 from pipeline.system import sampled
 from pipeline.train.build import network_for

@@ -15,7 +15,7 @@ from pipeline.model.fusion import key
 from pipeline.model.network import FIELD_PARTS, Network
 from pipeline.model.pretrained import read_pretrained
 from pipeline.origin import MODEL, RECIPE
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe.recipe import Recipe, load_recipe
 from pipeline.train.tensors import read_weights
 
 HEADS = "heads."

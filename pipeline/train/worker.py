@@ -25,7 +25,7 @@ from pipeline.data.stream import CPU_SECONDS
 from pipeline.errors import BadShareError, InterlaceError, NonFiniteLossError
 from pipeline.journal import Journal, journal_path, last_point
 from pipeline.lock import held, worker_lock
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.sample import Pack, table_to_pack
 from pipeline.system import sampled
 from pipeline.train.build import network_for

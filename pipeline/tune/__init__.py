@@ -10,9 +10,3 @@
 6. The folder (`pipeline/sweep.py`) is the truth. Of Tune nothing is kept: each start is a new Tuner over the trials
    that have not ended.
 """
-
-from pipeline.tune.plan import SweepPlan, prepare_sweep
-from pipeline.tune.run import Ending, run_sweep
-from pipeline.tune.searchers import Listener
-
-__all__ = ["Ending", "Listener", "SweepPlan", "prepare_sweep", "run_sweep"]

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.index import Index, build_index
+from pipeline.data.index.build import Index, build_index
 from pipeline.data.reader import Reader
 from pipeline.data.sources import Mapper
 from pipeline.errors import InterlaceError, RecipeError
 from pipeline.origin import pin
-from pipeline.recipe import Recipe
-from pipeline.search import Search, overridden, sample
+from pipeline.recipe.recipe import Recipe
 from pipeline.sweep import Goal
 from pipeline.train.build import network_for
 from pipeline.train.run import Prepared, prepare
 from pipeline.tune import tpe
+from pipeline.tune.search import Search, overridden, sample
 
 CACHE_GB = 2.0
 """Bound of the cache of decoded values that trials share where the recipe has none: decoding is then paid once."""

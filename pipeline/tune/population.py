@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.exchange import copies
-from pipeline.recipe import Recipe
-from pipeline.search import Search
+from pipeline.recipe.recipe import Recipe
 from pipeline.sweep import Goal, Sweep, read_json, write_json
 from pipeline.train.checkpoint import newest_checkpoint
+from pipeline.tune.search import Search
 
 
 class Population:

@@ -11,8 +11,8 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from pipeline.search import Search
 from pipeline.sweep import Goal, Trial
+from pipeline.tune.search import Search
 from pipeline.tune.trial import PROGRESS, VALUE, progress
 
 FEWEST_FOR_A_MEDIAN = 3

@@ -7,14 +7,14 @@ from typing import Any, Protocol, final
 
 from ray.tune.search import Searcher
 
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.errors import InterlaceError
 from pipeline.exchange import stops
-from pipeline.search import overridden, sample
 from pipeline.sweep import Sweep, end_trial, read_json
 from pipeline.tune import tpe
 from pipeline.tune.plan import SweepPlan
 from pipeline.tune.population import Population
+from pipeline.tune.search import overridden, sample
 
 
 class Listener(Protocol):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InterlaceError
-from pipeline.recipe import Recipe
-from pipeline.search import Search, Space, active, values_of
+from pipeline.recipe.recipe import Recipe
 from pipeline.sweep import Goal, Trial
+from pipeline.tune.search import Search, Space, active, values_of
 
 if TYPE_CHECKING:
     import optuna

@@ -13,11 +13,11 @@ from ray import tune
 
 from pipeline.errors import InterlaceError, ResumeError
 from pipeline.journal import journal_path, open_lines, read, write_line
-from pipeline.recipe import Recipe, to_yaml
-from pipeline.search import Search, overridden
+from pipeline.recipe.recipe import Recipe, to_yaml
 from pipeline.sweep import Goal, end_trial, read_json, write_json
 from pipeline.train.checkpoint import newest_checkpoint
 from pipeline.train.run import Prepared, Run, fit, fit_here, prepare
+from pipeline.tune.search import Search, overridden
 
 CURVE_POINTS = 200
 """Points of training metrics that a trial journals at most: enough for a curve, and cheap to ship."""

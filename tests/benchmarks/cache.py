@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.data.plan import Plan
 from pipeline.data.reader import Reader
 from pipeline.modalities import MODALITIES
-from pipeline.recipe import parse_recipe
+from pipeline.recipe.recipe import parse_recipe
 
 DATA = Path(os.environ.get("INTERLACE_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 ROWS = 2000

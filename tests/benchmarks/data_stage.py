@@ -23,11 +23,11 @@ from ray.data import ExecutionOptions
 from tokenizers import Tokenizer
 
 from cluster.connect import connect
-from pipeline.data.index import Index, build_index
+from pipeline.data.index.build import Index, build_index
 from pipeline.data.sources import find_shards
 from pipeline.data.stream import dataset
 from pipeline.fields import ImageField, TextField
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe.recipe import Recipe, load_recipe
 
 EPOCHS = 4
 

@@ -25,8 +25,8 @@ import soundfile
 import torch
 from PIL import Image
 
-from pipeline.data.index import build_index
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.data.index.build import build_index
+from pipeline.recipe.recipe import Recipe, load_recipe
 from tests.benchmarks.training import CPU_S, DATA, RECIPES, Found, Trained, accuracies, changed, train
 from tests.realdata import GROUP_ROWS, pair_digits
 

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.data.fit import fit
-from pipeline.data.index import list_groups
+from pipeline.data.index.build import list_groups
 from pipeline.data.sources import find_shards
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe.recipe import Recipe, parse_recipe
 from tests.shards import write_tar
 
 ROWS_PER_SHARD, GROUP_ROWS, NUM_WORDS = 5_000, 250, 5_000

@@ -26,11 +26,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.batch import Batch, to_batch
-from pipeline.data.index import Index, build_index
+from pipeline.data.index.build import Index, build_index
 from pipeline.data.reader import Reader
 from pipeline.model.fusions import FUSIONS
 from pipeline.model.network import Network
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe.recipe import Recipe, load_recipe
 from pipeline.sample import Pack
 from pipeline.train.build import network_for
 from pipeline.train.loop import Loop, evaluate

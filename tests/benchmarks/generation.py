@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from pipeline import fields as settings
-from pipeline import recipe
 from pipeline.batch import Batch, to_batch
 from pipeline.model.attention import Segments
 from pipeline.model.network import Network, Outputs
+from pipeline.recipe import recipe
 from pipeline.sample import BEGIN, END, FieldPack, FieldSpec, Pack
 from pipeline.tasks import Context, GenerationTask
 from pipeline.tasks.generation import memory_of

@@ -23,8 +23,8 @@ import torch
 import yaml
 
 from pipeline.batch import to_batch
-from pipeline.data.index import build_index
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.data.index.build import build_index
+from pipeline.recipe.recipe import Recipe, parse_recipe
 from pipeline.train.build import network_for
 from pipeline.train.loop import Loop
 from pipeline.train.optim import make_optimizer

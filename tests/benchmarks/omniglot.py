@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe.recipe import Recipe, load_recipe
 from tests.benchmarks.training import DATA, RECIPES, changed, only, train, with_steps_for
 from tests.realdata import omniglot
 

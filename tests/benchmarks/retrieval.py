@@ -18,9 +18,9 @@ import torch
 
 from jobs.datasets.emoji import build
 from pipeline.batch import to_batch
-from pipeline.data.index import Index, build_index
+from pipeline.data.index.build import Index, build_index
 from pipeline.model.network import Network
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe.recipe import Recipe, load_recipe
 from pipeline.tasks.retrieval import DIRECTIONS
 from pipeline.train.build import network_for
 from pipeline.train.loop import Loop, evaluate

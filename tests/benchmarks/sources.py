@@ -18,7 +18,7 @@ from rich.console import Console
 
 from pipeline.data.sources import open_source
 from pipeline.data.sources.spans import read_span
-from pipeline.recipe import Source
+from pipeline.recipe.recipe import Source
 from tests.data import SCHEMA
 from tests.shards import ENDINGS, FORMATS, SETTINGS, Row, write_format
 

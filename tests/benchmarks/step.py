@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from pipeline import fields as settings
-from pipeline import recipe
 from pipeline.batch import Batch, to_batch
 from pipeline.model.network import Network
+from pipeline.recipe import recipe
 from pipeline.sample import FieldPack, FieldSpec, Pack, TargetPack
 from pipeline.tasks import ClassificationTask, Context
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.data.index import Index, build_index
+from pipeline.data.index.build import Index, build_index
 from pipeline.evaluate import evaluate_subsets, field_subsets
 from pipeline.model.network import Network
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe.recipe import Recipe, parse_recipe
 from pipeline.sample import Pack
 from pipeline.train.build import network_for
 from pipeline.train.loop import Loop

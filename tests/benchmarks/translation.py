@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline.batch import Batch
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe.recipe import Recipe, load_recipe
 from pipeline.tasks import GenerationTask
 from pipeline.tasks.generation import memory_of
 from pipeline.tasks.search import beam_search, greedy

@@ -11,7 +11,7 @@ from ray.util.state import list_actors, list_tasks
 from cluster.preflight import DoesNotFitError
 from cluster.probe import NotReadyError, inspect_gpus
 from jobs.train import Launch, train
-from pipeline.recipe import load_recipe
+from pipeline.recipe.recipe import load_recipe
 from tests.cluster.conftest import DATA, TRAIN, Run, pools, pools_of_actors, pools_of_data_tasks
 from tests.cluster.test_elastic import check_stream
 from tests.data import EmojiLike

@@ -15,7 +15,7 @@ import safetensors.torch
 import yaml
 
 from jobs.console import INTERRUPTED
-from pipeline.recipe import load_recipe
+from pipeline.recipe.recipe import load_recipe
 from pipeline.train.checkpoint import MODEL, checkpoint_folder
 from tests.cluster.conftest import Run
 from tests.cluster.test_submit_verbs import logged

@@ -14,8 +14,8 @@ from ray.cluster_utils import Cluster
 from jobs.train import Launch
 from jobs.tune import tune
 from pipeline.lock import worker_lock
-from pipeline.search import load_search
 from pipeline.train.checkpoint import HASHES
+from pipeline.tune.search import load_search
 
 QUICK = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
 

@@ -10,7 +10,7 @@ import safetensors.torch
 import yaml
 
 from pipeline.lock import held, worker_lock
-from pipeline.recipe import load_recipe
+from pipeline.recipe.recipe import load_recipe
 from pipeline.train.checkpoint import MODEL, checkpoint_folder, newest_checkpoint
 from tests.data import EmojiLike, make_rows
 from tests.e2e.conftest import Command

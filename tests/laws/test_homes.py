@@ -22,9 +22,9 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pathspec": ("cluster/pack.py",),
     "psutil": ("jobs/progress.py", "pipeline/system.py"),
     "pyarrow": ("pipeline/sample.py", "pipeline/data/", "pipeline/bulk.py", "jobs/datasets/"),
-    "pydantic": ("pipeline/recipe.py", "pipeline/preparation.py", "pipeline/fields.py", "pipeline/faults.py",
+    "pydantic": ("pipeline/recipe/recipe.py", "pipeline/preparation.py", "pipeline/fields.py", "pipeline/faults.py",
                  "pipeline/data_settings.py", "pipeline/optim_settings.py", "pipeline/task_settings.py",
-                 "pipeline/train_settings.py", "pipeline/search.py"),
+                 "pipeline/train_settings.py", "pipeline/tune/search.py"),
     "pynvml": ("pipeline/system.py",),
     "ray": (
         "cluster/", "pipeline/data/stream.py", "pipeline/train/run.py",
@@ -52,7 +52,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "transformers": ("pipeline/model/pretrained.py",),
     "typer": ("jobs/",),
     "xxhash": ("pipeline/data/", "pipeline/origin.py", "pipeline/train/checkpoint.py"),
-    "yaml": ("pipeline/recipe.py", "pipeline/sweep.py", "cluster/manifests.py"),
+    "yaml": ("pipeline/recipe/recipe.py", "pipeline/sweep.py", "cluster/manifests.py"),
 }  # fmt: skip
 """Package or its part -> the files and folders that may import it. The longest name that fits decides."""
 

@@ -14,8 +14,8 @@ import yaml
 
 from jobs.cli import app
 from pipeline.preparation import PrepareRecipe
-from pipeline.recipe import load_recipe, parse_recipe, parse_tree
-from pipeline.search import Search, check
+from pipeline.recipe.recipe import load_recipe, parse_recipe, parse_tree
+from pipeline.tune.search import Search, check
 from tests.laws.code import PACKAGES, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

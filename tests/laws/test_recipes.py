@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe import Recipe, digest, flatten, load_recipe, to_yaml
-from pipeline.search import load_search
+from pipeline.recipe.recipe import Recipe, digest, flatten, load_recipe, to_yaml
+from pipeline.tune.search import load_search
 from tests.laws.code import ROOT
 from tests.realdata import SETS
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.data.index import build_index
-from pipeline.recipe import Recipe
+from pipeline.data.index.build import build_index
+from pipeline.recipe.recipe import Recipe
 from pipeline.sample import Pack
 from pipeline.train.build import network_for
 from pipeline.train.loop import Loop

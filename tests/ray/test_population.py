@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from pipeline.recipe import parse_recipe, parse_tree
-from pipeline.search import Search, sample
+from pipeline.recipe.recipe import parse_recipe, parse_tree
 from pipeline.sweep import Sweep, open_sweep
-from pipeline.tune import SweepPlan, prepare_sweep
 from pipeline.tune import population as populations
 from pipeline.tune import trial as trials
+from pipeline.tune.plan import SweepPlan, prepare_sweep
+from pipeline.tune.search import Search, sample
 from pipeline.tune.searchers import make_searcher
 from pipeline.tune.trial import Shared, run_trial
 from tests.data import EmojiLike

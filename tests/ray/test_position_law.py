@@ -13,7 +13,7 @@ import pytest
 import ray.data
 from ray.data import DataContext, ExecutionOptions
 
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.data.plan import Schedule
 from pipeline.data.reader import Reader
 from pipeline.data.stream import CPU_SECONDS, GROUPS_PER_TASK, dataset, map_units

@@ -19,7 +19,7 @@ import safetensors.torch
 from PIL import Image
 
 from pipeline.data.stream import map_units
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe.recipe import Recipe, parse_recipe
 from pipeline.train.checkpoint import MODEL, checkpoint_folder, newest_checkpoint
 from pipeline.train.run import _job, fit, open_run, prepare
 from pipeline.train.worker import Worker

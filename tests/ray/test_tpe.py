@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.recipe import Recipe, parse_tree
-from pipeline.search import Search, sample, values_of
+from pipeline.recipe.recipe import Recipe, parse_tree
 from pipeline.sweep import Goal, Score, Trial
+from pipeline.tune.search import Search, sample, values_of
 from pipeline.tune.tpe import suggest
 from tests.data import EmojiLike
 

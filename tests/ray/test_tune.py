@@ -18,10 +18,10 @@ from jobs.train import Launch
 from jobs.tune import Tuned, tune
 from pipeline.errors import ResumeError
 from pipeline.lock import worker_lock
-from pipeline.recipe import Recipe, load_recipe, parse_tree
-from pipeline.search import Search, load_search, overridden, sample
+from pipeline.recipe.recipe import Recipe, load_recipe, parse_tree
 from pipeline.sweep import Goal, Score, Trial
 from pipeline.tune.schedulers import Judge, make_scheduler
+from pipeline.tune.search import Search, load_search, overridden, sample
 from tests.data import EmojiLike
 from tests.ray.reference import run_here
 

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.errors import BadShareError, ResumeError
 from pipeline.lock import DRIVER, held
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.sample import Pack
 from pipeline.train.checkpoint import checkpoint_folder, newest_checkpoint
 from pipeline.train.run import Prepared, _job, open_run, prepare

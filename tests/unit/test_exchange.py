@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pipeline.exchange import FACTORS, changed, copies, stops
-from pipeline.recipe import Recipe, parse_tree
-from pipeline.search import Search
+from pipeline.recipe.recipe import Recipe, parse_tree
 from pipeline.sweep import Goal
+from pipeline.tune.search import Search
 from tests.data import EmojiLike
 
 GOAL = Goal(metric="a/accuracy", mode="max", last=True)

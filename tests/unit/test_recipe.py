@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pipeline.errors import RecipeError
-from pipeline.recipe import digest, flatten, load_recipe, parse_recipe, to_yaml
+from pipeline.recipe.recipe import digest, flatten, load_recipe, parse_recipe, to_yaml
 from tests.data import EmojiLike
 
 
@@ -70,7 +70,7 @@ def test_decision_fusion_needs_tasks_that_decide_by_field(recipe_file: Path, mon
         recipe_file, decision, "tasks.color.mixup=0.2"
     )
     assert "tasks.color.field_vote` needs" in faults(recipe_file, decision, "tasks.color.field_vote=1")
-    monkeypatch.setattr("pipeline.recipe.ClassificationTask.decides", False)
+    monkeypatch.setattr("pipeline.recipe.recipe.ClassificationTask.decides", False)
     assert "`tasks.color` (classification) makes none; `weighted_sum` gives" in faults(recipe_file, decision)
 
 

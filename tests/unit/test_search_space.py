@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from pipeline.errors import RecipeError
-from pipeline.recipe import Recipe, digest, flatten, load_recipe, parse_tree
-from pipeline.search import Search, check, load_search, overridden, sample, schema, short_names, values_of
+from pipeline.recipe.recipe import Recipe, digest, flatten, load_recipe, parse_tree
+from pipeline.tune.search import Search, check, load_search, overridden, sample, schema, short_names, values_of
 from tests.data import EmojiLike
 
 SPACE: dict[str, Any] = {

@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.errors import ResumeError
 from pipeline.journal import Journal, journal_path
-from pipeline.recipe import Recipe, parse_tree
-from pipeline.search import Search
+from pipeline.recipe.recipe import Recipe, parse_tree
 from pipeline.sweep import Goal, Score, Sweep, Trial, best_trial, end_trial, open_sweep, write_json
 from pipeline.sweep_figures import Drawn, curves_figure, parallel_figure, slices_figure
+from pipeline.tune.search import Search
 from tests.data import EmojiLike
 
 GOAL = Goal(metric="a/accuracy", mode="max", last=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import RecipeError
-from pipeline.recipe import digest, parse_recipe
+from pipeline.recipe.recipe import digest, parse_recipe
 from pipeline.tracking import context_tags, resolve_uri
 from pipeline.tracking.store import clean_key, one_line
 

@@ -13,7 +13,7 @@ from pipeline.data.sources.csv import Csv
 from pipeline.data.sources.jsonl import Jsonl, Types
 from pipeline.data.sources.parquet import Parquet
 from pipeline.data.sources.webdataset import WebDataset, check_names
-from pipeline.recipe import Source
+from pipeline.recipe.recipe import Source
 
 TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),

@@ -9,19 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.attention import Segments
-from pipeline.model.fusion import (
-    FieldTokens,
-    Fused,
-    Fusion,
-    Joint,
-    find_present,
-    interlace,
-    key,
-    mean_of_present,
-)
+from pipeline.model.fusion import FieldTokens, Fused, Fusion, Joint, find_present, interlace, key, mean_of_present
 from pipeline.model.fusions.mass import mass_across, normalise
 from pipeline.model.transformer import CrossLayer
-from pipeline.recipe import Model
+from pipeline.recipe.recipe import Model
 
 
 class CrossAttention(Fusion):

@@ -10,20 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pipeline.model.attention import Segments
-from pipeline.model.fusion import (
-    FieldTokens,
-    Fused,
-    Fusion,
-    Joint,
-    Pool,
-    find_present,
-    interlace,
-    key,
-    mean_of_present,
-)
+from pipeline.model.fusion import FieldTokens, Fused, Fusion, Joint, Pool, find_present, interlace, key, mean_of_present
 from pipeline.model.fusions.mass import mass_within, normalise
 from pipeline.model.transformer import Encoder, Layer
-from pipeline.recipe import Model
+from pipeline.recipe.recipe import Model
 
 
 class Early(Fusion):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.fusion import FieldTokens, Fused, Fusion, find_present, key
-from pipeline.recipe import Model
+from pipeline.recipe.recipe import Model
 
 
 class WeightedSum(Fusion):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.data.sources.parquet import Parquet
 from pipeline.errors import BadShareError, DataError
 from pipeline.sample import Pack
@@ -172,6 +172,6 @@ def test_training_settings_share_one_index(data: EmojiLike, tmp_path: Path) -> N
     other = data.tree(tmp_path / "out", optim={"lr": 0.1}, model={"fusion": "early"})
     other["fields"]["image"] |= {"stem": "cnn", "flip": True, "rotate_degrees": 10}
     other["fields"]["caption"] |= {"word_dropout": 0.5}
-    from pipeline.recipe import parse_recipe
+    from pipeline.recipe.recipe import parse_recipe
 
     build_index(parse_recipe(other), fail)

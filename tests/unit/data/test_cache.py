@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from pipeline.data import cache_room, index
-from pipeline.data.index import build_index
+from pipeline.data import cache_room
+from pipeline.data.index import build as index
+from pipeline.data.index.build import build_index
 from pipeline.data.reader import Reader
-from pipeline.recipe import Recipe, digest, parse_recipe
+from pipeline.recipe.recipe import Recipe, digest, parse_recipe
 from pipeline.sample import Pack, pack_to_table
 from tests.data import SCHEMA, make_rows
 from tests.unit.data.test_bad_input import cut_png

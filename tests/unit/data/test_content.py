@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.data.reader import record_hash
 from pipeline.data.schema import check_schema
 from pipeline.errors import DataError
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe.recipe import Recipe, parse_recipe
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)
 lists = st.lists(leaves, max_size=4)

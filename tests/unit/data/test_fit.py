@@ -14,13 +14,13 @@ import pytest
 
 from pipeline import modalities
 from pipeline.data.fit import fit
-from pipeline.data.index import build_index, list_groups, make_recordings
+from pipeline.data.index.build import build_index, list_groups, make_recordings
 from pipeline.data.sources import Mapper, RowGroup, find_shards
 from pipeline.data.sources.parquet import Parquet
 from pipeline.errors import DataError, RecipeError, StartError
 from pipeline.fields import TextField
 from pipeline.origin import FITTED, RECIPE, starts_folder
-from pipeline.recipe import Recipe, parse_recipe, to_yaml
+from pipeline.recipe.recipe import Recipe, parse_recipe, to_yaml
 from tests.fitting import fit as fit_one
 
 Work = Callable[[RowGroup], pa.Table]

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.data.mix import Mix, MixSettings
 from pipeline.data.plan import Plan, Schedule
 from pipeline.data.reader import Reader
 from pipeline.errors import RecipeError
-from pipeline.recipe import parse_recipe
+from pipeline.recipe.recipe import parse_recipe
 from pipeline.sample import pack_to_table
 from tests.data import EmojiLike
 

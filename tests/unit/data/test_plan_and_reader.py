@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.data.plan import Plan, PlanSettings
 from pipeline.sample import pack_to_table, table_to_pack
 from tests.data import EmojiLike

@@ -13,7 +13,7 @@ from pipeline.data.prepare.work import HIDDEN
 from pipeline.errors import BadShareError, DataError, RecipeError, ResumeError
 from pipeline.lock import held
 from pipeline.preparation import PrepareRecipe, load_preparation
-from pipeline.recipe import parse_tree
+from pipeline.recipe.recipe import parse_tree
 from tests.joined import preparation, write_parquet
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.data.sources import csv as csv_module
 from pipeline.data.sources import jsonl, open_source
 from pipeline.errors import DataError, RecipeError

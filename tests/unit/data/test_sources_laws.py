@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.data.manifest import Manifest, load_manifest, save_manifest
 from pipeline.data.sources import faults_of, open_source
 from pipeline.data.sources import jsonl as jsonl_module
-from pipeline.recipe import Recipe, Source
+from pipeline.recipe.recipe import Recipe, Source
 from pipeline.sample import pack_to_table
 from tests.data import SCHEMA, EmojiLike, make_rows, write_table
 from tests.shards import FORMATS, of_folder, sections, write_csv, write_format, write_jsonl, write_tar

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.data.schema import check_schema
 from pipeline.data.targets import ClassTarget, Target, make_target, target_learner
 from pipeline.errors import DataError, RecordError
-from pipeline.recipe import ClassificationTask, RegressionTask, RetrievalTask, parse_recipe
+from pipeline.recipe.recipe import ClassificationTask, RegressionTask, RetrievalTask, parse_recipe
 from tests.fitting import cut, fit_target, learn
 
 ONE = ClassificationTask(task="classification", column="label")

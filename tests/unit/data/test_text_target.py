@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.data.targets import ctc_tokens, make_target
 from pipeline.detokenizer import Detokenizer
 from pipeline.errors import DataError, RecipeError, RecordError
 from pipeline.fields import TextField
 from pipeline.modalities.text import TextModality
-from pipeline.recipe import GenerationTask, Recipe, parse_recipe
+from pipeline.recipe.recipe import GenerationTask, Recipe, parse_recipe
 from pipeline.sample import END
 from tests.fitting import fit_target
 

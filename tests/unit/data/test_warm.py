@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.data import reader as reading
 from pipeline.data import warm as warming
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.data.reader import Reader
 from pipeline.data.warm import warm
-from pipeline.recipe import parse_recipe
+from pipeline.recipe.recipe import parse_recipe
 from pipeline.sample import Pack, pack_to_table
 from tests.data import EmojiLike
 

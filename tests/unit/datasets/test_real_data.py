@@ -10,8 +10,8 @@ import pytest
 
 from jobs.inspection.facts import gather
 from jobs.inspection.page import render
-from pipeline.data.index import Index, build_index
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.data.index.build import Index, build_index
+from pipeline.recipe.recipe import Recipe, load_recipe
 from tests.ray.reference import run_here
 from tests.realdata import INK, INK_POINTS, SETS, columns_of, trace_ink
 

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.dataset import BUILDERS, RECIPES
-from pipeline.recipe import load_recipe
+from pipeline.recipe.recipe import load_recipe
 
 
 def run(*words):

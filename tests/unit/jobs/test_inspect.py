@@ -13,10 +13,10 @@ from jobs.inspection.facts import Facts, gather
 from jobs.inspection.page import render
 from jobs.inspection.plots import histogram
 from jobs.inspection.views import SHEET_SAMPLES, view_sample
-from pipeline.data.index import build_index, make_recordings
+from pipeline.data.index.build import build_index, make_recordings
 from pipeline.data.reader import read_slot
 from pipeline.errors import BadShareError
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 from tests.data import EmojiLike, make_rows, write_table
 from tests.page import Page
 

@@ -8,8 +8,8 @@ import pytest
 from jobs.inspection.facts import Facts, gather
 from jobs.inspection.page import render
 from jobs.inspection.values import hash_values, shared_values
-from pipeline.data.index import build_index
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.data.index.build import build_index
+from pipeline.recipe.recipe import Recipe, parse_recipe
 from tests.bedside import SHARED, Bedside, make_rows, tree, write_rows
 from tests.data import make_rows as make_pictures
 from tests.data import write_table

@@ -18,14 +18,14 @@ from jobs.inspection.page import render
 from jobs.inspection.plots import MOST_CELLS, draw_plots, draw_spectra, nice_ticks
 from jobs.inspection.views import Cell, FieldView, Line, Plot, SampleView, Sound, Spectrum, view_sample
 from pipeline import modalities
-from pipeline.data.index import build_index, make_recordings
+from pipeline.data.index.build import build_index, make_recordings
 from pipeline.data.reader import Recordings, read_slot
 from pipeline.data.targets import make_target
 from pipeline.fields import AudioField, SeriesField
 from pipeline.modalities.audio import AudioModality
 from pipeline.modalities.irregular import IrregularSeries
 from pipeline.modalities.series import RegularSeries
-from pipeline.recipe import Recipe, RegressionTask
+from pipeline.recipe.recipe import Recipe, RegressionTask
 from tests.bedside import HOSTILE_CHANNEL, RATE_HZ, Bedside, encode
 from tests.page import Page
 

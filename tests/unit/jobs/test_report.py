@@ -10,7 +10,7 @@ import pytest
 
 from jobs.report import evaluate_model, fitting, model_card, print_evaluation
 from pipeline.predict import Predictor, export_model
-from pipeline.recipe import parse_recipe
+from pipeline.recipe.recipe import parse_recipe
 from pipeline.tracking.model import save_pyfunc
 from pipeline.train.checkpoint import save_checkpoint
 from pipeline.train.run import Prepared, prepare

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from jobs.report import Evaluation, evaluate_model
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.evaluate import FieldWeight, WeightSums
 from pipeline.model.network import Outputs
 from pipeline.predict import export_model

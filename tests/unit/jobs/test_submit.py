@@ -13,7 +13,7 @@ from cluster.pack import TooLargeError
 from jobs.cli import app
 from jobs.submit import order, pack
 from pipeline.errors import RecipeError
-from pipeline.recipe import digest, load_recipe
+from pipeline.recipe.recipe import digest, load_recipe
 from tests.data import EmojiLike
 from tests.laws.code import ROOT
 

@@ -14,7 +14,7 @@ from pipeline import modalities
 from pipeline.data.targets import target_learner
 from pipeline.errors import DataError
 from pipeline.fields import SeriesField, TableField, TextField
-from pipeline.recipe import ClassificationTask
+from pipeline.recipe.recipe import ClassificationTask
 from tests.fitting import cut, fit, fit_target, learn
 
 places = st.lists(st.integers(0, 12), max_size=4)

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from pipeline.model.attention import Segments
 from pipeline.model.decoder import Decoder, Memory
-from pipeline.recipe import Model
+from pipeline.recipe.recipe import Model
 
 MODEL = Model(dim=32, head_dim=16, dropout=0.0)
 VOCAB = 11

@@ -11,7 +11,7 @@ from pipeline.fields import FieldStart
 from pipeline.model import transformer
 from pipeline.model.attention import Segments
 from pipeline.model.network import Network, Outputs
-from pipeline.recipe import Model
+from pipeline.recipe.recipe import Model
 from pipeline.train.start import prefixes
 from tests.networks import FIELDS, FUSIONS, SPECS, build, draw_batch, one_sample, rows_of, with_fields, without
 from tests.written import batch_of, texts_of

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pipeline.model.attention import Segments
 from pipeline.model.transformer import Encoder, Layer, Residual, keep_scale
-from pipeline.recipe import Model
+from pipeline.recipe.recipe import Model
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.5, 0.9])

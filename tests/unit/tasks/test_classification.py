@@ -10,12 +10,12 @@ import torchmetrics.functional.classification as reference
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline import recipe
 from pipeline.batch import Batch, TargetBatch
 from pipeline.errors import DataError
 from pipeline.model.attention import Segments
 from pipeline.model.fusion import Joint
 from pipeline.model.network import FieldState, Outputs
+from pipeline.recipe import recipe
 from pipeline.sample import FieldSpec
 from pipeline.tasks import TASKS, ClassificationTask, Context
 from pipeline.tasks.base import State

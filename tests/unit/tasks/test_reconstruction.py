@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from pipeline.batch import Batch, FieldBatch
 from pipeline.errors import RecipeError
-from pipeline.recipe import parse_recipe
+from pipeline.recipe.recipe import parse_recipe
 from pipeline.tasks.reconstruction import fixed_draw
 from tests.networks import FUSIONS, SPECS, draw_batch, one_sample, rows_of, with_fields
 from tests.tasked import network_of, summed, task_of

@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from pipeline.batch import Batch, FieldBatch
-from pipeline.data.index import build_index
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.data.index.build import build_index
+from pipeline.recipe.recipe import Recipe, parse_recipe
 from pipeline.train.build import network_for
 from pipeline.train.loop import Loop, Losses
 from pipeline.train.optim import make_optimizer

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pipeline.model.attention import Segments
 from pipeline.model.decoder import Decoder, Memory, Writing
-from pipeline.recipe import Model
+from pipeline.recipe.recipe import Model
 from pipeline.sample import BEGIN, END
 from pipeline.tasks.search import Text, beam_search, greedy, length_norm
 

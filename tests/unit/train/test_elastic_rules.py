@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import RecipeError
 from pipeline.journal import Journal, last_point
-from pipeline.recipe import parse_recipe
+from pipeline.recipe.recipe import parse_recipe
 from pipeline.train.elastic import Rules, has
 from pipeline.train.notice import Lookout, ask_for_checkpoint, checkpoint_given, checkpoint_wanted, enough_stay
 from pipeline.train.stop import ask, clear

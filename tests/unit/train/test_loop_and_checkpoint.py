@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.errors import CheckpointError, NonFiniteLossError, PositionError
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.sample import Pack
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import (

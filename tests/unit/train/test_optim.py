@@ -8,7 +8,7 @@ import torch
 from torch.optim import lr_scheduler as torchs
 
 from pipeline.errors import RecipeError
-from pipeline.recipe import Optim, parse_recipe
+from pipeline.recipe.recipe import Optim, parse_recipe
 from pipeline.train.muon import hidden_matrices, orthogonalised
 from pipeline.train.optim import SCHEDULES, after_evaluation, layer_factors, learning_rate, make_optimizer, set_rate
 from tests.networks import build

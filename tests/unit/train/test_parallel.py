@@ -19,18 +19,10 @@ import torch.multiprocessing as mp
 from pipeline.errors import CheckpointError, StartError
 from pipeline.model.network import Network
 from pipeline.origin import pin, starts_folder
-from pipeline.recipe import Recipe, parse_recipe, to_yaml
+from pipeline.recipe.recipe import Recipe, parse_recipe, to_yaml
 from pipeline.sample import FieldPack, Pack
 from pipeline.train.build import build_network
-from pipeline.train.checkpoint import (
-    MODEL,
-    OPTIMIZER,
-    RunState,
-    load_optimizer,
-    load_weights,
-    save_checkpoint,
-    verify,
-)
+from pipeline.train.checkpoint import MODEL, OPTIMIZER, RunState, load_optimizer, load_weights, save_checkpoint, verify
 from pipeline.train.loop import Loop, Losses
 from pipeline.train.optim import make_optimizer
 from pipeline.train.parallel import distribute, holds_shards, is_sharded, whole_state

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline import modalities
 from pipeline.batch import Batch, FieldBatch, to_batch
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.errors import DataError, InterlaceError, RecipeError, StartError
 from pipeline.fields import ImageField, PretrainedEncoder, TextField
 from pipeline.modalities.pretrained import fit_pretrained
@@ -29,7 +29,7 @@ from pipeline.model.network import Network
 from pipeline.model.pretrained import PretrainedPixels, PretrainedTokens, read_pretrained
 from pipeline.origin import pin, starts_folder
 from pipeline.predict import Predictor, export_model
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe.recipe import Recipe, parse_recipe
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import MODEL, RunState, save_checkpoint
 from pipeline.train.loop import Loop

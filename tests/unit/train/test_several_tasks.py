@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.data.index import build_index
+from pipeline.data.index.build import build_index
 from pipeline.errors import RecipeError
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe.recipe import Recipe, parse_recipe
 from pipeline.tasks.weighting import UncertaintyWeights
 from pipeline.train.build import network_for
 from pipeline.train.loop import Loop, batch_states, evaluated

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.batch import Batch, to_batch
-from pipeline.data.index import Index, build_index
+from pipeline.data.index.build import Index, build_index
 from pipeline.errors import RecipeError, StartError
 from pipeline.model.network import Network, Outputs
 from pipeline.origin import pin, starts_folder
 from pipeline.predict import Predictor, export_model
-from pipeline.recipe import Recipe, digest, load_recipe, parse_recipe, to_yaml
+from pipeline.recipe.recipe import Recipe, digest, load_recipe, parse_recipe, to_yaml
 from pipeline.sample import Pack
 from pipeline.train.build import network_for
 from pipeline.train.checkpoint import RunState, load_optimizer, load_weights, save_checkpoint

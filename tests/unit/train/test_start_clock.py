@@ -8,8 +8,8 @@ import torch
 from pipeline.fields import TableField
 from pipeline.model.network import Network
 from pipeline.origin import MODEL, RECIPE
-from pipeline.recipe import ClassificationTask as Settings
-from pipeline.recipe import Recipe, parse_recipe, to_yaml
+from pipeline.recipe.recipe import ClassificationTask as Settings
+from pipeline.recipe.recipe import Recipe, parse_recipe, to_yaml
 from pipeline.tasks import ClassificationTask
 from pipeline.train.start import start
 from tests.networks import FIELDS, SPECS, build, context, draw_batch

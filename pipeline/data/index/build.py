@@ -34,7 +34,7 @@ from pipeline.data.targets import Target, TextTarget, ctc_tokens, make_target
 from pipeline.errors import BadShareError, DataError, RecordError
 from pipeline.fields import AnyField
 from pipeline.origin import pin
-from pipeline.recipe import Recipe, Source
+from pipeline.recipe.recipe import Recipe, Source
 from pipeline.sample import BadRecord
 
 CODE_VERSION = 6

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from pipeline.errors import RecipeError
 from pipeline.fields import Node
-from pipeline.recipe import PLACE_KEYS, Recipe, flatten, load_recipe, parse_recipe, parse_tree, read_yaml
+from pipeline.recipe.recipe import PLACE_KEYS, Recipe, flatten, load_recipe, parse_recipe, parse_tree, read_yaml
 
 FIELDS = "fields"
 """The one path that is a section: its choices are lists of names, the fields that a trial reads."""
