@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from cluster.errors import ClusterError
+from interlace.cluster.errors import ClusterError
 
 SBATCH = {
     "job-name": r"[\w.-]+", "nodes": r"[1-9]\d*", "ntasks-per-node": r"1", "exclusive": r"",
@@ -155,4 +155,4 @@ def _schema_faults(document: Any, schema: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _template(name: str) -> str:
-    return Path(str(resources.files("cluster").joinpath("templates", name))).read_text(encoding="utf-8")
+    return Path(str(resources.files("interlace.cluster").joinpath("templates", name))).read_text(encoding="utf-8")

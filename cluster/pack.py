@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from cluster.errors import ClusterError
+from interlace.cluster.errors import ClusterError
 
 EXCLUDES = (
     ".git", ".hg", ".svn", "__pycache__", "*.pyc", "*.egg-info", ".mypy_cache", ".ruff_cache", ".pytest_cache",

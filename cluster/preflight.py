@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cluster.errors import ClusterError
+from interlace.cluster.errors import ClusterError
 
 SMALLEST_SHARE = 0.25
 """Fewest CPUs a training worker is squeezed to before the job is refused."""

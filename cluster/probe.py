@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.errors import ClusterError
+from interlace.cluster.errors import ClusterError
 
 MOST_NODES = 2
 CONNECT_TIMEOUT_S = 5.0

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata, resources
 
-from cluster.errors import ClusterError
-from cluster.pack import EXCLUDES
-from cluster.submission import entrypoint, runtime_env
+from interlace.cluster.errors import ClusterError
+from interlace.cluster.pack import EXCLUDES
+from interlace.cluster.submission import entrypoint, runtime_env
 
 TARGETS = ("ray", "kuberay", "vm", "slurm")
 SHARED = "/mnt/interlace"
@@ -35,7 +35,7 @@ class Shape:
 
     Args:
         job: its name.
-        words: arguments of `python -m jobs`.
+        words: arguments of `python -m interlace.jobs`.
         run: name of the run folder, empty where the verb has none.
         storage: folder of runs, seen by every node.
         tracking_uri: MLflow server, if the recipe or the command line names one.
@@ -72,7 +72,7 @@ def render(target: str, shape: Shape) -> dict[str, str]:
 
 def fill(name: str, values: Mapping[str, object]) -> str:
     """A template with its placeholders `@{name}` filled; one alone on a line takes several lines, indented like it."""
-    text = resources.files("cluster").joinpath("templates", name).read_text(encoding="utf-8")
+    text = resources.files("interlace.cluster").joinpath("templates", name).read_text(encoding="utf-8")
 
     def value(found: re.Match[str]) -> str:
         indent, alone, inside = found.groups()
@@ -98,7 +98,7 @@ def _kuberay(shape: Shape) -> dict[str, str]:
     job = {
         **values,
         "pods": pods,
-        "entrypoint": json.dumps(f"cd /app && exec python -m jobs {shlex.join(words)}"),
+        "entrypoint": json.dumps(f"cd /app && exec python -m interlace.jobs {shlex.join(words)}"),
         "suspend": "true" if shape.queue else "false",
         "queue_label": f", kueue.x-k8s.io/queue-name: {json.dumps(shape.queue)}" if shape.queue else "",
     }
@@ -139,7 +139,7 @@ def _slurm(shape: Shape) -> dict[str, str]:
         "node_cpus": math.ceil(shape.cpus_per_worker) + DATA_CPUS,
         "node_memory": 2 * GIB_PER_WORKER,
         "gpu_directive": f"#SBATCH --gpus-per-node={gpus}\n" if gpus else "",
-        "command": shlex.join(["python", "-m", "jobs", *shape.words]),
+        "command": shlex.join(["python", "-m", "interlace.jobs", *shape.words]),
         "run": shlex.quote(shape.run),
         "storage": shlex.quote(shape.storage),
     }

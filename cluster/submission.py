@@ -17,8 +17,8 @@ from typing import Any
 
 import requests
 
-from cluster.errors import JobError, RefusedError
-from cluster.token import PLACES, headers
+from interlace.cluster.errors import JobError, RefusedError
+from interlace.cluster.token import PLACES, headers
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 STOP_WAIT_S = 300
@@ -71,12 +71,12 @@ class Job:
 
 
 def entrypoint(words: Sequence[str]) -> str:
-    """The shell command of `python -m jobs WORDS`: by this host's Python where the head has it too, else by its own.
+    """The shell command of `python -m interlace.jobs WORDS`: by this host's Python where the head has it, else its own.
 
     It replaces the shell, so that signals reach Python alone and the exit code is Python's.
     """
     python = f'"$(command -v "${PYTHON}" || command -v python || echo python3)"'
-    return f"exec {python} -m jobs {shlex.join(words)}"
+    return f"exec {python} -m interlace.jobs {shlex.join(words)}"
 
 
 def runtime_env(working_dir: str) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Jobs:
             self._client = JobSubmissionClient(self.address, headers=headers(os.environ, Path.home()))
 
     def submit(self, job_id: str, words: Sequence[str], package: Path) -> None:
-        """Upload a package and run `python -m jobs WORDS` in it. Raises JobError where the id is taken."""
+        """Upload a package and run `python -m interlace.jobs WORDS` in it. Raises JobError where the id is taken."""
         deadline = time.monotonic() + AGENT_WAIT_S
         while True:
             try:

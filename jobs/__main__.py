@@ -1,6 +1,6 @@
-"""`python -m jobs VERB`: what a cluster runs from an uploaded working directory."""
+"""`python -m interlace.jobs VERB`: what a cluster runs from an uploaded working directory."""
 
-from jobs.cli import main
+from interlace.jobs.cli import main
 
 if __name__ == "__main__":
     main()

@@ -1,13 +1,13 @@
-"""The command line: `interlace VERB`, also as `python -m jobs VERB`. Verbs import what they need when they run."""
+"""The command line: `interlace VERB`, also `python -m interlace.jobs VERB`. Verbs import what they need."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jobs.cluster_verbs import add_to
-from jobs.console import reported_errors, say
-from jobs.options import (
+from interlace.jobs.cluster_verbs import add_to
+from interlace.jobs.console import reported_errors, say
+from interlace.jobs.options import (
     Address,
     DryRun,
     Labels,
@@ -37,7 +37,7 @@ def demo(
 ) -> None:
     """Build a real image-and-text set from installed packages, train on it, and show what fusion gives."""
     with reported_errors():
-        from jobs.demo import run_demo
+        from interlace.jobs.demo import run_demo
 
         run_demo(data, overrides or [], storage, fresh=fresh)
 
@@ -51,7 +51,7 @@ def dataset(
 ) -> None:
     """Build an example data set as Parquet shards for a shipped recipe of the same name."""
     with reported_errors():
-        from jobs.dataset import run_dataset
+        from interlace.jobs.dataset import run_dataset
 
         run_dataset(name, out, seed, source)
 
@@ -71,11 +71,11 @@ def train(  # noqa: PLR0913 - one parameter a flag
     """Train a recipe; the same command goes on with a run that was stopped or killed."""
     with reported_errors():
         settings = read_recipe(recipe, overrides, storage, tracking_uri)
-        from jobs.start import connect_early
+        from interlace.jobs.start import connect_early
 
         connect_early(address)
-        from jobs.train import Launch
-        from jobs.train import train as run
+        from interlace.jobs.train import Launch
+        from interlace.jobs.train import train as run
 
         run(settings, Launch(run_name=run_name, address=address, resume=resume, fresh=fresh, dry_run=dry_run))
 
@@ -92,10 +92,10 @@ def plan(
     """Say what a recipe takes on a cluster: what binds, CPUs for data, time, memory, checkpoints."""
     with reported_errors():
         settings = read_recipe(recipe, overrides, storage)
-        from jobs.start import connect_early
+        from interlace.jobs.start import connect_early
 
         connect_early(address)
-        from jobs.plan import run_plan
+        from interlace.jobs.plan import run_plan
 
         run_plan(settings, address, seconds, price)
 
@@ -108,7 +108,7 @@ def watch(
 ) -> None:
     """Follow a run that trains anywhere: throughput, waiting, ranks, object store, and what binds."""
     with reported_errors():
-        from jobs.watch import run_watch
+        from interlace.jobs.watch import run_watch
 
         run_watch(run, every, once=once)
 
@@ -132,11 +132,11 @@ def tune(  # noqa: PLR0913 - one parameter a flag
     """Search a recipe's settings; the same command goes on with a search that was stopped or killed."""
     with reported_errors():
         settings, search = read_search(recipe, overrides, storage, tracking_uri, trials=trials, time_s=time_s)
-        from jobs.start import connect_early
+        from interlace.jobs.start import connect_early
 
         connect_early(address)
-        from jobs.train import Launch
-        from jobs.tune import tune as run
+        from interlace.jobs.train import Launch
+        from interlace.jobs.tune import tune as run
 
         launch = Launch(run_name=run_name, address=address, fresh=fresh, dry_run=dry_run)
         run(settings, search, launch, retrain=retrain)
@@ -147,7 +147,7 @@ def index(recipe: RecipeFile, overrides: Overrides = None, storage: Storage = No
     """Measure a recipe's data as a Ray Data job and keep the manifest in the cache."""
     with reported_errors():
         settings = read_recipe(recipe, overrides, storage)
-        from jobs.index import run_index
+        from interlace.jobs.index import run_index
 
         run_index(settings, address)
 
@@ -163,10 +163,10 @@ def prepare(
 ) -> None:
     """Join several sources by key into shards for training; the same command goes on after a kill."""
     with reported_errors():
-        from pipeline.preparation import load_preparation
+        from interlace.recipe.prepare import load_preparation
 
         settings = load_preparation(recipe, [*(overrides or []), *([f"out={out}"] if out else [])])
-        from jobs.prepare import Launch, run_prepare
+        from interlace.jobs.prepare import Launch, run_prepare
 
         run_prepare(settings, Launch(address=address, fresh=fresh, dry_run=dry_run))
 
@@ -180,7 +180,7 @@ def evaluate(
 ) -> None:
     """Evaluate a run's model over a split, for all its fields and for every subset of them."""
     with reported_errors():
-        from jobs.evaluate import run_evaluate
+        from interlace.jobs.evaluate import run_evaluate
 
         run_evaluate(run, split, overrides or [], out)
 
@@ -205,8 +205,8 @@ def predict(  # noqa: PLR0913 - one parameter a flag
 ) -> None:
     """Predict every row of shards as a Ray Data job, in order; the same command goes on after a kill."""
     with reported_errors():
-        from jobs.predict import Launch, run_predict
-        from pipeline.data_settings import read_labels
+        from interlace.jobs.predict import Launch, run_predict
+        from interlace.recipe.data import read_labels
 
         launch = Launch(
             keep=keep or [], part_rows=part_rows, storage=storage or Path("output"), tracking_uri=tracking_uri,
@@ -227,7 +227,7 @@ def register(  # noqa: PLR0913 - one parameter a flag
 ) -> None:
     """Make a run's model a version in MLflow's registry with an alias, unless it is worse than the one before."""
     with reported_errors():
-        from jobs.register import make_bar, run_register
+        from interlace.jobs.register import make_bar, run_register
 
         bar = make_bar(metric, mode)
         run_register(run, name, alias, bar, storage=storage or Path("output"), tracking_uri=tracking_uri)
@@ -243,7 +243,7 @@ def inspect(
     """Show what a recipe's data holds: counts, missing shares, token lengths, and samples as one HTML page."""
     with reported_errors():
         settings = read_recipe(recipe, overrides, storage)
-        from jobs.inspect import run_inspect
+        from interlace.jobs.inspect import run_inspect
 
         run_inspect(settings, out)
 
@@ -253,7 +253,7 @@ def schema() -> None:
     """Print the JSON Schema of a recipe, for editors."""
     import json
 
-    from pipeline.tune.search import schema as whole_schema
+    from interlace.tune.check import schema as whole_schema
 
     say(json.dumps(whole_schema(), indent=2))
 
@@ -271,7 +271,7 @@ def sync(
 ) -> None:
     """Ship what a run recorded while its MLflow server was away."""
     with reported_errors():
-        from pipeline.tracking import sync as ship
+        from interlace.tracking import sync as ship
 
         report = ship(run, timeout_s)
         say(str(report))

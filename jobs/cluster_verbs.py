@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 import typer.main
 
-from jobs.console import reported_errors
+from interlace.jobs.console import reported_errors
 
 JobsAddress = Annotated[
     str | None, typer.Option("--address", help="Jobs API of the cluster (http://HOST:8265); by default this host's.")
@@ -35,10 +35,10 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """Run a verb as a job of a cluster, with the verb's own arguments: `submit train RECIPE --set ...`."""
         with reported_errors():
-            from cluster.errors import JobError
-            from cluster.render import SHARED
-            from jobs.submit import Sending, order, write_manifests
-            from jobs.submit import submit as run
+            from interlace.cluster.errors import JobError
+            from interlace.cluster.render import SHARED
+            from interlace.jobs.submit import Sending, order, write_manifests
+            from interlace.jobs.submit import submit as run
 
             folder = Path.cwd()
             base = Path(SHARED) if target in ("kuberay", "vm") else folder
@@ -55,7 +55,7 @@ def add_to(app: typer.Typer) -> None:
     def status(job: JobId, address: JobsAddress = None) -> None:
         """Say how a job stands; exits with its exit code once it has ended."""
         with reported_errors():
-            from jobs import remote
+            from interlace.jobs import remote
 
             raise typer.Exit(remote.status(job, address))
 
@@ -69,7 +69,7 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """Print what a job has printed."""
         with reported_errors():
-            from jobs import remote
+            from interlace.jobs import remote
 
             raise typer.Exit(remote.logs(job, address, follow=follow))
 
@@ -77,7 +77,7 @@ def add_to(app: typer.Typer) -> None:
     def stop(job: JobId, address: JobsAddress = None) -> None:
         """End a job after it has written a checkpoint; the same `submit` goes on."""
         with reported_errors():
-            from jobs import remote
+            from interlace.jobs import remote
 
             raise typer.Exit(remote.stop(job, address))
 
@@ -85,6 +85,6 @@ def add_to(app: typer.Typer) -> None:
     def list_jobs(address: JobsAddress = None) -> None:
         """List the jobs of a cluster."""
         with reported_errors():
-            from jobs import remote
+            from interlace.jobs import remote
 
             raise typer.Exit(remote.table(address))

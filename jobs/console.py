@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.errors import ClusterError
-from pipeline.errors import InterlaceError, StoppedError
+from interlace.cluster.errors import ClusterError
+from interlace.contract.errors import InterlaceError, StoppedError
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)

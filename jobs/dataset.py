@@ -4,10 +4,10 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs.console import say
-from jobs.datasets import emoji, stamps, watch
-from jobs.datasets.shards import BuildReport
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
+from interlace.jobs.console import say
+from interlace.jobs.datasets import emoji, stamps, watch
+from interlace.jobs.datasets.shards import BuildReport
 
 RECIPES = Path(__file__).parent / "recipes"
 

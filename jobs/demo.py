@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from jobs.console import say
-from jobs.datasets.emoji import build
-from jobs.start import connect_early
-from pipeline.recipe.recipe import load_recipe
+from interlace.jobs.console import say
+from interlace.jobs.datasets.emoji import build
+from interlace.jobs.start import connect_early
+from interlace.recipe.load import load_recipe
 
 RECIPE = Path(__file__).parent / "recipes" / "emoji.yaml"
 
@@ -16,7 +16,7 @@ def run_demo(data: Path, overrides: list[str], storage: Path | None, *, fresh: b
     recipe = load_recipe(RECIPE, [*overrides, *place])
     connect_early()
     say(str(build(data)))
-    from jobs.train import Launch, train  # imports torch, which has come in the meantime
+    from interlace.jobs.train import Launch, train  # imports torch, which has come in the meantime
 
     outcome = train(recipe, Launch(fresh=fresh))
     assert outcome is not None

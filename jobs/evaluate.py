@@ -4,13 +4,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from jobs.report import evaluate_model, print_evaluation
-from jobs.train import chosen_checkpoint
-from pipeline.data.index.build import build_index
-from pipeline.errors import InterlaceError
-from pipeline.predict import export_model
-from pipeline.recipe.recipe import load_recipe
-from pipeline.train.checkpoint import verify
+from interlace.contract.errors import InterlaceError
+from interlace.data.index.build import build_index
+from interlace.data.read.open import open_reader
+from interlace.jobs.evaluation_table import print_evaluation
+from interlace.jobs.train import chosen_checkpoint
+from interlace.recipe.load import load_recipe
+from interlace.results.evaluation import evaluate_model
+from interlace.results.predictor import export_model
+from interlace.train.checkpoint import verify
 
 
 def run_evaluate(place: Path, split: str, overrides: list[str], out: Path | None) -> None:
@@ -30,7 +32,7 @@ def run_evaluate(place: Path, split: str, overrides: list[str], out: Path | None
     index = build_index(recipe, map)
     if split not in index.manifests:
         raise InterlaceError(f"expected a split of the recipe ({', '.join(index.manifests)}), but is {split!r}")
-    reader = replace(index, fitted=fitted).reader(recipe, split, training=False)
+    reader = open_reader(replace(index, fitted=fitted), recipe, split, training=False)
     out = out or run / "evaluation" / f"{checkpoint.name}-{split}"
     export_model(recipe, fitted, checkpoint, out / "model")
     evaluation = evaluate_model(out / "model", reader, split)

@@ -2,13 +2,13 @@
 
 import json
 
-from cluster.connect import connect
-from jobs.console import say
-from jobs.placement import readers
-from jobs.silence import spoken
-from pipeline.data.index.build import build_index
-from pipeline.data.stream import map_units, run_data_on
-from pipeline.recipe.recipe import Recipe
+from interlace.cluster.connect import connect
+from interlace.data.index.build import build_index
+from interlace.data.stream import map_units, run_data_on
+from interlace.jobs.console import say
+from interlace.jobs.silence import spoken
+from interlace.recipe.recipe import Recipe
+from interlace.train.placement import readers
 
 
 def run_index(recipe: Recipe, address: str | None) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from jobs.console import console, say
-from jobs.inspection.facts import Facts, gather
-from jobs.inspection.page import render
-from pipeline.data.index.build import build_index
-from pipeline.recipe.recipe import Recipe
+from interlace.data.index.build import build_index
+from interlace.jobs.console import console, say
+from interlace.recipe.recipe import Recipe
+from interlace.results.inspection.facts import Facts, gather
+from interlace.results.inspection.page import render
 
 NO_LIMIT = 2**31 - 1
 

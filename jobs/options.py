@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline.recipe.recipe import Recipe, load_recipe
-from pipeline.tune.search import Search, load_search
+from interlace.recipe.load import load_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.tune.check import load_search
+from interlace.tune.search import Search
 
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
 Overrides = Annotated[

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from cluster.connect import connect
-from jobs.arithmetic import describe
-from jobs.console import say
-from jobs.placement import fit_into
-from jobs.silence import spoken
-from jobs.train import look_at
-from pipeline.data.stream import map_units, run_data_on
-from pipeline.recipe.recipe import Recipe
-from pipeline.train.estimate import CALM_S, Estimate, estimate
-from pipeline.train.run import prepare
+from interlace.cluster.connect import connect
+from interlace.data.stream import map_units, run_data_on
+from interlace.jobs.console import say
+from interlace.jobs.silence import spoken
+from interlace.jobs.train import look_at
+from interlace.recipe.recipe import Recipe
+from interlace.train.estimate import CALM_S, Estimate, estimate
+from interlace.train.placement import fit_into
+from interlace.train.run import prepare
+from interlace.train.summary import describe
 
 CHECKPOINT_SHARE = 0.01
 """A checkpoint interval is advised at which writing takes at most this share of the time."""

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cluster.connect import connect
-from jobs.console import console, say
-from jobs.placement import readers
-from jobs.silence import spoken
-from pipeline.bulk import Bulk, Predicted, plan_bulk, predict_bulk
-from pipeline.data.stream import run_data_on, stream_units
-from pipeline.errors import InterlaceError
-from pipeline.origin import MODEL
-from pipeline.tracking import registry_of
+from interlace.cluster.connect import connect
+from interlace.contract.errors import InterlaceError
+from interlace.data.stream import run_data_on, stream_units
+from interlace.jobs.console import console, say
+from interlace.jobs.silence import spoken
+from interlace.recipe.start import MODEL
+from interlace.results.bulk import Bulk, Predicted, plan_bulk, predict_bulk
+from interlace.tracking import registry_of
+from interlace.train.placement import readers
 
 PLAIN_EVERY_S = 10.0
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from rich.table import Table
 
-from cluster.connect import connect
-from jobs.console import console, say
-from jobs.placement import readers
-from jobs.silence import spoken
-from pipeline.data.prepare import Plan, Prepared, make_plan, out_folder, prepare
-from pipeline.data.stream import run_data_on, stream_units
-from pipeline.preparation import PrepareRecipe
+from interlace.cluster.connect import connect
+from interlace.data.prepare import Plan, Prepared, make_plan, out_folder, prepare
+from interlace.data.stream import run_data_on, stream_units
+from interlace.jobs.console import console, say
+from interlace.jobs.silence import spoken
+from interlace.recipe.prepare import PrepareRecipe
+from interlace.train.placement import readers
 
 EVERY_S = 5.0
 """Seconds between lines of progress."""

@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cluster.preflight import Allotment
-from cluster.usage import Usage, usage
-from jobs.binding import binding
-from jobs.console import console, say
-from jobs.silence import Silence, at_work
-from pipeline.journal import Point, journal_path, read
+from interlace.cluster.preflight import Allotment
+from interlace.cluster.usage import Usage, usage
+from interlace.jobs.console import console, say
+from interlace.jobs.silence import Silence, at_work
+from interlace.store.journal import Point, journal_path, read
+from interlace.train.binding import binding
 
 POLL_S = 0.5
 PLAIN_EVERY_S = 10.0

@@ -4,10 +4,10 @@ import re
 import shlex
 from pathlib import Path
 
-from jobs.console import say
-from pipeline.errors import InterlaceError
-from pipeline.tracking import Bar, registry_of
-from pipeline.tracking.target import redact
+from interlace.contract.errors import InterlaceError
+from interlace.jobs.console import say
+from interlace.tracking import Bar, registry_of
+from interlace.tracking.target import redact
 
 LOWER_IS_BETTER = re.compile(r"(^|_)(loss|mae|mse|rmse|median_rank|wer|cer|perplexity)(_|$)")
 """In the last part of the names of metrics of which less is better."""

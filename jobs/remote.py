@@ -3,9 +3,9 @@
 import re
 import time
 
-from cluster.errors import JobError
-from cluster.submission import Job, Jobs
-from jobs.console import INTERRUPTED, console, errors, say
+from interlace.cluster.errors import JobError
+from interlace.cluster.submission import Job, Jobs
+from interlace.jobs.console import INTERRUPTED, console, errors, say
 
 MLFLOW = re.compile(r"^MLflow: (.+)$", re.MULTILINE)
 LAST_LINES = 20

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from cluster.usage import Usage, usage
-from jobs.console import say
+from interlace.cluster.usage import Usage, usage
+from interlace.jobs.console import say
 
 SILENT_S = 45.0
 """After so long without a sign the command says what there is to wait for; again after twice as long."""

@@ -2,7 +2,7 @@
 
 import threading
 
-from cluster.connect import connect
+from interlace.cluster.connect import connect
 
 
 def connect_early(address: str | None = None) -> None:

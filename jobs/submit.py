@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import JobError
-from cluster.manifests import check
-from cluster.pack import LIMIT_MB, Package, check_size, collect, write
-from cluster.render import Shape, render
-from cluster.submission import Jobs, free_id
-from jobs.console import say
-from jobs.remote import follow_to_end
-from pipeline.preparation import load_preparation
-from pipeline.recipe.recipe import Recipe, digest, flatten, load_recipe
-from pipeline.tune.search import load_search
+from interlace.cluster.errors import JobError
+from interlace.cluster.manifests import check
+from interlace.cluster.pack import LIMIT_MB, Package, check_size, collect, write
+from interlace.cluster.render import Shape, render
+from interlace.cluster.submission import Jobs, free_id
+from interlace.jobs.console import say
+from interlace.jobs.remote import follow_to_end
+from interlace.recipe.identity import digest, flatten
+from interlace.recipe.load import load_recipe
+from interlace.recipe.prepare import load_preparation
+from interlace.recipe.recipe import Recipe
+from interlace.tune.check import load_search
 
 VERBS = ("train", "tune", "prepare", "index", "evaluate", "predict")
 """What can be submitted: verbs whose result lies in the storage folder or where a flag says."""

@@ -11,14 +11,15 @@ from rich import box
 from rich.measure import Measurement
 from rich.table import Table
 
-from jobs.console import console, say
-from jobs.inspection.html import STYLE, cell, head, plain, section, table, text
-from pipeline.importance import Importance, importances
-from pipeline.recipe.recipe import Recipe, to_yaml
-from pipeline.sweep import Sweep, Trial, best_trial
-from pipeline.sweep_figures import Drawn, curves_figure, label, parallel_figure, slices_figure
-from pipeline.tune.plan import SweepPlan
-from pipeline.tune.search import overridden, short_names, values_of
+from interlace.jobs.console import console, say
+from interlace.recipe.identity import to_yaml
+from interlace.recipe.recipe import Recipe
+from interlace.results.importance import Importance, importances
+from interlace.results.inspection.html import STYLE, cell, head, plain, section, table, text
+from interlace.results.search_figures import Drawn, curves_figure, label, parallel_figure, slices_figure
+from interlace.tune.folder import Sweep, Trial, best_trial
+from interlace.tune.plan import SweepPlan
+from interlace.tune.suggest import overridden, short_names, values_of
 
 PLOTS = {
     "curves": "Learning curves. Dashed lines are the rungs at which trials are judged.",

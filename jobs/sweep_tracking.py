@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.console import say
-from jobs.silence import Silence
-from pipeline.journal import Journal, journal_path
-from pipeline.sweep import Sweep, Trial, read_json
-from pipeline.tracking import Tracker, TrackingReport, context_tags, is_concluded, make_target
-from pipeline.tune.plan import SweepPlan
-from pipeline.tune.search import short_names, values_of
+from interlace.jobs.console import say
+from interlace.jobs.silence import Silence
+from interlace.store.journal import Journal, journal_path
+from interlace.tracking import Tracker, TrackingReport, context_tags, is_concluded, make_target
+from interlace.tune.folder import Sweep, Trial, read_json
+from interlace.tune.plan import SweepPlan
+from interlace.tune.suggest import short_names, values_of
 
 ENDS: Mapping[str, Any] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 """MLflow's word for how a trial ended; the tag `trial.status` says more."""

@@ -9,24 +9,27 @@ from typing import Any
 
 import torch
 
-from cluster.connect import Cluster, connect
-from cluster.probe import inspect_cluster, inspect_gpus
-from jobs.arithmetic import describe, state_bytes
-from jobs.console import say
-from jobs.mistakes import write_mistakes
-from jobs.placement import fit_into
-from jobs.progress import since_begin, watched
-from jobs.report import Evaluation, evaluate_model, model_card, print_evaluation
-from jobs.run_figures import Stages, draw_contributions, draw_lengths, points_since
-from jobs.silence import spoken
-from pipeline.data.stream import map_units, run_data_on
-from pipeline.errors import CheckpointError, StoppedError
-from pipeline.journal import Journal, journal_path
-from pipeline.predict import Predictor, export_model
-from pipeline.recipe.recipe import Recipe, flatten
-from pipeline.tracking import Tracker, TrackingReport, context_tags, make_target
-from pipeline.train.checkpoint import checkpoint_folder, newest_checkpoint, verify
-from pipeline.train.run import Prepared, Run, fit, open_run, prepare
+from interlace.cluster.connect import Cluster, connect
+from interlace.cluster.probe import inspect_cluster, inspect_gpus
+from interlace.contract.errors import CheckpointError, StoppedError
+from interlace.data.read.open import open_reader
+from interlace.data.stream import map_units, run_data_on
+from interlace.jobs.console import say
+from interlace.jobs.evaluation_table import print_evaluation
+from interlace.jobs.progress import since_begin, watched
+from interlace.jobs.silence import spoken
+from interlace.recipe.identity import flatten
+from interlace.recipe.recipe import Recipe
+from interlace.results.evaluation import Evaluation, evaluate_model, model_card
+from interlace.results.mistakes import write_mistakes
+from interlace.results.predictor import Predictor, export_model
+from interlace.results.run_figures import Stages, draw_contributions, draw_lengths, points_since
+from interlace.store.journal import Journal, journal_path
+from interlace.tracking import Tracker, TrackingReport, context_tags, make_target
+from interlace.train.checkpoint import checkpoint_folder, newest_checkpoint, verify
+from interlace.train.placement import fit_into
+from interlace.train.run import Prepared, Run, fit, open_run, prepare
+from interlace.train.summary import describe, state_bytes
 
 CLOSE_TIMEOUT_S = 120.0
 
@@ -145,7 +148,7 @@ def _conclude(run: Run, prepared: Prepared, tracker: Tracker, stages: Stages) ->
         export_model(prepared.recipe, prepared.index.fitted, checkpoint, folder)
         split = next(s for s in ("test", "validation", "train") if s in prepared.index.manifests)
         torch.set_num_threads(max(torch.get_num_threads(), prepared.threads))
-        reader = prepared.index.reader(prepared.recipe, split, training=False)
+        reader = open_reader(prepared.index, prepared.recipe, split, training=False)
         evaluation = evaluate_model(folder, reader, split)
         print_evaluation(evaluation)
         evaluation.write(run.folder / "evaluation")

@@ -9,24 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.connect import connect
-from cluster.preflight import Need, Slots, slots
-from jobs.console import say
-from jobs.placement import places
-from jobs.silence import speaking, spoken
-from jobs.sweep_report import Findings, findings, print_findings, rungs, write_report
-from jobs.sweep_tracking import SweepTracker
-from jobs.train import CLOSE_TIMEOUT_S, Launch, chosen_checkpoint, look_at, train
-from pipeline.data.stream import map_units, run_data_on
-from pipeline.data.warm import Warmed, warm
-from pipeline.evaluate import evaluate_checkpoint
-from pipeline.exchange import stops
-from pipeline.recipe.recipe import Recipe, load_recipe
-from pipeline.sweep import Sweep, open_sweep
-from pipeline.tracking import TrackingReport
-from pipeline.tune.plan import SweepPlan, prepare_sweep
-from pipeline.tune.run import run_sweep
-from pipeline.tune.search import Search, sample, values_of
+from interlace.cluster.connect import connect
+from interlace.cluster.preflight import Need, Slots, slots
+from interlace.data.read.warm import Warmed, warm
+from interlace.data.stream import map_units, run_data_on
+from interlace.jobs.console import say
+from interlace.jobs.silence import speaking, spoken
+from interlace.jobs.sweep_report import Findings, findings, print_findings, rungs, write_report
+from interlace.jobs.sweep_tracking import SweepTracker
+from interlace.jobs.train import CLOSE_TIMEOUT_S, Launch, chosen_checkpoint, look_at, train
+from interlace.recipe.load import load_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.results.evaluate import evaluate_checkpoint
+from interlace.tracking import TrackingReport
+from interlace.train.placement import places
+from interlace.tune.exchange import stops
+from interlace.tune.folder import Sweep, open_sweep
+from interlace.tune.plan import SweepPlan, prepare_sweep
+from interlace.tune.run import run_sweep
+from interlace.tune.search import Search
+from interlace.tune.suggest import sample, values_of
 
 AS_REPORTED = 1e-6
 """Most difference between a reported value and that of its checkpoint: the same packs, only sums in another process."""

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.binding import binding
-from jobs.console import say
-from jobs.progress import CLUSTER, PLACE
-from pipeline.errors import InterlaceError
-from pipeline.journal import Point, journal_path, read_on
-from pipeline.train.checkpoint import newest_checkpoint
-from pipeline.train.worker import RANKS
+from interlace.contract.errors import InterlaceError
+from interlace.jobs.console import say
+from interlace.jobs.progress import CLUSTER, PLACE
+from interlace.store.journal import Point, journal_path, read_on
+from interlace.train.binding import binding
+from interlace.train.checkpoint import newest_checkpoint
+from interlace.train.worker import RANKS
 
 WINDOW = 50
 SILENT_S = 60.0

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from pipeline.recipe.recipe import Recipe, parse_recipe
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
 
 HOSTILE_CHANNEL = "<script>x"
 RATE_HZ = 8000

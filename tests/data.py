@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from pipeline.recipe.recipe import Recipe, parse_recipe
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
 
 COLORS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "grey": (128, 128, 128)}
 NUM_SHARDS, GROUPS_PER_SHARD = 3, 4

@@ -5,11 +5,11 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipeline import modalities
-from pipeline.data.targets import target_learner
-from pipeline.fields import AnyField
-from pipeline.modalities.base import Fitted, Learner, Values
-from pipeline.recipe.recipe import AnyTask
+from interlace import modalities
+from interlace.data.index.targets import target_learner
+from interlace.modalities.base import Fitted, Learner, Values
+from interlace.recipe.fields import AnyField
+from interlace.recipe.tasks import AnyTask
 
 
 def learn(learner: Learner, groups: Iterable[Values]) -> Fitted:

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.preparation import PrepareRecipe
-from pipeline.recipe.recipe import parse_tree
+from interlace.recipe.load import parse_tree
+from interlace.recipe.prepare import PrepareRecipe
 
 WORDS = np.array(["red", "green", "blue", "grey", "disc", "square", "very", "small", "large", "a", "the", "of"])
 SCHEMAS = {

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from pipeline import fields as settings
-from pipeline.batch import Batch, FieldBatch, to_batch
-from pipeline.model.network import Network
-from pipeline.recipe import recipe
-from pipeline.sample import FieldPack, FieldSpec, Pack, TargetPack
-from pipeline.tasks import ClassificationTask, Context
+from interlace.contract.batch import Batch, FieldBatch, to_batch
+from interlace.contract.sample import FieldPack, FieldSpec, Pack, TargetPack
+from interlace.model.network import Network
+from interlace.recipe import fields as settings
+from interlace.recipe import tasks as recipe
+from interlace.recipe.model import Model
+from interlace.tasks import ClassificationTask, Context
 
 FUSIONS = (
     "early", "mid", "bottleneck", "cross_attention", "cross_attention by values", "weighted_sum", "product", "gated",
@@ -39,7 +40,7 @@ FIELDS: dict[str, settings.AnyField] = {
 def build(fusion: str = "mid", *, names: Sequence[str] = tuple(SPECS), seed: int = 0, **model: object) -> Network:
     """A network of width 32 without dropout unless `model` says so."""
     fusion, _, query = fusion.partition(" by ")
-    settings = recipe.Model.model_validate(
+    settings = Model.model_validate(
         {
             "fusion": fusion,
             "query": query or None,
@@ -62,7 +63,7 @@ def build(fusion: str = "mid", *, names: Sequence[str] = tuple(SPECS), seed: int
     return network.eval()
 
 
-def context(task: str, model: recipe.Model, names: Sequence[str] = tuple(SPECS), **fitted: object) -> Context:
+def context(task: str, model: Model, names: Sequence[str] = tuple(SPECS), **fitted: object) -> Context:
     """What a task over some of these fields is made from; its target has three classes unless `fitted` says so."""
     return Context(
         name=task,

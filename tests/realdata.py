@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.data.prepare import make_plan, prepare
-from pipeline.preparation import PrepareRecipe
-from pipeline.recipe.recipe import parse_tree
+from interlace.data.prepare import make_plan, prepare
+from interlace.recipe.load import parse_tree
+from interlace.recipe.prepare import PrepareRecipe
 
 GROUP_ROWS = 64
 SPEAKERS_HELD_OUT = ("theo",)

@@ -9,15 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from jobs.report import model_card
-from pipeline.journal import Journal, journal_path
-from pipeline.predict import export_model
-from pipeline.recipe.recipe import Recipe, parse_recipe
-from pipeline.tracking import Tracker, make_target
-from pipeline.train.build import network_for
-from pipeline.train.checkpoint import RunState, save_checkpoint
-from pipeline.train.optim import make_optimizer
-from pipeline.train.run import Prepared, prepare
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.results.evaluation import model_card
+from interlace.results.predictor import export_model
+from interlace.store.journal import Journal, journal_path
+from interlace.tracking import Tracker, make_target
+from interlace.train.build import network_for
+from interlace.train.checkpoint import RunState, save_checkpoint
+from interlace.train.optim import make_optimizer
+from interlace.train.run import Prepared, prepare
 from tests.bedside import encode
 from tests.data import SCHEMA, make_rows
 

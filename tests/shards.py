@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.sources import faults_of, open_source, usable_rows
-from pipeline.errors import DataError
-from pipeline.recipe.recipe import Source
+from interlace.contract.errors import DataError
+from interlace.data.sources import faults_of, open_source, usable_rows
+from interlace.recipe.data import Source
 from tests.data import EmojiLike
 
 Row = dict[str, Any]

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from pipeline.batch import Batch, TargetBatch
-from pipeline.model.network import Network
-from pipeline.recipe import recipe
-from pipeline.tasks import TASKS
+from interlace.contract.batch import Batch, TargetBatch
+from interlace.model.network import Network
+from interlace.recipe import tasks as recipe
+from interlace.recipe.model import Model
+from interlace.tasks import TASKS
 from tests.networks import FIELDS, SPECS, context
 
 SETTINGS: dict[str, Any] = {
@@ -30,7 +31,7 @@ def task_of(kind: str, name: str = "it", *, names: Sequence[str] = tuple(SPECS),
     return TASKS[kind](made, context(name, model(), names, **fitted))
 
 
-def model(fusion: str = "mid", **settings: Any) -> recipe.Model:
+def model(fusion: str = "mid", **settings: Any) -> Model:
     """Small, without dropout."""
     name, _, query = fusion.partition(" by ")
     small = {
@@ -42,7 +43,7 @@ def model(fusion: str = "mid", **settings: Any) -> recipe.Model:
         "field_layers": 1,
         "joint_layers": 1,
     }
-    return recipe.Model.model_validate(small | settings)
+    return Model.model_validate(small | settings)
 
 
 def network_of(tasks: Mapping[str, Any], fusion: str = "mid", *, seed: int = 0, **settings: Any) -> Network:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.tracking import ModelCard
+from interlace.tracking import ModelCard
 
 SCRIPT = """
 import json
@@ -13,7 +13,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-from pipeline.tracking.model import to_rows
+from interlace.tracking.model import to_rows
 
 
 class Described(PythonModel):

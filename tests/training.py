@@ -8,17 +8,18 @@ from pathlib import Path
 
 import torch
 
-from pipeline.batch import to_batch
-from pipeline.data.index.build import Index, build_index
-from pipeline.data.reader import Reader
-from pipeline.evaluate import evaluate_subsets
-from pipeline.model.network import Network
-from pipeline.recipe.recipe import Recipe
-from pipeline.sample import Pack
-from pipeline.train.build import network_for
-from pipeline.train.loop import Loop
-from pipeline.train.optim import make_optimizer
-from pipeline.train.worker import read_share
+from interlace.contract.batch import to_batch
+from interlace.contract.sample import Pack
+from interlace.data.index.build import Index, build_index
+from interlace.data.read.open import open_reader
+from interlace.data.read.reader import Reader
+from interlace.model.network import Network
+from interlace.recipe.recipe import Recipe
+from interlace.results.evaluate import evaluate_subsets
+from interlace.train.build import network_for
+from interlace.train.loop import Loop
+from interlace.train.optim import make_optimizer
+from interlace.train.worker import read_share
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -57,7 +58,7 @@ def train(recipe: Recipe, log_every: int = 0, skip: int = 0) -> Trained:
     """Train a recipe to its end, as a worker does, averaged weights where it has them; `skip` steps are not timed."""
     torch.set_num_threads(1)
     index = build_index(recipe)
-    reader = index.reader(recipe, "train", training=True)
+    reader = open_reader(index, recipe, "train", training=True)
     plan = reader.plan()
     schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
     torch.manual_seed(recipe.seed)
@@ -95,7 +96,7 @@ def train(recipe: Recipe, log_every: int = 0, skip: int = 0) -> Trained:
 
 def metrics(trained: Trained, recipe: Recipe, split: str) -> dict[str, float]:
     """All metrics over a whole split."""
-    reader: Reader = trained.index.reader(recipe, split, training=False)
+    reader: Reader = open_reader(trained.index, recipe, split, training=False)
     return evaluate_subsets(trained.network, reader, recipe, [tuple(recipe.fields)], CPU)[0].metrics
 
 
@@ -113,4 +114,4 @@ class Lines:
 
 def batches(trained: Trained, recipe: Recipe, split: str):
     """The batches of one pass over a split, not augmented."""
-    return (to_batch(pack) for pack in read_share(trained.index.reader(recipe, split, training=False)))
+    return (to_batch(pack) for pack in read_share(open_reader(trained.index, recipe, split, training=False)))

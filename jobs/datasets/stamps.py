@@ -29,8 +29,8 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
-from jobs.datasets.shards import BuildReport, draw, joined_keys, write_set
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
+from interlace.jobs.datasets.shards import BuildReport, draw, joined_keys, write_set
 
 INSTALLED = Path("usr/share/tuxpaint/stamps")
 """Where the package puts the stamps, below the root or below the folder it is unpacked in."""

@@ -33,8 +33,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.datasets.shards import BuildReport, draw, write_set
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
+from interlace.jobs.datasets.shards import BuildReport, draw, write_set
 
 RATE_HZ = 50
 PART_S = 5.0

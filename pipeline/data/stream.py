@@ -17,9 +17,9 @@ import ray
 import ray.data
 from ray.data import DataContext, ExecutionOptions
 
-from pipeline.data.plan import Plan, Schedule
-from pipeline.data.reader import Reader
-from pipeline.sample import pack_to_table
+from interlace.contract.sample import pack_to_table
+from interlace.data.plan.plan import Plan, Schedule
+from interlace.data.read.reader import Reader
 
 if TYPE_CHECKING:
     from ray.train import DataConfig

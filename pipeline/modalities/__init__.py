@@ -6,24 +6,24 @@
 3. `make(name, field, fitted)` gives the `Modality`, cheap enough to make in every data task.
 4. Per value: `measure -> grid` when indexing (headers only), `decode -> augment -> encode` when reading.
 
-To add a modality: its settings in `pipeline/fields.py`, one file here with a class that follows `base.Modality` and, if
-it learns, one that follows `base.Learner`; and one row of `MODALITIES`.
+To add a modality: its settings in `pipeline/recipe/fields.py`, one file here with a class that follows `base.Modality`
+and, if it learns, one that follows `base.Learner`; and one row of `MODALITIES`.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.fields import AnyField, ImageField, TextField
-from pipeline.modalities.audio import AudioModality
-from pipeline.modalities.base import Fitted, Known, Learner, Modality
-from pipeline.modalities.image import ImageModality
-from pipeline.modalities.pretrained import PretrainedText, fit_pretrained
-from pipeline.modalities.pretrained_image import PretrainedImage, fit_pretrained_image
-from pipeline.modalities.series import make_series, series_learner
-from pipeline.modalities.table import make_table, table_learner
-from pipeline.modalities.text import TextModality
-from pipeline.modalities.vocabulary import text_learner
+from interlace.modalities.audio import AudioModality
+from interlace.modalities.base import Fitted, Known, Learner, Modality
+from interlace.modalities.image import ImageModality
+from interlace.modalities.pretrained import PretrainedText, fit_pretrained
+from interlace.modalities.pretrained_image import PretrainedImage, fit_pretrained_image
+from interlace.modalities.series import make_series, series_learner
+from interlace.modalities.table import make_table, table_learner
+from interlace.modalities.text import TextModality
+from interlace.modalities.vocabulary import text_learner
+from interlace.recipe.fields import AnyField, ImageField, TextField
 
 
 def make_image(name: str, field: ImageField, fitted: Fitted) -> Modality:

@@ -22,10 +22,10 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from pipeline.errors import RecordError
-from pipeline.fields import AudioField
-from pipeline.modalities.base import Extent, Fitted, Modality
-from pipeline.modalities.mel import (
+from interlace.contract.errors import RecordError
+from interlace.contract.sample import FieldSpec, Tokens
+from interlace.modalities.base import Extent, Fitted, Modality
+from interlace.modalities.mel import (
     LOG_FLOOR,
     Floats,
     MelSettings,
@@ -38,7 +38,7 @@ from pipeline.modalities.mel import (
     make_filters,
     move_frames,
 )
-from pipeline.sample import FieldSpec, Tokens
+from interlace.recipe.fields import AudioField
 
 MAX_SAMPLES = 2**31 - 1
 """Sounds whose header claims more (13.5 hours at 44.1 kHz) are refused: the index counts in 32 bits."""

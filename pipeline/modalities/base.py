@@ -15,7 +15,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.sample import FieldSpec, Tokens
+from interlace.contract.sample import FieldSpec, Tokens
 
 Fitted = Mapping[str, Any]
 """What a modality learned from the training rows: plain JSON values, saved with the model."""

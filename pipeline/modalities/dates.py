@@ -14,11 +14,11 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import RecordError
-from pipeline.fields import TableField
-from pipeline.modalities.base import Extent, Fitted, Modality
-from pipeline.modalities.numeric import MAX_Z, shown
-from pipeline.sample import FieldSpec, Tokens
+from interlace.contract.errors import RecordError
+from interlace.contract.sample import FieldSpec, Tokens
+from interlace.modalities.base import Extent, Fitted, Modality
+from interlace.modalities.numeric import MAX_Z, shown
+from interlace.recipe.fields import TableField
 
 DAY_S = 86_400
 _FEATURES = 7

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from pipeline.errors import RecordError
-from pipeline.fields import ImageField
-from pipeline.modalities.base import Extent, Fitted, Modality
-from pipeline.sample import FieldSpec, Tokens
+from interlace.contract.errors import RecordError
+from interlace.contract.sample import FieldSpec, Tokens
+from interlace.modalities.base import Extent, Fitted, Modality
+from interlace.recipe.fields import ImageField
 
 MAX_PIXELS = 100_000_000
 """Pictures whose header claims more are refused before anything is decoded (decoding takes 4 bytes a pixel)."""

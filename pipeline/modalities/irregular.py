@@ -16,12 +16,12 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError, RecordError
-from pipeline.fields import SeriesField, SeriesStatistic
-from pipeline.modalities.base import Extent, Fitted, Learner, Modality, Values
-from pipeline.modalities.numeric import MAX_Z, Moments, all_present, numbers, plain_list, shown
-from pipeline.modalities.ranks import Points, Quantiles, RankScores, fit_knots
-from pipeline.sample import FieldSpec, Tokens
+from interlace.contract.errors import DataError, RecordError
+from interlace.contract.sample import FieldSpec, Tokens
+from interlace.modalities.base import Extent, Fitted, Learner, Modality, Values
+from interlace.modalities.numeric import MAX_Z, Moments, all_present, numbers, plain_list, shown
+from interlace.modalities.ranks import Points, Quantiles, RankScores, fit_knots
+from interlace.recipe.fields import SeriesField, SeriesStatistic
 
 MAX_WINDOWS = 100_000
 """Windows in `max_seconds` at most: more tokens than any pack holds."""

@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import RecordError
+from interlace.contract.errors import RecordError
 
 MAX_NUMBER = float(np.finfo(np.float32).max)
 MAX_Z = 1000.0

@@ -1,9 +1,9 @@
 """What a pretrained model of the `transformers` library reads: the data arm's half of `encoder`.
 
-Strings -> the ids that it knows (pictures in its size: `pipeline.modalities.pretrained_image`).
+Strings -> the ids that it knows (pictures in its size: `interlace.modalities.pretrained_image`).
 In: `(str,)`. Out: int32 ids `[n]` with the special tokens around them, `n` at most `max_tokens` and what the model can
 take. Read with the `tokenizers` library alone: neither torch nor `transformers` is imported here. Ids are the model's
-own, without the three that `pipeline.modalities.text` puts before those of its tokenizers.
+own, without the three that `interlace.modalities.text` puts before those of its tokenizers.
 """
 
 import json
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from pipeline.errors import DataError
-from pipeline.fields import TextField
-from pipeline.modalities.base import Extent, Fitted, Modality
-from pipeline.modalities.text import string_of, vary
-from pipeline.sample import FieldSpec, Tokens
+from interlace.contract.errors import DataError
+from interlace.contract.sample import FieldSpec, Tokens
+from interlace.modalities.base import Extent, Fitted, Modality
+from interlace.modalities.text import string_of, vary
+from interlace.recipe.fields import TextField
 
 CONFIG, TOKENIZER, SETTINGS = "config.json", "tokenizer.json", "tokenizer_config.json"
 
@@ -97,7 +97,7 @@ class PretrainedText(Modality):
         return np.array(ids or [self._unknown], np.int32)
 
     def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """As of any text (`pipeline.modalities.text.vary`), special tokens apart."""
+        """As of any text (`interlace.modalities.text.vary`), special tokens apart."""
         added = self._tokenizer.get_added_tokens_decoder()
         inner = ~np.isin(decoded, [i for i, token in added.items() if token.special])
         varied = decoded.copy()

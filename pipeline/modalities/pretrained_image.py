@@ -11,12 +11,12 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError
-from pipeline.fields import ImageField
-from pipeline.modalities.base import Extent, Fitted, Modality
-from pipeline.modalities.image import ImageModality, read_stretched
-from pipeline.modalities.pretrained import CONFIG, read_json
-from pipeline.sample import FieldSpec, Tokens
+from interlace.contract.errors import DataError
+from interlace.contract.sample import FieldSpec, Tokens
+from interlace.modalities.base import Extent, Fitted, Modality
+from interlace.modalities.image import ImageModality, read_stretched
+from interlace.modalities.pretrained import CONFIG, read_json
+from interlace.recipe.fields import ImageField
 
 PROCESSOR = "preprocessor_config.json"
 BILINEAR = 2

@@ -2,7 +2,7 @@
 
 In, regular: lists of one length, one a channel, or one list of rows `[n, C]`. Out: patches float32 `[n, 2 * W * C]` for
 windows of W readings: z-scores `[W, C]` (0 where a reading is absent), then 1 where it is present `[W, C]`.
-In, irregular: see `pipeline.modalities.irregular`.
+In, irregular: see `interlace.modalities.irregular`.
 
 None and NaN are absent readings, and so is all that a window lacks at the end of a series: nothing is imputed, and a
 window without any reading is no token. Worked example: 5 readings at 2 Hz in windows of 1 s are 3 tokens at 0.5, 1.5
@@ -17,12 +17,12 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError, RecordError
-from pipeline.fields import SeriesField
-from pipeline.modalities.base import Extent, Fitted, Learner, Modality, Values
-from pipeline.modalities.irregular import MAX_PATCH, MAX_TIME_S, IrregularLearner, IrregularSeries, check_windows
-from pipeline.modalities.numeric import MAX_Z, Moments, State, all_present, numbers, plain_list
-from pipeline.sample import FieldSpec, Tokens
+from interlace.contract.errors import DataError, RecordError
+from interlace.contract.sample import FieldSpec, Tokens
+from interlace.modalities.base import Extent, Fitted, Learner, Modality, Values
+from interlace.modalities.irregular import MAX_PATCH, MAX_TIME_S, IrregularLearner, IrregularSeries, check_windows
+from interlace.modalities.numeric import MAX_Z, Moments, State, all_present, numbers, plain_list
+from interlace.recipe.fields import SeriesField
 
 
 def series_learner(field: SeriesField) -> Learner:

@@ -2,7 +2,7 @@
 
 Numbers become patches float32 `[n, 2 * C]`: the z-score at the value's column, and 1 at C + column, so that a token
 says which column it is. Categories become ids with a range of their own for each column. Dates are in
-`pipeline.modalities.dates`. A missing value (None or NaN) is no token: nothing is imputed. Extent: (number of present
+`interlace.modalities.dates`. A missing value (None or NaN) is no token: nothing is imputed. Extent: (number of present
 values, 0).
 """
 
@@ -14,12 +14,12 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import RecordError
-from pipeline.fields import TableField
-from pipeline.modalities.base import Extent, Fitted, Learner, Modality, Values
-from pipeline.modalities.dates import DatesModality, days_of
-from pipeline.modalities.numeric import MAX_Z, Moments, State, number, shown
-from pipeline.sample import FieldSpec, Tokens
+from interlace.contract.errors import RecordError
+from interlace.contract.sample import FieldSpec, Tokens
+from interlace.modalities.base import Extent, Fitted, Learner, Modality, Values
+from interlace.modalities.dates import DatesModality, days_of
+from interlace.modalities.numeric import MAX_Z, Moments, State, number, shown
+from interlace.recipe.fields import TableField
 
 
 def table_learner(field: TableField) -> Learner:

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from pipeline.errors import RecordError
-from pipeline.fields import TextField
-from pipeline.modalities.base import Extent, Fitted, Modality
-from pipeline.modalities.vocabulary import is_text, word_pieces
-from pipeline.sample import END, NUM_SPECIALS, UNKNOWN, FieldSpec, Tokens
+from interlace.contract.errors import RecordError
+from interlace.contract.sample import END, NUM_SPECIALS, UNKNOWN, FieldSpec, Tokens
+from interlace.modalities.base import Extent, Fitted, Modality
+from interlace.modalities.vocabulary import is_text, word_pieces
+from interlace.recipe.fields import TextField
 
 _SPECIAL_WORDS = (None, "<begin>", "<end>")
 

@@ -1,7 +1,7 @@
 """What text fields learn: which pieces their texts consist of, and from these a vocabulary.
 
 In: the texts of a row group. Its partial: pieces (characters, pieces of words, words of bytes) and how often each
-occurs. Out: the state of the tokenizer in `pipeline.modalities.text`. Counts add up, so the vocabulary depends neither
+occurs. Out: the state of the tokenizer in `interlace.modalities.text`. Counts add up, so the vocabulary depends neither
 on the order of the texts nor on the fields that they come from.
 
 Byte pairs are trained from the counts of words, which is all that the algorithm looks at (Sennrich et al. 2016). Worked
@@ -18,10 +18,10 @@ from typing import Any, final
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pipeline.errors import DataError
-from pipeline.fields import TextField
-from pipeline.modalities.base import Fitted, Known, Learner, Values
-from pipeline.sample import NUM_SPECIALS
+from interlace.contract.errors import DataError
+from interlace.contract.sample import NUM_SPECIALS
+from interlace.modalities.base import Fitted, Known, Learner, Values
+from interlace.recipe.fields import TextField
 
 _REPEATS = 1000
 """Copies of a word that the trainer gets at once."""

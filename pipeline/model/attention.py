@@ -26,8 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.model.buckets import ROW_GRAIN, Plan, make_plan, mix, round_up
-from pipeline.model.cross import CrossPlan, make_cross_plan, mix_across
+from interlace.model.buckets import ROW_GRAIN, Plan, make_plan, mix, round_up
+from interlace.model.cross import CrossPlan, make_cross_plan, mix_across
 
 
 class Segments:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.model.buckets import (
+from interlace.model.buckets import (
     BUCKET_GRAIN,
     Layout,
     bucket_lengths,

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu, pad, scaled_dot_product_attention
 
-from pipeline.model.attention import Segments, attend, attend_to
-from pipeline.model.transformer import Block, Residual
-from pipeline.recipe.recipe import Model
+from interlace.model.attention import Segments, attend, attend_to
+from interlace.model.transformer import Block, Residual
+from interlace.recipe.model import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ tokens. Pixels (uint8) are scaled here, on the device: to -1..1, or so that whit
 # T rows of the field's sequence (N tokens, then slack), S samples, D width, P numbers of a patch, B pictures
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -16,13 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, max_pool2d, pad
 
-from pipeline.batch import FieldBatch
-from pipeline.fields import AnyField, ImageField, PretrainedEncoder
-from pipeline.model.attention import Segments
-from pipeline.model.buckets import round_up
-from pipeline.model.pretrained import Pretrained, PretrainedPixels, PretrainedTokens
-from pipeline.model.recurrent import RecurrentStem
-from pipeline.sample import FieldSpec
+from interlace.contract.batch import FieldBatch
+from interlace.contract.sample import FieldSpec
+from interlace.model.attention import Segments
+from interlace.model.buckets import round_up
+from interlace.model.cells import Cells, find_cells
+from interlace.model.pretrained import Pretrained, PretrainedPixels, PretrainedTokens
+from interlace.model.recurrent import RecurrentStem
+from interlace.recipe.base import PretrainedEncoder
+from interlace.recipe.fields import AnyField, ImageField
 
 NUM_PERIODS = 24
 """Each 2.1 times the one before."""
@@ -39,29 +40,6 @@ BLANK: dict[Zero, int] = {"grey": 128, "white": 255, "black": 0}
 """The pixel (uint8) that is 0, or nearest to it."""
 
 _LEVEL: dict[Zero, float] = {"grey": 1.0, "white": 2.0, "black": 0.0}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cells:
-    """Where tokens lie in their values' grids.
-
-    Args:
-        row_T, column_T: of each row of the sequence, int64; 0 for slack.
-        grids_S2: rows and columns of each sample's grid, int64; zeros where missing.
-        segments: one segment a sample.
-    """
-
-    row_T: Tensor
-    column_T: Tensor
-    grids_S2: Tensor
-    segments: Segments
-
-
-def find_cells(grids_S2: Tensor, segments: Segments) -> Cells:
-    """The grid cell of every token; tokens are row-major in their grid."""
-    width_T = pad(grids_S2[:, 1], (0, 1), value=1)[segments.owner_T]
-    offset_T = segments.offset_T
-    return Cells(row_T=offset_T // width_T, column_T=offset_T % width_T, grids_S2=grids_S2, segments=segments)
 
 
 class FieldEmbedding(nn.Module):

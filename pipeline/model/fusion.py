@@ -16,9 +16,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.attention import Segments
-from pipeline.model.transformer import Encoder
-from pipeline.recipe.recipe import Model
+from interlace.model.attention import Segments
+from interlace.model.transformer import Encoder
+from interlace.recipe.model import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.batch import Batch
-from pipeline.fields import AnyField
-from pipeline.model.attention import Segments
-from pipeline.model.decoder import Decoder
-from pipeline.model.embedding import Clock, FieldEmbedding, IdTable, IdVectors, stands_apart
-from pipeline.model.fusion import FieldTokens, Fusion, Joint, interlace, key
-from pipeline.model.fusions import FUSIONS
-from pipeline.model.pretrained import Pretrained
-from pipeline.model.transformer import CrossLayer, Layer
-from pipeline.recipe.recipe import Model
-from pipeline.sample import FieldSpec
+from interlace.contract.batch import Batch
+from interlace.contract.sample import FieldSpec
+from interlace.model.attention import Segments
+from interlace.model.decoder import Decoder
+from interlace.model.embedding import Clock, FieldEmbedding, IdTable, IdVectors, stands_apart
+from interlace.model.fusion import FieldTokens, Fusion, Joint, interlace, key
+from interlace.model.fusions import FUSIONS
+from interlace.model.pretrained import Pretrained
+from interlace.model.transformer import CrossLayer, Layer
+from interlace.recipe.fields import AnyField
+from interlace.recipe.model import Model
 
 FIELD_PARTS = ("embeddings", "fusion.encoders")
 """Where in the network the modules are that a field has to itself, each under the field's `key`.
@@ -82,8 +82,8 @@ class Network(nn.Module):
         specs: the shape of each field's tokens, by name.
         fields: each field's settings, by the same names.
         model: the model's settings.
-        tasks: modules that turn `Outputs` into losses and predictions, by name (`pipeline.tasks`).
-        weighting: learned weights of the tasks' losses (`pipeline.tasks.weighting`), None where they are fixed.
+        tasks: modules that turn `Outputs` into losses and predictions, by name (`interlace.tasks`).
+        weighting: learned weights of the tasks' losses (`interlace.tasks.weighting`), None where they are fixed.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Network(nn.Module):
 
     @property
     def tasks(self) -> Mapping[str, Any]:
-        """The tasks (`pipeline.tasks.Task`) by their names in the recipe."""
+        """The tasks (`interlace.tasks.Task`) by their names in the recipe."""
         return {name.removeprefix(key("")): task for name, task in self.heads.items()}
 
     def encoder_of(self, name: str) -> tuple[nn.Module, ...]:

@@ -11,21 +11,19 @@ import math
 import os
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from pipeline.errors import InterlaceError
-from pipeline.fields import PretrainedEncoder
-from pipeline.model.attention import Segments
-from pipeline.model.buckets import bucket_lengths
-from pipeline.sample import FieldSpec
-
-if TYPE_CHECKING:
-    from pipeline.model.embedding import Cells
+from interlace.contract.errors import InterlaceError
+from interlace.contract.sample import FieldSpec
+from interlace.model.attention import Segments
+from interlace.model.buckets import bucket_lengths
+from interlace.model.cells import Cells
+from interlace.recipe.base import PretrainedEncoder
 
 
 def transformers() -> Any:
@@ -104,7 +102,7 @@ class Pretrained(nn.Module):
     def states(self, values_N: Tensor, segments: Segments) -> Tensor:
         """The model's last hidden state of each token, float32 `[N, E]`; at least one token is there."""
 
-    def forward(self, values_N: Tensor, cells: "Cells") -> Tensor:
+    def forward(self, values_N: Tensor, cells: Cells) -> Tensor:
         """Tokens `[N]` or `[N, P]` -> `[T, D]`."""
         segments = cells.segments
         states_NE = self.states(values_N, segments) if segments.num_tokens else self.least()[:0]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import PackedSequence
 
-from pipeline.model.attention import Segments
+from interlace.model.attention import Segments
 
 
 def time_major(lengths_N: Tensor) -> tuple[Tensor, Tensor]:

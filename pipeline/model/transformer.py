@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.model.attention import Segments, attend, attend_to
-from pipeline.recipe.recipe import Model
+from interlace.model.attention import Segments, attend, attend_to
+from interlace.recipe.model import Model
 
 LEVELS = 256
 """Dropout decides by one random byte an element, so its rate is a multiple of 1 / 256."""

@@ -5,12 +5,12 @@
 
 from typing import Any
 
-from pipeline.tasks.base import Context, State, Task
-from pipeline.tasks.classification import ClassificationTask
-from pipeline.tasks.generation import GenerationTask
-from pipeline.tasks.reconstruction import ReconstructionTask
-from pipeline.tasks.regression import RegressionTask
-from pipeline.tasks.retrieval import RetrievalTask
+from interlace.tasks.base import Context, State, Task
+from interlace.tasks.classification import ClassificationTask
+from interlace.tasks.generation import GenerationTask
+from interlace.tasks.reconstruction import ReconstructionTask
+from interlace.tasks.regression import RegressionTask
+from interlace.tasks.retrieval import RetrievalTask
 
 TASKS: dict[str, Any] = {
     "classification": ClassificationTask,

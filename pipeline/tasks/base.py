@@ -11,12 +11,12 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from pipeline.batch import Batch
-from pipeline.exhibits import Exhibit
-from pipeline.fields import AnyField
-from pipeline.model.network import Outputs
-from pipeline.recipe.recipe import Model
-from pipeline.sample import FieldSpec
+from interlace.contract.batch import Batch
+from interlace.contract.charts import Exhibit
+from interlace.contract.sample import FieldSpec
+from interlace.model.network import Outputs
+from interlace.recipe.fields import AnyField
+from interlace.recipe.model import Model
 
 State: TypeAlias = dict[str, Tensor | list[Any]]
 """Metrics of a batch: tensors on the CPU and lists of plain values; two states of a task add by `+`, key by key."""

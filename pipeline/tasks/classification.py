@@ -1,6 +1,6 @@
 """Classification: a fused head, a light head on each field's own state, and their metrics.
 
-Metrics count (`accuracy`, precision, recall and F1, from a confusion matrix) or rank (`pipeline.tasks.ranking`, from
+Metrics count (`accuracy`, precision, recall and F1, from a confusion matrix) or rank (`interlace.tasks.ranking`, from
 the scores of all samples: one float32 a sample and class is kept).
 
 Single label: one class a sample, cross entropy. Multi label: any number of classes a sample, each decided by itself.
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.batch import Batch, TargetBatch
-from pipeline.errors import DataError
-from pipeline.exhibits import Confusion, Exhibit, Listing
-from pipeline.model.fusion import key
-from pipeline.model.network import Outputs
-from pipeline.recipe import recipe
-from pipeline.tasks import ranking
-from pipeline.tasks.base import Context, Kind, State, Task
+from interlace.contract.batch import Batch, TargetBatch
+from interlace.contract.charts import Confusion, Exhibit, Listing
+from interlace.contract.errors import DataError
+from interlace.model.fusion import key
+from interlace.model.network import Outputs
+from interlace.recipe import tasks as recipe
+from interlace.tasks import ranking
+from interlace.tasks.base import Context, Kind, State, Task
 
 RANKED_CLASSES = 100
 """Tasks of more classes have no metrics of ranking: their scores would fill the memory."""

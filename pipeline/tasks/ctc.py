@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import ctc_loss
 
-from pipeline.model.attention import Segments
-from pipeline.model.decoder import padded_rows
-from pipeline.sample import BEGIN, END, UNKNOWN
-from pipeline.tasks.search import Text
+from interlace.contract.sample import BEGIN, END, UNKNOWN
+from interlace.model.attention import Segments
+from interlace.model.decoder import padded_rows
+from interlace.tasks.search import Text
 
 BLANK = BEGIN
 

@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.batch import Batch, TargetBatch
-from pipeline.detokenizer import Detokenizer
-from pipeline.model.attention import Segments
-from pipeline.model.decoder import Decoder, Memory
-from pipeline.model.embedding import IdVectors
-from pipeline.model.fusion import FieldTokens
-from pipeline.model.network import Outputs
-from pipeline.model.next_token import ABSENT, vocabulary_loss
-from pipeline.recipe import recipe
-from pipeline.sample import BEGIN, END
-from pipeline.tasks.base import Context, Kind, State, Task
-from pipeline.tasks.ctc import CtcHead, best_path, can_align, ctc_losses
-from pipeline.tasks.search import Text, beam_search, greedy, length_norm
-from pipeline.tasks.text_metrics import bleu, character_errors, chrf, word_errors
+from interlace.contract.batch import Batch, TargetBatch
+from interlace.contract.detokenizer import Detokenizer
+from interlace.contract.sample import BEGIN, END
+from interlace.model.attention import Segments
+from interlace.model.decoder import Decoder, Memory
+from interlace.model.embedding import IdVectors
+from interlace.model.fusion import FieldTokens
+from interlace.model.network import Outputs
+from interlace.model.next_token import ABSENT, vocabulary_loss
+from interlace.recipe import tasks as recipe
+from interlace.tasks.base import Context, Kind, State, Task
+from interlace.tasks.ctc import CtcHead, best_path, can_align, ctc_losses
+from interlace.tasks.search import Text, beam_search, greedy, length_norm
+from interlace.tasks.text_metrics import bleu, character_errors, chrf, word_errors
 
 
 class GenerationTask(Task):

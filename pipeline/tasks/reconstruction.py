@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.batch import Batch, FieldBatch
-from pipeline.model.embedding import scale_pixels
-from pipeline.model.fusion import Joint, key
-from pipeline.model.network import Outputs
-from pipeline.recipe import recipe
-from pipeline.sample import FieldSpec
-from pipeline.tasks.base import Context, Kind, State, Task
-from pipeline.tasks.classification import apply_head
+from interlace.contract.batch import Batch, FieldBatch
+from interlace.contract.sample import FieldSpec
+from interlace.model.embedding import scale_pixels
+from interlace.model.fusion import Joint, key
+from interlace.model.network import Outputs
+from interlace.recipe import tasks as recipe
+from interlace.tasks.base import Context, Kind, State, Task
+from interlace.tasks.classification import apply_head
 
 
 class ReconstructionTask(Task):

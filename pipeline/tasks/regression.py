@@ -1,6 +1,6 @@
 """Regression: a fused head, a light head on each field's own state, and errors in the targets' own units.
 
-Targets come standardised by the training rows (`pipeline.data.targets`), NaN where missing; everything here counts by
+Targets come standardised by the training rows (`data.index.targets`), NaN where missing; everything here counts by
 value, so a sample with one of two numbers counts for that one alone.
 """
 
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.batch import Batch, TargetBatch
-from pipeline.exhibits import Density, Exhibit
-from pipeline.model.fusion import key
-from pipeline.model.network import Outputs
-from pipeline.recipe import recipe
-from pipeline.tasks.base import Context, Kind, State, Task
-from pipeline.tasks.classification import apply_head
+from interlace.contract.batch import Batch, TargetBatch
+from interlace.contract.charts import Density, Exhibit
+from interlace.model.fusion import key
+from interlace.model.network import Outputs
+from interlace.recipe import tasks as recipe
+from interlace.tasks.base import Context, Kind, State, Task
+from interlace.tasks.classification import apply_head
 
 NUM_BINS = 48
 """Bins of true and predicted values between the lowest and the highest of training."""

@@ -17,12 +17,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.batch import Batch
-from pipeline.exhibits import Curves, Exhibit
-from pipeline.model.network import Outputs
-from pipeline.recipe import recipe
-from pipeline.tasks.base import Context, Kind, State, Task
-from pipeline.tasks.classification import apply_head
+from interlace.contract.batch import Batch
+from interlace.contract.charts import Curves, Exhibit
+from interlace.model.network import Outputs
+from interlace.recipe import tasks as recipe
+from interlace.tasks.base import Context, Kind, State, Task
+from interlace.tasks.classification import apply_head
 
 RECALL_AT = (1, 5, 10)
 DIRECTIONS = ("left_to_right", "right_to_left")

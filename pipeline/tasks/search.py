@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.model.decoder import Writing
-from pipeline.sample import BEGIN, END, UNKNOWN
+from interlace.contract.sample import BEGIN, END, UNKNOWN
+from interlace.model.decoder import Writing
 
 NEVER = (UNKNOWN, BEGIN)
 """Ids that are never written."""

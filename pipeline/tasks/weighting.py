@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.fusion import key
+from interlace.model.fusion import key
 
 
 class UncertaintyWeights(nn.Module):

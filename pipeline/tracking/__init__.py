@@ -1,6 +1,6 @@
 """Recording a run in MLflow without ever waiting for it. The only folder that imports mlflow.
 
-1. The training process appends metrics to the journal (`pipeline/journal.py`) and knows nothing of MLflow.
+1. The training process appends metrics to the journal (`pipeline/store/journal.py`) and knows nothing of MLflow.
 2. The driver has a `Tracker`: a call on it appends a line to the outbox, a file of the run folder, and returns.
 3. One background thread, the `Shipper`, sends both to MLflow: operations in order, points as they come. Any trouble
    with the store (refused, 401, 500, time-out) waits and tries again; a cursor beside the outbox says how far it is.
@@ -16,12 +16,12 @@
 mlflow is imported by that thread only (2.7 s of CPU on a 2-core x86 machine): no start waits for it.
 """
 
-from pipeline.tracking.context import context_tags
-from pipeline.tracking.model import ColumnType, ModelCard
-from pipeline.tracking.registry import Bar, Registered, Registry, registry_of
-from pipeline.tracking.shipper import TrackingReport
-from pipeline.tracking.target import Target, make_target, resolve_uri
-from pipeline.tracking.tracker import Tracker, is_concluded, sync
+from interlace.tracking.context import context_tags
+from interlace.tracking.model import ColumnType, ModelCard
+from interlace.tracking.registry import Bar, Registered, Registry, registry_of
+from interlace.tracking.shipper import TrackingReport
+from interlace.tracking.target import Target, make_target, resolve_uri
+from interlace.tracking.tracker import Tracker, is_concluded, sync
 
 __all__ = [
     "Bar",

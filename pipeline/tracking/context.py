@@ -5,7 +5,8 @@ import platform
 import subprocess
 from importlib import metadata
 
-from pipeline.recipe.recipe import Recipe, digest
+from interlace.recipe.identity import digest
+from interlace.recipe.recipe import Recipe
 
 
 def context_tags(recipe: Recipe, *, data_digest: str, world_size: int) -> dict[str, str]:

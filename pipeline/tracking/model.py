@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pipeline.tracking.context import version_of
+from interlace.tracking.context import version_of
 
 if TYPE_CHECKING:
     import pandas as pd

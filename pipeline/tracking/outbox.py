@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.journal import Point, journal_path, open_lines, read, read_lines, write_line
-from pipeline.tracking.target import Target
+from interlace.store.journal import Point, journal_path, open_lines, read, read_lines, write_line
+from interlace.tracking.target import Target
 
 SHIP_BYTES = 64 << 10
 """Bytes of journal shipped between two writes of the cursor: one or two requests of 1,000 metrics."""

@@ -11,8 +11,8 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from pipeline.tracking.model import BAD_ROWS, COLUMNS, check_rows, to_frame, to_rows
-from pipeline.tracking.strict import refuse_unknown_columns
+from interlace.tracking.model import BAD_ROWS, COLUMNS, check_rows, to_frame, to_rows
+from interlace.tracking.strict import refuse_unknown_columns
 
 
 class RawRows(PythonModel):  # type: ignore[misc] # mlflow has no types
@@ -20,7 +20,7 @@ class RawRows(PythonModel):  # type: ignore[misc] # mlflow has no types
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the exported model folder."""
-        from pipeline.predict import Predictor  # here, so that logging a model imports no torch
+        from interlace.results.predictor import Predictor  # here, so that logging a model imports no torch
 
         refuse_unknown_columns(context.model_config[COLUMNS])
         self._predictor = Predictor.load(Path(context.artifacts["model"]))

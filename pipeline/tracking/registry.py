@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import InterlaceError
-from pipeline.tracking.outbox import Outbox
-from pipeline.tracking.store import RUN_ID, clean_key, error_code, make_client, one_line
-from pipeline.tracking.target import resolve_uri
-from pipeline.tracking.tracker import sync
+from interlace.contract.errors import InterlaceError
+from interlace.tracking.outbox import Outbox
+from interlace.tracking.store import RUN_ID, clean_key, error_code, make_client, one_line
+from interlace.tracking.target import resolve_uri
+from interlace.tracking.tracker import sync
 
 MODEL_ID = "interlace.model_id"
 """Tag of a version: the logged model that it is, which databases behind MLflow do not keep of it."""

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.tracking.outbox import Cursor, Outbox
-from pipeline.tracking.store import MlflowRun, error_code, one_line
-from pipeline.tracking.target import redact
+from interlace.tracking.outbox import Cursor, Outbox
+from interlace.tracking.store import MlflowRun, error_code, one_line
+from interlace.tracking.target import redact
 
 POLL_S = 5.0
 """Seconds between two looks at outbox and journal."""

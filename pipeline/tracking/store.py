@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InterlaceError
-from pipeline.journal import Point
-from pipeline.tracking.model import ModelCard, card_from_json, save_pyfunc
-from pipeline.tracking.outbox import Cursor, Operation, Outbox, shipped_bytes
-from pipeline.tracking.target import redact
+from interlace.contract.errors import InterlaceError
+from interlace.store.journal import Point
+from interlace.tracking.model import ModelCard, card_from_json, save_pyfunc
+from interlace.tracking.outbox import Cursor, Operation, Outbox, shipped_bytes
+from interlace.tracking.target import redact
 
 RUN_KEY, OPERATION = "interlace.run_key", "interlace.operation"
 """Tags by which runs and models are found again."""

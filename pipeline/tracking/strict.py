@@ -8,7 +8,7 @@ that have loaded such a model, for tables of such models only. Where MLflow's fu
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from pipeline.tracking.model import check_columns, refusal
+from interlace.tracking.model import check_columns, refusal
 
 _known: set[frozenset[str]] = set()
 """The columns of each model that was loaded in this process."""

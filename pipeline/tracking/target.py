@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import RecipeError
+from interlace.contract.errors import RecipeError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

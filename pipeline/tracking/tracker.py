@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import InterlaceError
-from pipeline.tracking.model import ModelCard, card_to_json
-from pipeline.tracking.outbox import Outbox
-from pipeline.tracking.shipper import Shipper, TrackingReport
-from pipeline.tracking.target import Target, redact
+from interlace.contract.errors import InterlaceError
+from interlace.tracking.model import ModelCard, card_to_json
+from interlace.tracking.outbox import Outbox
+from interlace.tracking.shipper import Shipper, TrackingReport
+from interlace.tracking.target import Target, redact
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import modalities
-from pipeline.model.network import Network
-from pipeline.model.transformer import Block
-from pipeline.recipe.recipe import Recipe
-from pipeline.sample import FieldSpec
-from pipeline.tasks import TASKS, Context
-from pipeline.tasks.weighting import UncertaintyWeights
+from interlace import modalities
+from interlace.contract.sample import FieldSpec
+from interlace.model.network import Network
+from interlace.model.transformer import Block
+from interlace.recipe.recipe import Recipe
+from interlace.tasks import TASKS, Context
+from interlace.tasks.weighting import UncertaintyWeights
 
 
 def build_network(recipe: Recipe, specs: Mapping[str, FieldSpec], targets: Mapping[str, Mapping[str, Any]]) -> Network:
@@ -37,6 +37,6 @@ def build_network(recipe: Recipe, specs: Mapping[str, FieldSpec], targets: Mappi
 
 
 def network_for(recipe: Recipe, fitted: Mapping[str, Any]) -> Network:
-    """The network of a recipe whose modalities and targets are fitted; see `pipeline.data.index.build.Index`."""
+    """The network of a recipe whose modalities and targets are fitted; see `interlace.data.index.build.Index`."""
     specs = {n: modalities.make(n, field, fitted["fields"][n]).spec for n, field in recipe.fields.items()}
     return build_network(recipe, specs, fitted["targets"])

@@ -25,10 +25,10 @@ import torch.distributed as dist
 import xxhash
 from torch import Tensor, nn
 
-from pipeline.errors import CheckpointError
-from pipeline.train.average import WeightAverage
-from pipeline.train.parallel import holds_shards, rows_like
-from pipeline.train.tensors import read_tensors, write_tensors
+from interlace.contract.errors import CheckpointError
+from interlace.train.average import WeightAverage
+from interlace.train.parallel import holds_shards, rows_like
+from interlace.train.tensors import read_tensors, write_tensors
 
 MODEL, OPTIMIZER, STATE, HASHES = "model.safetensors", "optimizer.safetensors", "state.json", "hashes.json"
 TRAINED = "trained.safetensors"

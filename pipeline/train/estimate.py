@@ -21,17 +21,18 @@ from pathlib import Path
 import ray
 import torch
 
-from pipeline.data.plan import Schedule
-from pipeline.data.reader import Reader
-from pipeline.errors import InterlaceError, StoppedError
-from pipeline.journal import Point, journal_path, read_on
-from pipeline.recipe.recipe import Recipe
-from pipeline.sample import Pack
-from pipeline.train.build import network_for
-from pipeline.train.loop import Loop
-from pipeline.train.optim import make_optimizer, rate_factor
-from pipeline.train.run import Prepared, fit, open_run
-from pipeline.train.stop import ask
+from interlace.contract.errors import InterlaceError, StoppedError
+from interlace.contract.sample import Pack
+from interlace.data.plan.plan import Schedule
+from interlace.data.read.open import open_reader
+from interlace.data.read.reader import Reader
+from interlace.recipe.recipe import Recipe
+from interlace.store.journal import Point, journal_path, read_on
+from interlace.train.build import network_for
+from interlace.train.loop import Loop
+from interlace.train.optim import make_optimizer, rate_factor
+from interlace.train.run import Prepared, fit, open_run
+from interlace.train.stop import ask
 
 WARM_UP_STEPS = 5
 LEAST_STEPS = 20
@@ -149,7 +150,7 @@ def estimate(prepared: Prepared, data_cpus: float, seconds: float) -> Estimate:
     validation = prepared.index.manifests.get("validation")
     packs = 0
     if validation is not None:
-        plan = prepared.index.reader(prepared.recipe, "validation", training=False).plan()
+        plan = open_reader(prepared.index, prepared.recipe, "validation", training=False).plan()
         packs = sum(w.num_packs for w in plan.schedule(epochs=1).windows)
     steps = prepared.schedule.num_steps
     return Estimate(
@@ -256,7 +257,7 @@ def _mean(points: Sequence[Point], name: str) -> float:
 def _on_a_worker(prepared: Prepared, workers: int, seconds: float) -> tuple[float, float, float]:
     """Seconds of a step alone, bytes of a pack and of a checkpoint, from a process placed as a worker is."""
     recipe = prepared.recipe
-    reader = prepared.index.reader(recipe, "train", training=True)
+    reader = open_reader(prepared.index, recipe, "train", training=True)
     task = ray.remote(num_cpus=recipe.train.cpus_per_worker, num_gpus=recipe.train.gpus_per_worker, max_calls=1)(_alone)
     placed = task.options(label_selector=dict(recipe.train.labels)) if recipe.train.labels else task
     found: tuple[float, float, float] = ray.get(

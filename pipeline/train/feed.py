@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from pipeline.sample import Pack
+from interlace.contract.sample import Pack
 
 _END = object()
 

@@ -16,17 +16,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.batch import Batch, to_batch
-from pipeline.errors import NonFiniteLossError, PositionError
-from pipeline.model.network import Network, Outputs
-from pipeline.recipe.recipe import Recipe
-from pipeline.sample import BadRecord, Pack
-from pipeline.tasks import State
-from pipeline.tasks.weighting import UncertaintyWeights
-from pipeline.train.average import WeightAverage
-from pipeline.train.notice import Notice
-from pipeline.train.optim import learning_rate, set_rate
-from pipeline.train.parallel import delay_exchange, finish_gradients, whole_state
+from interlace.contract.batch import Batch, to_batch
+from interlace.contract.errors import NonFiniteLossError, PositionError
+from interlace.contract.sample import BadRecord, Pack
+from interlace.model.network import Network, Outputs
+from interlace.recipe.recipe import Recipe
+from interlace.tasks import State
+from interlace.tasks.weighting import UncertaintyWeights
+from interlace.train.average import WeightAverage
+from interlace.train.notice import Notice
+from interlace.train.optim import learning_rate, set_rate
+from interlace.train.parallel import delay_exchange, finish_gradients, whole_state
 
 
 class Losses(nn.Module):

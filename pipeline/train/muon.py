@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.transformer import Block
-from pipeline.train.parallel import is_sharded, rows_like
+from interlace.model.transformer import Block
+from interlace.train.parallel import is_sharded, rows_like
 
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

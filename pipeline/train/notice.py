@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.train.stop import is_asked
+from interlace.train.stop import is_asked
 
 SAVE = "save"
 """File of a run's folder that asks for a checkpoint; it says why."""

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.fields import AnyField
-from pipeline.model.embedding import encoder_of
-from pipeline.model.fusion import key
-from pipeline.model.network import FIELD_PARTS
-from pipeline.recipe.recipe import Optim
-from pipeline.train.muon import Muon, hidden_matrices
+from interlace.model.embedding import encoder_of
+from interlace.model.fusion import key
+from interlace.model.network import FIELD_PARTS
+from interlace.recipe.fields import AnyField
+from interlace.recipe.optim import Optim
+from interlace.train.muon import Muon, hidden_matrices
 
 RateFactor = Callable[[str], float]
 """From a parameter's name in the network to a factor of its learning rate."""

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.model.transformer import Block
+from interlace.model.transformer import Block
 
 
 def distribute(losses: nn.Module, kind: str, world_size: int) -> nn.Module:

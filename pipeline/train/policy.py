@@ -21,8 +21,8 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ScalingDecision,
 )
 
-from pipeline.train.elastic import Rules
-from pipeline.train.notice import LeavingError, ask_for_checkpoint, checkpoint_wanted
+from interlace.train.elastic import Rules
+from interlace.train.notice import LeavingError, ask_for_checkpoint, checkpoint_wanted
 
 SAVE_WAIT_S = 120.0
 """How long a group that shall grow is waited for, for its checkpoint."""

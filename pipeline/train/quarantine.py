@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.errors import BadShareError
-from pipeline.sample import BadRecord
-from pipeline.train.loop import sum_over_ranks
+from interlace.contract.errors import BadShareError
+from interlace.contract.sample import BadRecord
+from interlace.train.loop import sum_over_ranks
 
 
 class Quarantine:

@@ -23,24 +23,26 @@ import ray
 import ray.train
 import ray.train.torch
 
-from pipeline.data.index.build import Index, build_index
-from pipeline.data.plan import Plan, Schedule
-from pipeline.data.sources import Mapper
-from pipeline.data.stream import data_config, dataset
-from pipeline.errors import InterlaceError, ResumeError, StoppedError
-from pipeline.lock import DRIVER, held, worker_lock
-from pipeline.origin import pin, starts_folder
-from pipeline.recipe.recipe import PLACE_KEYS, Recipe, digest, flatten, is_place, to_yaml
-from pipeline.sample import Pack
-from pipeline.system import sampled
-from pipeline.train.build import network_for
-from pipeline.train.checkpoint import newest_checkpoint
-from pipeline.train.elastic import Rules
-from pipeline.train.notice import checkpoint_given
-from pipeline.train.policy import ElasticTrainer
-from pipeline.train.start import start
-from pipeline.train.stop import asking_on_sigterm, clear, ctrl_c_restored, is_asked
-from pipeline.train.worker import FAILURE, Job, OnEvaluation, Worker, train_worker
+from interlace.contract.errors import InterlaceError, ResumeError, StoppedError
+from interlace.contract.sample import Pack
+from interlace.data.index.build import Index, build_index
+from interlace.data.plan.plan import Plan, Schedule
+from interlace.data.read.open import open_reader
+from interlace.data.sources import Mapper
+from interlace.data.stream import data_config, dataset
+from interlace.recipe.identity import PLACE_KEYS, digest, flatten, is_place, to_yaml
+from interlace.recipe.recipe import Recipe
+from interlace.recipe.start import pin, starts_folder
+from interlace.store.lock import DRIVER, held, worker_lock
+from interlace.store.system import sampled
+from interlace.train.build import network_for
+from interlace.train.checkpoint import newest_checkpoint
+from interlace.train.elastic import Rules
+from interlace.train.notice import checkpoint_given
+from interlace.train.policy import ElasticTrainer
+from interlace.train.start import start
+from interlace.train.stop import asking_on_sigterm, clear, ctrl_c_restored, is_asked
+from interlace.train.worker import FAILURE, Job, OnEvaluation, Worker, train_worker
 
 COLLECTIVE_TIMEOUT_S = 600
 ELASTIC_START_TIMEOUT_S = "20"
@@ -75,7 +77,7 @@ def prepare(recipe: Recipe, mapper: Mapper) -> Prepared:
     recipe = pin(recipe)
     index = build_index(recipe, mapper)
     start(network_for(recipe, index.fitted), recipe, starts_folder(recipe))  # faults are for now, not for workers
-    plan = index.reader(recipe, "train", training=True).plan()
+    plan = open_reader(index, recipe, "train", training=True).plan()
     schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
     first_epoch = sum(w.num_packs for w in schedule.windows if w.epoch == 0)
     return Prepared(
@@ -219,14 +221,14 @@ def fit_here(run: Run, prepared: Prepared, on_evaluation: OnEvaluation | None = 
 
 def _packs(prepared: Prepared, start: int) -> Iterator[Pack]:
     """The packs from a position on, read in this process."""
-    reader = prepared.index.reader(prepared.recipe, "train", training=True)
+    reader = open_reader(prepared.index, prepared.recipe, "train", training=True)
     for window in prepared.schedule.since(start):
         yield from reader.read(window, first=start, stop=prepared.schedule.stop, plan=prepared.plan)
 
 
 def _stream(folder: Path, prepared: Prepared) -> Callable[[], Any]:
     """The dataset factory that Ray Train calls at every start of the worker group: the stream from where it stands."""
-    reader = ray.put(prepared.index.reader(prepared.recipe, "train", training=True))
+    reader = ray.put(open_reader(prepared.index, prepared.recipe, "train", training=True))
     schedule = prepared.schedule
 
     def make() -> Any:
@@ -246,7 +248,9 @@ def _job(run: Run, prepared: Prepared) -> Job:
         fitted=index.fitted,
         num_steps=prepared.schedule.num_steps,
         eval_every=prepared.eval_every,
-        validation=index.reader(recipe, "validation", training=False) if "validation" in index.manifests else None,
+        validation=open_reader(index, recipe, "validation", training=False)
+        if "validation" in index.manifests
+        else None,
         num_rows=train.num_rows,
         num_bad=len(train.bad),
         threads=prepared.threads,

@@ -1,6 +1,6 @@
 """Weights that a fresh network starts from: those of another run's fields, of its other layers, of pretrained models.
 
-Fitted state comes from there too (`pipeline.origin.fitted_from`); a run that goes on from a checkpoint needs neither.
+Fitted state comes from there too (`recipe.start.fitted_from`); a run that goes on from a checkpoint needs neither.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.errors import StartError
-from pipeline.model.embedding import encoder_of
-from pipeline.model.fusion import key
-from pipeline.model.network import FIELD_PARTS, Network
-from pipeline.model.pretrained import read_pretrained
-from pipeline.origin import MODEL, RECIPE
-from pipeline.recipe.recipe import Recipe, load_recipe
-from pipeline.train.tensors import read_weights
+from interlace.contract.errors import StartError
+from interlace.model.embedding import encoder_of
+from interlace.model.fusion import key
+from interlace.model.network import FIELD_PARTS, Network
+from interlace.model.pretrained import read_pretrained
+from interlace.recipe.load import load_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.recipe.start import MODEL, RECIPE
+from interlace.train.tensors import read_weights
 
 HEADS = "heads."
 UNPAIRED = ".mask_D"
@@ -29,7 +30,7 @@ def start(network: Network, recipe: Recipe, home: Path) -> list[str]:
     Args:
         network: of the recipe, on any device.
         recipe: with `init` of fields or of the model, or without.
-        home: the folder of kept copies (`pipeline.origin.starts_folder`).
+        home: the folder of kept copies (`interlace.recipe.start.starts_folder`).
 
     Raises:
         StartError: shapes or layers differ; all faults of a field are named, and nothing has been changed.

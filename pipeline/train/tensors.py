@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline.errors import CheckpointError
-from pipeline.train.parallel import is_sharded
+from interlace.contract.errors import CheckpointError
+from interlace.train.parallel import is_sharded
 
 FIRST_ROWS = "first_rows"
 

@@ -19,17 +19,17 @@ from typing import Any
 import ray.train
 import torch
 
-from pipeline.batch import to_batch
-from pipeline.data.reader import Reader
-from pipeline.data.stream import CPU_SECONDS
-from pipeline.errors import BadShareError, InterlaceError, NonFiniteLossError
-from pipeline.journal import Journal, journal_path, last_point
-from pipeline.lock import held, worker_lock
-from pipeline.recipe.recipe import Recipe
-from pipeline.sample import Pack, table_to_pack
-from pipeline.system import sampled
-from pipeline.train.build import network_for
-from pipeline.train.checkpoint import (
+from interlace.contract.batch import to_batch
+from interlace.contract.errors import BadShareError, InterlaceError, NonFiniteLossError
+from interlace.contract.sample import Pack, table_to_pack
+from interlace.data.read.reader import Reader
+from interlace.data.stream import CPU_SECONDS
+from interlace.recipe.recipe import Recipe
+from interlace.store.journal import Journal, journal_path, last_point
+from interlace.store.lock import held, worker_lock
+from interlace.store.system import sampled
+from interlace.train.build import network_for
+from interlace.train.checkpoint import (
     Found,
     RunState,
     checkpoint_folder,
@@ -38,14 +38,14 @@ from pipeline.train.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from pipeline.train.feed import read_ahead
-from pipeline.train.gauges import Gauges
-from pipeline.train.loop import Loop, Losses, StepReport, sum_over_ranks
-from pipeline.train.notice import LeavingError, Lookout, Notice, checkpoint_given, checkpoint_wanted, enough_stay
-from pipeline.train.optim import after_evaluation, make_optimizer, rate_factor
-from pipeline.train.parallel import distribute, holds_shards
-from pipeline.train.quarantine import Quarantine
-from pipeline.train.start import start
+from interlace.train.feed import read_ahead
+from interlace.train.gauges import Gauges
+from interlace.train.loop import Loop, Losses, StepReport, sum_over_ranks
+from interlace.train.notice import LeavingError, Lookout, Notice, checkpoint_given, checkpoint_wanted, enough_stay
+from interlace.train.optim import after_evaluation, make_optimizer, rate_factor
+from interlace.train.parallel import distribute, holds_shards
+from interlace.train.quarantine import Quarantine
+from interlace.train.start import start
 
 READ_AHEAD = 4
 LOCK_WAIT_S = 60.0

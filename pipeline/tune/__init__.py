@@ -7,6 +7,6 @@
 4. `trial.py` runs in the trial's process: the training loop of every other run, packs read in the process itself. Its
    folder holds journal and checkpoints; each evaluation is reported to Tune.
 5. `run.py` is the driver: the clock, Ctrl-C; it hears of evaluations and ends.
-6. The folder (`pipeline/sweep.py`) is the truth. Of Tune nothing is kept: each start is a new Tuner over the trials
+6. The folder (`folder.py`) is the truth. Of Tune nothing is kept: each start is a new Tuner over the trials
    that have not ended.
 """

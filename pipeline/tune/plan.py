@@ -5,17 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.index.build import Index, build_index
-from pipeline.data.reader import Reader
-from pipeline.data.sources import Mapper
-from pipeline.errors import InterlaceError, RecipeError
-from pipeline.origin import pin
-from pipeline.recipe.recipe import Recipe
-from pipeline.sweep import Goal
-from pipeline.train.build import network_for
-from pipeline.train.run import Prepared, prepare
-from pipeline.tune import tpe
-from pipeline.tune.search import Search, overridden, sample
+from interlace.contract.errors import InterlaceError, RecipeError
+from interlace.data.index.build import Index, build_index
+from interlace.data.read.open import open_reader
+from interlace.data.read.reader import Reader
+from interlace.data.sources import Mapper
+from interlace.recipe.recipe import Recipe
+from interlace.recipe.start import pin
+from interlace.train.build import network_for
+from interlace.train.run import Prepared, prepare
+from interlace.tune import tpe
+from interlace.tune.folder import Goal
+from interlace.tune.search import Search
+from interlace.tune.suggest import overridden, sample
 
 CACHE_GB = 2.0
 """Bound of the cache of decoded values that trials share where the recipe has none: decoding is then paid once."""
@@ -74,7 +76,7 @@ def _readers(indexes: Sequence[tuple[Recipe, Index]]) -> tuple[Reader, ...]:
     found: dict[tuple[str, str, str], Reader] = {}
     for recipe, index in indexes:
         for split in ("train", "validation"):
-            reader = index.reader(recipe, split, training=split == "train")
+            reader = open_reader(index, recipe, split, training=split == "train")
             assert reader.cache is not None  # `_in_place` has turned it on
             found.setdefault((split, reader.cache.reads, reader.manifest.digest), reader)
     return tuple(found.values())

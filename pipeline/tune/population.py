@@ -1,6 +1,6 @@
 """The trials of a population between two stops: who has to train still, and the exchange when all have come there.
 
-    exchanges/002.json  step, values at it, and who goes on as a changed copy of whom (`pipeline/exchange.py`)
+    exchanges/002.json  step, values at it, and who goes on as a changed copy of whom (`pipeline/tune/exchange.py`)
     trials/007/trial.json  the settings now, and the number of the last exchange that the trial has gone through
 
 A decision is written before it is carried out, and each trial's part of it is done in one step, so a search that was
@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.exchange import copies
-from pipeline.recipe.recipe import Recipe
-from pipeline.sweep import Goal, Sweep, read_json, write_json
-from pipeline.train.checkpoint import newest_checkpoint
-from pipeline.tune.search import Search
+from interlace.recipe.recipe import Recipe
+from interlace.train.checkpoint import newest_checkpoint
+from interlace.tune.exchange import copies
+from interlace.tune.folder import Goal, Sweep, read_json, write_json
+from interlace.tune.search import Search
 
 
 class Population:

@@ -1,6 +1,6 @@
 """The driver of a search: trials run until they have ended, the time is over, or somebody stops it.
 
-prepare_sweep (`plan.py`) -> open_sweep (`pipeline/sweep.py`) -> run_sweep (Ray Tune)
+prepare_sweep (`plan.py`) -> open_sweep (`pipeline/tune/folder.py`) -> run_sweep (Ray Tune)
 """
 
 import os
@@ -15,11 +15,11 @@ from typing import Any, Literal, final
 
 from ray import tune
 
-from pipeline.sweep import ENDED, Goal, Sweep, end_trial, read_json
-from pipeline.tune.plan import SweepPlan
-from pipeline.tune.schedulers import make_scheduler
-from pipeline.tune.searchers import Listener, make_searcher
-from pipeline.tune.trial import Shared, run_trial
+from interlace.tune.folder import ENDED, Goal, Sweep, end_trial, read_json
+from interlace.tune.plan import SweepPlan
+from interlace.tune.schedulers import make_scheduler
+from interlace.tune.searchers import Listener, make_searcher
+from interlace.tune.trial import Shared, run_trial
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # journals are ours

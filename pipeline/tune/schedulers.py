@@ -11,9 +11,9 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from pipeline.sweep import Goal, Trial
-from pipeline.tune.search import Search
-from pipeline.tune.trial import PROGRESS, VALUE, progress
+from interlace.tune.folder import Goal, Trial
+from interlace.tune.search import Search
+from interlace.tune.trial import PROGRESS, VALUE, progress
 
 FEWEST_FOR_A_MEDIAN = 3
 

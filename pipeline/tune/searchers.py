@@ -7,14 +7,14 @@ from typing import Any, Protocol, final
 
 from ray.tune.search import Searcher
 
-from pipeline.data.index.build import build_index
-from pipeline.errors import InterlaceError
-from pipeline.exchange import stops
-from pipeline.sweep import Sweep, end_trial, read_json
-from pipeline.tune import tpe
-from pipeline.tune.plan import SweepPlan
-from pipeline.tune.population import Population
-from pipeline.tune.search import overridden, sample
+from interlace.contract.errors import InterlaceError
+from interlace.data.index.build import build_index
+from interlace.tune import tpe
+from interlace.tune.exchange import stops
+from interlace.tune.folder import Sweep, end_trial, read_json
+from interlace.tune.plan import SweepPlan
+from interlace.tune.population import Population
+from interlace.tune.suggest import overridden, sample
 
 
 class Listener(Protocol):

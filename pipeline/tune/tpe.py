@@ -6,10 +6,11 @@ A study is made anew for each suggestion from the trials of the sweep's folder, 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InterlaceError
-from pipeline.recipe.recipe import Recipe
-from pipeline.sweep import Goal, Trial
-from pipeline.tune.search import Search, Space, active, values_of
+from interlace.contract.errors import InterlaceError
+from interlace.recipe.recipe import Recipe
+from interlace.tune.folder import Goal, Trial
+from interlace.tune.search import Search, Space
+from interlace.tune.suggest import active, values_of
 
 if TYPE_CHECKING:
     import optuna

@@ -11,13 +11,15 @@ from typing import Any
 
 from ray import tune
 
-from pipeline.errors import InterlaceError, ResumeError
-from pipeline.journal import journal_path, open_lines, read, write_line
-from pipeline.recipe.recipe import Recipe, to_yaml
-from pipeline.sweep import Goal, end_trial, read_json, write_json
-from pipeline.train.checkpoint import newest_checkpoint
-from pipeline.train.run import Prepared, Run, fit, fit_here, prepare
-from pipeline.tune.search import Search, overridden
+from interlace.contract.errors import InterlaceError, ResumeError
+from interlace.recipe.identity import to_yaml
+from interlace.recipe.recipe import Recipe
+from interlace.store.journal import journal_path, open_lines, read, write_line
+from interlace.train.checkpoint import newest_checkpoint
+from interlace.train.run import Prepared, Run, fit, fit_here, prepare
+from interlace.tune.folder import Goal, end_trial, read_json, write_json
+from interlace.tune.search import Search
+from interlace.tune.suggest import overridden
 
 CURVE_POINTS = 200
 """Points of training metrics that a trial journals at most: enough for a curve, and cheap to ship."""

@@ -22,11 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.data.index.build import build_index
-from pipeline.data.plan import Plan
-from pipeline.data.reader import Reader
-from pipeline.modalities import MODALITIES
-from pipeline.recipe.recipe import parse_recipe
+from interlace.data.index.build import build_index
+from interlace.data.plan.plan import Plan
+from interlace.data.read.open import open_reader
+from interlace.data.read.reader import Reader
+from interlace.modalities import MODALITIES
+from interlace.recipe.load import parse_recipe
 
 DATA = Path(os.environ.get("INTERLACE_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 ROWS = 2000
@@ -95,7 +96,7 @@ def measure(folder: Path, names: tuple[str, ...], *, augmented: bool) -> tuple[f
         "train": {"epochs": 1},
     }
     recipe = parse_recipe(tree)
-    reader = build_index(recipe).reader(recipe, "train", training=True)
+    reader = open_reader(build_index(recipe), recipe, "train", training=True)
     plan, without = reader.plan(), replace(reader, cache=None)
     assert reader.cache is not None
     next(without.read(next(plan.windows()), first=0, stop=1, plan=plan))  # what is made once a process

@@ -22,12 +22,14 @@ from PIL import Image
 from ray.data import ExecutionOptions
 from tokenizers import Tokenizer
 
-from cluster.connect import connect
-from pipeline.data.index.build import Index, build_index
-from pipeline.data.sources import find_shards
-from pipeline.data.stream import dataset
-from pipeline.fields import ImageField, TextField
-from pipeline.recipe.recipe import Recipe, load_recipe
+from interlace.cluster.connect import connect
+from interlace.data.index.build import Index, build_index
+from interlace.data.read.open import open_reader
+from interlace.data.sources import find_shards
+from interlace.data.stream import dataset
+from interlace.recipe.fields import ImageField, TextField
+from interlace.recipe.load import load_recipe
+from interlace.recipe.recipe import Recipe
 
 EPOCHS = 4
 
@@ -87,7 +89,7 @@ def decode_picture(value: bytes, field: ImageField) -> np.ndarray:
 
 def in_process(recipe: Recipe, index: Index, *, training: bool) -> int:
     """The reader without Ray."""
-    reader = index.reader(recipe, "train", training=training)
+    reader = open_reader(index, recipe, "train", training=training)
     plan = reader.plan()
     schedule = plan.schedule(epochs=EPOCHS)
     packs = (p for w in schedule.windows for p in reader.read(w, first=0, stop=schedule.stop, plan=plan))
@@ -96,7 +98,7 @@ def in_process(recipe: Recipe, index: Index, *, training: bool) -> int:
 
 def under_ray(recipe: Recipe, index: Index) -> float:
     """CPU seconds for 1,000 samples inside data tasks, from their first pack on."""
-    reader = index.reader(recipe, "train", training=False)
+    reader = open_reader(index, recipe, "train", training=False)
     schedule = reader.plan().schedule(epochs=EPOCHS)
     notes = Path(tempfile.mkdtemp())
 

@@ -25,8 +25,9 @@ import soundfile
 import torch
 from PIL import Image
 
-from pipeline.data.index.build import build_index
-from pipeline.recipe.recipe import Recipe, load_recipe
+from interlace.data.index.build import build_index
+from interlace.recipe.load import load_recipe
+from interlace.recipe.recipe import Recipe
 from tests.benchmarks.training import CPU_S, DATA, RECIPES, Found, Trained, accuracies, changed, train
 from tests.realdata import GROUP_ROWS, pair_digits
 

@@ -21,10 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.fit import fit
-from pipeline.data.index.build import list_groups
-from pipeline.data.sources import find_shards
-from pipeline.recipe.recipe import Recipe, parse_recipe
+from interlace.data.index.build import list_groups
+from interlace.data.index.fit import fit
+from interlace.data.sources import find_shards
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
 from tests.shards import write_tar
 
 ROWS_PER_SHARD, GROUP_ROWS, NUM_WORDS = 5_000, 250, 5_000

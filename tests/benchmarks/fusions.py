@@ -25,16 +25,18 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.batch import Batch, to_batch
-from pipeline.data.index.build import Index, build_index
-from pipeline.data.reader import Reader
-from pipeline.model.fusions import FUSIONS
-from pipeline.model.network import Network
-from pipeline.recipe.recipe import Recipe, load_recipe
-from pipeline.sample import Pack
-from pipeline.train.build import network_for
-from pipeline.train.loop import Loop, evaluate
-from pipeline.train.optim import make_optimizer
+from interlace.contract.batch import Batch, to_batch
+from interlace.contract.sample import Pack
+from interlace.data.index.build import Index, build_index
+from interlace.data.read.open import open_reader
+from interlace.data.read.reader import Reader
+from interlace.model.fusions import FUSIONS
+from interlace.model.network import Network
+from interlace.recipe.load import load_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.train.build import network_for
+from interlace.train.loop import Loop, evaluate
+from interlace.train.optim import make_optimizer
 from tests.realdata import SETS
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "digits.yaml"
@@ -127,8 +129,8 @@ def main() -> None:
         for seed in range(options.seeds):
             recipe = recipe_of(folder, "mid", seed, options.steps)
             index = build_index(recipe)
-            packs = read(index.reader(recipe, "train", training=True), options.steps)
-            held_out = whole(index.reader(recipe, "validation", training=False))
+            packs = read(open_reader(index, recipe, "train", training=True), options.steps)
+            held_out = whole(open_reader(index, recipe, "validation", training=False))
             for fusion, found in outcomes.items():
                 chosen = recipe_of(folder, fusion, seed, options.steps)
                 if fusion not in sizes:

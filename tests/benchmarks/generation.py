@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import fields as settings
-from pipeline.batch import Batch, to_batch
-from pipeline.model.attention import Segments
-from pipeline.model.network import Network, Outputs
-from pipeline.recipe import recipe
-from pipeline.sample import BEGIN, END, FieldPack, FieldSpec, Pack
-from pipeline.tasks import Context, GenerationTask
-from pipeline.tasks.generation import memory_of
-from pipeline.tasks.search import NEVER
+from interlace.contract.batch import Batch, to_batch
+from interlace.contract.sample import BEGIN, END, FieldPack, FieldSpec, Pack
+from interlace.model.attention import Segments
+from interlace.model.network import Network, Outputs
+from interlace.recipe import fields as settings
+from interlace.recipe import recipe
+from interlace.tasks import Context, GenerationTask
+from interlace.tasks.generation import memory_of
+from interlace.tasks.search import NEVER
 from tests.training import Lines
 
 CAPTIONS, TOKENS, VOCAB = 100, 24, 1000

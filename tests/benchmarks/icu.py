@@ -22,13 +22,15 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-from pipeline.batch import to_batch
-from pipeline.data.index.build import build_index
-from pipeline.recipe.recipe import Recipe, parse_recipe
-from pipeline.train.build import network_for
-from pipeline.train.loop import Loop
-from pipeline.train.optim import make_optimizer
-from pipeline.train.worker import read_share
+from interlace.contract.batch import to_batch
+from interlace.data.index.build import build_index
+from interlace.data.read.open import open_reader
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.train.build import network_for
+from interlace.train.loop import Loop
+from interlace.train.optim import make_optimizer
+from interlace.train.worker import read_share
 
 NUM_FOLDS = 5
 LEAST = 0.835
@@ -69,7 +71,7 @@ def train_and_judge(recipe: Recipe) -> dict[str, dict[str, float]]:
     index = build_index(recipe)
     torch.manual_seed(recipe.seed)
     network = network_for(recipe, index.fitted)
-    reader = index.reader(recipe, "train", training=True)
+    reader = open_reader(index, recipe, "train", training=True)
     plan = reader.plan()
     schedule = plan.schedule(epochs=recipe.train.epochs)
     packs = (p for w in schedule.windows for p in reader.read(w, first=0, stop=schedule.stop, plan=plan))
@@ -79,7 +81,7 @@ def train_and_judge(recipe: Recipe) -> dict[str, dict[str, float]]:
     )
     for _ in loop.steps(packs, 0):
         pass
-    batches = [to_batch(p) for p in read_share(index.reader(recipe, "validation", training=False))]
+    batches = [to_batch(p) for p in read_share(open_reader(index, recipe, "validation", training=False))]
     given = {"all": tuple(recipe.fields)}
     if len(recipe.fields) == sum(map(len, PARTS.values())):
         given |= PARTS

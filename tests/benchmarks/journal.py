@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.journal import Journal, read
+from interlace.store.journal import Journal, read
 
 STEPS = 20_000
 

@@ -25,11 +25,12 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from pipeline.data.reader import Recordings, Slot, join
-from pipeline.fields import AudioField, ImageField, SeriesField, TextField
-from pipeline.modalities import make
-from pipeline.modalities.base import Modality
-from pipeline.modalities.mel import MelSettings, make_filters
+from interlace.data.index.records import Recordings
+from interlace.data.read.reader import Slot, join
+from interlace.modalities import make
+from interlace.modalities.base import Modality
+from interlace.modalities.mel import MelSettings, make_filters
+from interlace.recipe.fields import AudioField, ImageField, SeriesField, TextField
 from tests.fitting import fit
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.recipe.recipe import Recipe, load_recipe
+from interlace.recipe.load import load_recipe
+from interlace.recipe.recipe import Recipe
 from tests.benchmarks.training import DATA, RECIPES, changed, only, train, with_steps_for
 from tests.realdata import omniglot
 

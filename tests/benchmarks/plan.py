@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.journal import journal_path, read
+from interlace.store.journal import journal_path, read
 
 OFF = 0.15
 NUMBER = re.compile(r"expected: ([0-9.]+) samples/s")
@@ -18,7 +18,7 @@ NUMBER = re.compile(r"expected: ([0-9.]+) samples/s")
 
 def interlace(*words: str) -> str:
     """Run a command; what it printed."""
-    done = subprocess.run([sys.executable, "-m", "jobs", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "interlace.jobs", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(words)} failed:\n{done.stdout}\n{done.stderr}")
     return done.stdout

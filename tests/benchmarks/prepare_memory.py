@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.data.prepare import make_plan, prepare
+from interlace.data.prepare import make_plan, prepare
 from tests.joined import four_formats, preparation, write_four_formats, write_parquet
 
 POLL_S, RAY_POLL_S = 0.02, 0.5  # proportional shares cost the kernel much
@@ -33,8 +33,8 @@ def child(sources: Path, out: Path, on_ray: bool) -> None:
     if not on_ray:
         prepared = prepare(plan)
     else:
-        from cluster.connect import connect
-        from pipeline.data.stream import stream_units
+        from interlace.cluster.connect import connect
+        from interlace.data.stream import stream_units
 
         connect(local_cpus=2)
         prepared = prepare(plan, stream_units)

@@ -16,16 +16,18 @@ from pathlib import Path
 
 import torch
 
-from jobs.datasets.emoji import build
-from pipeline.batch import to_batch
-from pipeline.data.index.build import Index, build_index
-from pipeline.model.network import Network
-from pipeline.recipe.recipe import Recipe, load_recipe
-from pipeline.tasks.retrieval import DIRECTIONS
-from pipeline.train.build import network_for
-from pipeline.train.loop import Loop, evaluate
-from pipeline.train.optim import make_optimizer
-from pipeline.train.worker import read_share
+from interlace.contract.batch import to_batch
+from interlace.data.index.build import Index, build_index
+from interlace.data.read.open import open_reader
+from interlace.jobs.datasets.emoji import build
+from interlace.model.network import Network
+from interlace.recipe.load import load_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.tasks.retrieval import DIRECTIONS
+from interlace.train.build import network_for
+from interlace.train.loop import Loop, evaluate
+from interlace.train.optim import make_optimizer
+from interlace.train.worker import read_share
 
 RECIPE = Path(__file__).parents[2] / "jobs" / "recipes" / "emoji_retrieval.yaml"
 TIMES_CHANCE = 8.0
@@ -35,7 +37,7 @@ SEEDS = 2
 
 def train(recipe: Recipe, index: Index) -> Network:
     """The network of a recipe after its last step, with averaged weights where the recipe has `optim.ema`."""
-    reader = index.reader(recipe, "train", training=True)
+    reader = open_reader(index, recipe, "train", training=True)
     plan = reader.plan()
     schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
     torch.manual_seed(recipe.seed)
@@ -58,7 +60,7 @@ def whole_matrix(network: Network, recipe: Recipe, index: Index, split: str) -> 
     sides: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     network.eval()
     task = network.tasks["pair"]
-    for pack in read_share(index.reader(recipe, split, training=False)):
+    for pack in read_share(open_reader(index, recipe, split, training=False)):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16"):
             rows = task.predict(network(to_batch(pack)))
         for row in rows:
@@ -79,7 +81,7 @@ def whole_matrix(network: Network, recipe: Recipe, index: Index, split: str) -> 
 
 def judge(network: Network, recipe: Recipe, index: Index, split: str) -> list[float]:
     """Print the figures of a split; recall@10 over chance of both directions, none where figures differ."""
-    packs = read_share(index.reader(recipe, split, training=False))
+    packs = read_share(open_reader(index, recipe, split, training=False))
     metrics = evaluate(network, (to_batch(p) for p in packs), recipe, torch.device("cpu"))
     plain = whole_matrix(network, recipe, index, split)
     for name, value in metrics.items():

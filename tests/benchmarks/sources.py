@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from pipeline.data.sources import open_source
-from pipeline.data.sources.spans import read_span
-from pipeline.recipe.recipe import Source
+from interlace.data.sources import open_source
+from interlace.data.sources.spans import read_span
+from interlace.recipe.data import Source
 from tests.data import SCHEMA
 from tests.shards import ENDINGS, FORMATS, SETTINGS, Row, write_format
 

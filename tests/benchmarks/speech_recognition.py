@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.recipe.recipe import load_recipe
+from interlace.recipe.load import load_recipe
 from tests.realdata import asterisk_english
 from tests.training import DATA, RECIPES, Lines, lasting, metrics, train
 

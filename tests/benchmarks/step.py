@@ -11,12 +11,12 @@ import time
 import numpy as np
 import torch
 
-from pipeline import fields as settings
-from pipeline.batch import Batch, to_batch
-from pipeline.model.network import Network
-from pipeline.recipe import recipe
-from pipeline.sample import FieldPack, FieldSpec, Pack, TargetPack
-from pipeline.tasks import ClassificationTask, Context
+from interlace.contract.batch import Batch, to_batch
+from interlace.contract.sample import FieldPack, FieldSpec, Pack, TargetPack
+from interlace.model.network import Network
+from interlace.recipe import fields as settings
+from interlace.recipe import recipe
+from interlace.tasks import ClassificationTask, Context
 
 SAMPLES = 64
 SPECS = {

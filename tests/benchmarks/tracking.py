@@ -32,8 +32,8 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.journal import Journal, journal_path
-from pipeline.tracking import Tracker, make_target
+from interlace.store.journal import Journal, journal_path
+from interlace.tracking import Tracker, make_target
 from tests.e2e.faulty import FINE, Fault, Proxy, mlflow_server
 from tests.tracked import shown
 

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import torch
 
-from pipeline.data.index.build import Index, build_index
-from pipeline.evaluate import evaluate_subsets, field_subsets
-from pipeline.model.network import Network
-from pipeline.recipe.recipe import Recipe, parse_recipe
-from pipeline.sample import Pack
-from pipeline.train.build import network_for
-from pipeline.train.loop import Loop
-from pipeline.train.optim import make_optimizer
+from interlace.contract.sample import Pack
+from interlace.data.index.build import Index, build_index
+from interlace.data.read.open import open_reader
+from interlace.model.network import Network
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.results.evaluate import evaluate_subsets, field_subsets
+from interlace.train.build import network_for
+from interlace.train.loop import Loop
+from interlace.train.optim import make_optimizer
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("INTERLACE_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -75,7 +77,7 @@ def accuracies(
     recipe: Recipe, index: Index, network: Network, subsets: Sequence[tuple[str, ...]] | None = None
 ) -> Found:
     """See `Trained.accuracies`; recipe and index may name another validation split, and only some subsets count."""
-    reader = index.reader(recipe, "validation", training=False)
+    reader = open_reader(index, recipe, "validation", training=False)
     subsets = subsets or field_subsets(list(recipe.fields))
     results = evaluate_subsets(network, reader, recipe, subsets, torch.device("cpu"))
     return {r.fields: 100 * r.metrics[f"{next(iter(recipe.tasks))}/accuracy"] for r in results}
@@ -122,13 +124,13 @@ def only(recipe: Recipe, name: str) -> Recipe:
 
 
 def _mean_tokens(recipe: Recipe) -> float:
-    return float(build_index(recipe).reader(recipe, "train", training=False).plan().num_tokens.mean())
+    return float(open_reader(build_index(recipe), recipe, "train", training=False).plan().num_tokens.mean())
 
 
 def _start(recipe: Recipe, index: Index) -> tuple[Loop, Iterator[Pack]]:
     torch.manual_seed(recipe.seed)
     network = network_for(recipe, index.fitted)
-    reader = index.reader(recipe, "train", training=True)
+    reader = open_reader(index, recipe, "train", training=True)
     plan = reader.plan()
     schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
     loop = Loop(

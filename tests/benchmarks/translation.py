@@ -14,11 +14,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.batch import Batch
-from pipeline.recipe.recipe import Recipe, load_recipe
-from pipeline.tasks import GenerationTask
-from pipeline.tasks.generation import memory_of
-from pipeline.tasks.search import beam_search, greedy
+from interlace.contract.batch import Batch
+from interlace.recipe.load import load_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.tasks import GenerationTask
+from interlace.tasks.generation import memory_of
+from interlace.tasks.search import beam_search, greedy
 from tests.realdata import multi30k
 from tests.training import DATA, RECIPES, Lines, Trained, batches, lasting, metrics, train
 

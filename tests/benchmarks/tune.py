@@ -20,7 +20,7 @@ import yaml
 from tests.benchmarks.cost import Cost, run
 
 ROOT = Path(__file__).parents[2]
-INTERLACE = (sys.executable, "-m", "jobs")
+INTERLACE = (sys.executable, "-m", "interlace.jobs")
 EMOJI = ROOT / "jobs" / "recipes" / "emoji.yaml"
 
 SMALL: dict[str, Any] = {

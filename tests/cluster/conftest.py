@@ -11,7 +11,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors, list_nodes, list_tasks
 
-from cluster.connect import connect
+from interlace.cluster.connect import connect
 from tests.e2e.conftest import interlace
 from tests.headnode import Head, clean, head
 
@@ -70,7 +70,7 @@ def interlace_in(environment: dict[str, str]) -> Run:
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "jobs", *arguments],
+            [sys.executable, "-m", "interlace.jobs", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -14,8 +14,8 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors
 
-from jobs.train import Launch, train
-from pipeline.recipe.recipe import Recipe
+from interlace.jobs.train import Launch, train
+from interlace.recipe.recipe import Recipe
 from tests.cluster.conftest import DATA, TRAIN, pools, pools_of_data_tasks
 from tests.cluster.test_submit_verbs import logged
 from tests.data import EmojiLike

@@ -8,10 +8,10 @@ import yaml
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors, list_tasks
 
-from cluster.preflight import DoesNotFitError
-from cluster.probe import NotReadyError, inspect_gpus
-from jobs.train import Launch, train
-from pipeline.recipe.recipe import load_recipe
+from interlace.cluster.preflight import DoesNotFitError
+from interlace.cluster.probe import NotReadyError, inspect_gpus
+from interlace.jobs.train import Launch, train
+from interlace.recipe.load import load_recipe
 from tests.cluster.conftest import DATA, TRAIN, Run, pools, pools_of_actors, pools_of_data_tasks
 from tests.cluster.test_elastic import check_stream
 from tests.data import EmojiLike

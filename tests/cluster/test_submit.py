@@ -14,9 +14,9 @@ import requests
 import safetensors.torch
 import yaml
 
-from jobs.console import INTERRUPTED
-from pipeline.recipe.recipe import load_recipe
-from pipeline.train.checkpoint import MODEL, checkpoint_folder
+from interlace.jobs.console import INTERRUPTED
+from interlace.recipe.load import load_recipe
+from interlace.train.checkpoint import MODEL, checkpoint_folder
 from tests.cluster.conftest import Run
 from tests.cluster.test_submit_verbs import logged
 from tests.data import EmojiLike
@@ -131,7 +131,7 @@ def left_alone(head_node: Head, home: Path, job: str) -> None:
     """Follow a job and end that by Ctrl-C: it says that the job goes on."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a background job ignore it
     watching = subprocess.Popen(
-        [sys.executable, "-m", "jobs", "logs", "-f", job, "--address", head_node.address],
+        [sys.executable, "-m", "interlace.jobs", "logs", "-f", job, "--address", head_node.address],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=head_node.environment(home),
     )  # fmt: skip
     signal.signal(signal.SIGINT, before)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.origin import MODEL
+from interlace.recipe.start import MODEL
 from tests.cluster.conftest import DATA, TRAIN, Run, pools_of_actors, pools_of_data_tasks
 from tests.data import EmojiLike
 from tests.e2e.conftest import Command

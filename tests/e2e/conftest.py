@@ -18,7 +18,7 @@ def interlace(tmp_path: Path) -> Command:
     def start(*arguments: str) -> subprocess.Popen[str]:
         with (tmp_path / "command.log").open("a", encoding="utf-8") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "jobs", *arguments],
+                [sys.executable, "-m", "interlace.jobs", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

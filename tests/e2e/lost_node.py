@@ -11,11 +11,11 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from jobs.train import Launch
-from jobs.tune import tune
-from pipeline.lock import worker_lock
-from pipeline.train.checkpoint import HASHES
-from pipeline.tune.search import load_search
+from interlace.jobs.train import Launch
+from interlace.jobs.tune import tune
+from interlace.store.lock import worker_lock
+from interlace.train.checkpoint import HASHES
+from interlace.tune.check import load_search
 
 QUICK = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
 

@@ -9,9 +9,9 @@ import pytest
 import safetensors.torch
 import yaml
 
-from pipeline.lock import held, worker_lock
-from pipeline.recipe.recipe import load_recipe
-from pipeline.train.checkpoint import MODEL, checkpoint_folder, newest_checkpoint
+from interlace.recipe.load import load_recipe
+from interlace.store.lock import held, worker_lock
+from interlace.train.checkpoint import MODEL, checkpoint_folder, newest_checkpoint
 from tests.data import EmojiLike, make_rows
 from tests.e2e.conftest import Command
 from tests.ray.reference import read_traces, run_here

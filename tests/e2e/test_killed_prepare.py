@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.data.prepare import make_plan, prepare
-from pipeline.preparation import load_preparation
+from interlace.data.prepare import make_plan, prepare
+from interlace.recipe.prepare import load_preparation
 from tests.e2e.conftest import Command
 from tests.joined import four_formats, tree, write_four_formats
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.lock import held
+from interlace.store.lock import held
 from tests.data import EmojiLike
 from tests.e2e.conftest import Command
 

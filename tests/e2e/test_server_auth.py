@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.register import run_register
-from pipeline.bulk import plan_bulk
-from pipeline.errors import InterlaceError
-from pipeline.journal import Journal, journal_path
-from pipeline.origin import hash_file
-from pipeline.tracking import Registry, Tracker, make_target, sync
+from interlace.contract.errors import InterlaceError
+from interlace.jobs.register import run_register
+from interlace.recipe.start import hash_file
+from interlace.results.bulk import plan_bulk
+from interlace.store.journal import Journal, journal_path
+from interlace.tracking import Registry, Tracker, make_target, sync
 from tests.e2e.faulty import mlflow_server
 from tests.served import Model, log_run, make_model, write
 from tests.tracked import shown

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from jobs.register import run_register
-from pipeline.predict import Predictor
-from pipeline.tracking import resolve_uri
+from interlace.jobs.register import run_register
+from interlace.results.predictor import Predictor
+from interlace.tracking import resolve_uri
 from tests.served import Model, log_run, make_model
 
 pytestmark = [

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.journal import journal_path
-from pipeline.tracking import Target, Tracker, make_target, sync
+from interlace.store.journal import journal_path
+from interlace.tracking import Target, Tracker, make_target, sync
 from tests.e2e.faulty import FINE, Fault, Proxy, mlflow_server
 from tests.tracked import card, shown
 
@@ -35,7 +35,7 @@ HEALED_S = 180.0
 WORKER = """
 import json, sys, time
 from pathlib import Path
-from pipeline.journal import Journal, journal_path
+from interlace.store.journal import Journal, journal_path
 folder, steps, step_s = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 journal, costs = Journal(journal_path(folder)), []
 for step in range(steps):
@@ -50,7 +50,7 @@ json.dump(sorted(costs), sys.stdout)
 DRIVER = """
 import sys
 from pathlib import Path
-from pipeline.tracking import Tracker, make_target
+from interlace.tracking import Tracker, make_target
 uri, folder, key = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 target = make_target(uri=uri, storage=folder, experiment=key, run_name="emoji-1", run_key=key)
 print(Tracker(folder, target).close(60.0))

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("pipeline", "jobs", "cluster")
+FOLDERS = {"pipeline": "interlace", "jobs": "interlace.jobs", "cluster": "interlace.cluster"}
+"""Folder of the repository -> the package that it is installed as."""
+PACKAGES = tuple(FOLDERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,17 +28,17 @@ class Import:
     @property
     def own(self) -> bool:
         """Whether the target is the project's own."""
-        return self.package in PACKAGES
+        return self.package == "interlace"
 
 
 def sources(root: Path = ROOT) -> dict[str, Path]:
-    """Every module of the three packages by dotted name."""
+    """Every module of the three folders by the dotted name it is imported by."""
     return {_dotted(f.relative_to(root)): f for p in PACKAGES for f in sorted((root / p).rglob("*.py"))}
 
 
 def _dotted(path: Path) -> str:
-    parts = path.with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    top, *parts = path.with_suffix("").parts
+    return ".".join([FOLDERS[top], *(parts[:-1] if parts[-1] == "__init__" else parts)])
 
 
 def imports(root: Path = ROOT) -> list[Import]:
@@ -60,5 +62,5 @@ def targets(tree: ast.AST, known: Mapping[str, Path]) -> Iterator[str]:
             assert node.module is not None
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                own = node.module.partition(".")[0] in PACKAGES
+                own = node.module.partition(".")[0] == "interlace"
                 yield inner if inner in known or not own else node.module

@@ -14,18 +14,16 @@ from tests.laws.test_layers import DATA_ARM, belongs, plant
 HOMES: dict[str, tuple[str, ...]] = {
     "PIL": ("pipeline/modalities/image.py", "jobs/datasets/"),
     "jsonschema": ("cluster/manifests.py",),
-    "matplotlib": ("pipeline/figures.py", "pipeline/sweep_figures.py"),
+    "matplotlib": ("pipeline/results/figures.py", "pipeline/results/search_figures.py"),
     "mlflow": ("pipeline/tracking/",),
     "numpy": ("pipeline/", "jobs/"),
     "optuna": ("pipeline/tune/tpe.py",),
     "pandas": ("pipeline/tracking/",),
     "pathspec": ("cluster/pack.py",),
-    "psutil": ("jobs/progress.py", "pipeline/system.py"),
-    "pyarrow": ("pipeline/sample.py", "pipeline/data/", "pipeline/bulk.py", "jobs/datasets/"),
-    "pydantic": ("pipeline/recipe/recipe.py", "pipeline/preparation.py", "pipeline/fields.py", "pipeline/faults.py",
-                 "pipeline/data_settings.py", "pipeline/optim_settings.py", "pipeline/task_settings.py",
-                 "pipeline/train_settings.py", "pipeline/tune/search.py"),
-    "pynvml": ("pipeline/system.py",),
+    "psutil": ("jobs/progress.py", "pipeline/store/system.py"),
+    "pyarrow": ("pipeline/contract/sample.py", "pipeline/data/", "pipeline/results/bulk.py", "jobs/datasets/"),
+    "pydantic": ("pipeline/recipe/", "pipeline/tune/search.py"),
+    "pynvml": ("pipeline/store/system.py",),
     "ray": (
         "cluster/", "pipeline/data/stream.py", "pipeline/train/run.py",
         "pipeline/train/policy.py", "pipeline/train/estimate.py", "pipeline/train/gauges.py",
@@ -42,17 +40,20 @@ HOMES: dict[str, tuple[str, ...]] = {
     "soundfile": ("pipeline/modalities/audio.py",),
     "soxr": ("pipeline/modalities/audio.py",),
     "tokenizers": (
-        "pipeline/detokenizer.py", "pipeline/modalities/text.py", "pipeline/modalities/vocabulary.py",
+        "pipeline/contract/detokenizer.py", "pipeline/modalities/text.py", "pipeline/modalities/vocabulary.py",
         "pipeline/modalities/pretrained.py",
     ),
     "torch": (
-        "pipeline/batch.py", "pipeline/model/", "pipeline/tasks/", "pipeline/train/", "pipeline/evaluate.py",
-        "pipeline/predict.py", "jobs/report.py", "jobs/start.py", "jobs/train.py", "cluster/probe.py",
+        "pipeline/contract/batch.py", "pipeline/model/", "pipeline/tasks/", "pipeline/train/",
+        "pipeline/results/evaluate.py", "pipeline/results/predictor.py", "pipeline/results/evaluation.py",
+        "jobs/start.py", "jobs/train.py", "cluster/probe.py",
     ),
     "transformers": ("pipeline/model/pretrained.py",),
     "typer": ("jobs/",),
-    "xxhash": ("pipeline/data/", "pipeline/origin.py", "pipeline/train/checkpoint.py"),
-    "yaml": ("pipeline/recipe/recipe.py", "pipeline/sweep.py", "cluster/manifests.py"),
+    "xxhash": ("pipeline/data/", "pipeline/recipe/start.py", "pipeline/train/checkpoint.py"),
+    "yaml": (
+        "pipeline/recipe/load.py", "pipeline/recipe/identity.py", "pipeline/tune/folder.py", "cluster/manifests.py",
+    ),
 }  # fmt: skip
 """Package or its part -> the files and folders that may import it. The longest name that fits decides."""
 
@@ -105,7 +106,7 @@ def test_packages_are_imported_by_name_only_where_they_may_be() -> None:
     [
         ("pipeline__data__x", "import torch"),
         ("pipeline__data__reader", "from ray import data"),
-        ("pipeline__evaluate", "import ray.tune"),
+        ("pipeline__results__x", "import ray.tune"),
         ("pipeline__modalities__text", "def f():\n    from PIL import Image"),
         ("pipeline__modalities__mel", "import soundfile"),
         ("pipeline__train__x", "import mlflow.pyfunc"),
@@ -127,4 +128,4 @@ def test_the_data_arm_starts_without_torch_and_mlflow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.split() == ["ray.data", "pyarrow"]
-    assert "pipeline.data.stream" in names
+    assert "interlace.data.stream" in names

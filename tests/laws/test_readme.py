@@ -12,10 +12,11 @@ import typer
 import typer.main
 import yaml
 
-from jobs.cli import app
-from pipeline.preparation import PrepareRecipe
-from pipeline.recipe.recipe import load_recipe, parse_recipe, parse_tree
-from pipeline.tune.search import Search, check
+from interlace.jobs.cli import app
+from interlace.recipe.load import load_recipe, parse_recipe, parse_tree
+from interlace.recipe.prepare import PrepareRecipe
+from interlace.tune.check import check
+from interlace.tune.search import Search
 from tests.laws.code import PACKAGES, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -104,11 +105,11 @@ def test_the_file_map_is_complete_and_true() -> None:
 @pytest.mark.parametrize(
     ("pattern", "becomes", "fault"),
     [
-        (r"^.*`pipeline/errors\.py`.*\n", "", "the file map does not name pipeline/errors.py"),
+        (r"^.*`pipeline/contract/`.*\n", "", "the file map does not name pipeline/contract/"),
         (r"^.*`jobs/datasets/`.*\n", "", "the file map does not name jobs/datasets/"),
         (r"`connect`", "`ghost`", "`cluster/`: `ghost` is not there"),
         (r"`attention`, ", "", "`pipeline/model/` does not name `attention`"),
-        (r"^\| `pipeline/errors", "| `pipeline/ghost", "`pipeline/ghost.py` is not there"),
+        (r"^\| `tests/realdata", "| `tests/ghost", "`tests/ghost.py` is not there"),
     ],
 )
 def test_a_hole_and_a_ghost_in_the_file_map_are_found(pattern: str, becomes: str, fault: str) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe.recipe import Recipe, digest, flatten, load_recipe, to_yaml
-from pipeline.tune.search import load_search
+from interlace.recipe.identity import digest, flatten, to_yaml
+from interlace.recipe.load import load_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.tune.check import load_search
 from tests.laws.code import ROOT
 from tests.realdata import SETS
 
@@ -32,7 +34,7 @@ def test_recipes_are_named_as_their_files_and_ship() -> None:
     for paths in (RECIPES, FULL_RECIPES):
         assert [load_recipe(p).name for p in paths] == [p.stem for p in paths]
     assert len(FULL_RECIPES) > 2
-    shipped = {f.name for f in resources.files("jobs").joinpath("recipes").iterdir()}
+    shipped = {f.name for f in resources.files("interlace.jobs").joinpath("recipes").iterdir()}
     assert {p.name for p in RECIPES} <= shipped
     assert "emoji.yaml" in shipped
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from cluster.connect import Cluster, connect
+from interlace.cluster.connect import Cluster, connect
 
 
 @pytest.fixture(scope="session", autouse=True)

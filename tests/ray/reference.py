@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.data.index.build import build_index
-from pipeline.recipe.recipe import Recipe
-from pipeline.sample import Pack
-from pipeline.train.build import network_for
-from pipeline.train.loop import Loop
-from pipeline.train.optim import make_optimizer
+from interlace.contract.sample import Pack
+from interlace.data.index.build import build_index
+from interlace.data.read.open import open_reader
+from interlace.recipe.recipe import Recipe
+from interlace.train.build import network_for
+from interlace.train.loop import Loop
+from interlace.train.optim import make_optimizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ def run_here(recipe: Recipe) -> Trace:
     """Train in this process on one thread, packs from the in-process reader."""
     torch.set_num_threads(1)
     index = build_index(recipe)
-    reader = index.reader(recipe, "train", training=True)
+    reader = open_reader(index, recipe, "train", training=True)
     plan = reader.plan()
     schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
     torch.manual_seed(recipe.seed)

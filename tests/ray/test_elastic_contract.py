@@ -1,4 +1,4 @@
-"""What `pipeline.train.policy` overrides is internal to Ray: a new version of Ray must be looked at."""
+"""What `interlace.train.policy` overrides is internal to Ray: a new version of Ray must be looked at."""
 
 import inspect
 
@@ -8,8 +8,8 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from pipeline.train.notice import LeavingError
-from pipeline.train.policy import Failures
+from interlace.train.notice import LeavingError
+from interlace.train.policy import Failures
 
 
 def test_ray_decides_where_the_rules_expect_it() -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.plan import tell
-from pipeline.data.stream import map_units
-from pipeline.train.estimate import estimate
-from pipeline.train.run import prepare
+from interlace.data.stream import map_units
+from interlace.jobs.plan import tell
+from interlace.train.estimate import estimate
+from interlace.train.run import prepare
 from tests.data import EmojiLike
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]

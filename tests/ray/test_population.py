@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from pipeline.recipe.recipe import parse_recipe, parse_tree
-from pipeline.sweep import Sweep, open_sweep
-from pipeline.tune import population as populations
-from pipeline.tune import trial as trials
-from pipeline.tune.plan import SweepPlan, prepare_sweep
-from pipeline.tune.search import Search, sample
-from pipeline.tune.searchers import make_searcher
-from pipeline.tune.trial import Shared, run_trial
+from interlace.recipe.load import parse_recipe, parse_tree
+from interlace.tune import population as populations
+from interlace.tune import trial as trials
+from interlace.tune.folder import Sweep, open_sweep
+from interlace.tune.plan import SweepPlan, prepare_sweep
+from interlace.tune.search import Search
+from interlace.tune.searchers import make_searcher
+from interlace.tune.suggest import sample
+from interlace.tune.trial import Shared, run_trial
 from tests.data import EmojiLike
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -13,11 +13,12 @@ import pytest
 import ray.data
 from ray.data import DataContext, ExecutionOptions
 
-from pipeline.data.index.build import build_index
-from pipeline.data.plan import Schedule
-from pipeline.data.reader import Reader
-from pipeline.data.stream import CPU_SECONDS, GROUPS_PER_TASK, dataset, map_units
-from pipeline.sample import pack_to_table, table_to_pack
+from interlace.contract.sample import pack_to_table, table_to_pack
+from interlace.data.index.build import build_index
+from interlace.data.plan.plan import Schedule
+from interlace.data.read.open import open_reader
+from interlace.data.read.reader import Reader
+from interlace.data.stream import CPU_SECONDS, GROUPS_PER_TASK, dataset, map_units
 from tests.data import EmojiLike
 
 pytestmark = pytest.mark.ray
@@ -31,7 +32,7 @@ def jitter(position: int) -> None:
 @pytest.fixture(scope="module")
 def stream(shapes: EmojiLike, tmp_path_factory: pytest.TempPathFactory) -> tuple[Reader, Schedule]:
     recipe = shapes.recipe(tmp_path_factory.mktemp("stream"))
-    reader = build_index(recipe).reader(recipe, "train", training=True)
+    reader = open_reader(build_index(recipe), recipe, "train", training=True)
     return reader, reader.plan().schedule(epochs=3)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bulk import plan_bulk, predict_bulk
-from pipeline.data.stream import stream_units
+from interlace.data.stream import stream_units
+from interlace.results.bulk import plan_bulk, predict_bulk
 from tests.served import make_model, write
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]

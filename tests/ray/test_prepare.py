@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.prepare import make_plan, prepare
-from pipeline.data.stream import stream_units
+from interlace.data.prepare import make_plan, prepare
+from interlace.data.stream import stream_units
 from tests.joined import preparation, write_parquet
 
 pytestmark = pytest.mark.ray

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from cluster.probe import NotReadyError, answers, inspect_cluster
+from interlace.cluster.probe import NotReadyError, answers, inspect_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 

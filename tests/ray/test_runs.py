@@ -18,11 +18,13 @@ import pytest
 import safetensors.torch
 from PIL import Image
 
-from pipeline.data.stream import map_units
-from pipeline.recipe.recipe import Recipe, parse_recipe
-from pipeline.train.checkpoint import MODEL, checkpoint_folder, newest_checkpoint
-from pipeline.train.run import _job, fit, open_run, prepare
-from pipeline.train.worker import Worker
+from interlace.data.read.open import open_reader
+from interlace.data.stream import map_units
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.train.checkpoint import MODEL, checkpoint_folder, newest_checkpoint
+from interlace.train.run import _job, fit, open_run, prepare
+from interlace.train.worker import Worker
 from tests.data import COLORS, SCHEMA, EmojiLike, make_rows, write_shards
 from tests.ray.reference import read_traces, run_here
 
@@ -126,7 +128,7 @@ def test_sharded_workers_equal_one_and_one_goes_on_from_their_checkpoint(shapes:
     with open_run(prepared, folder.name) as run:
         worker = Worker(_job(run, prepared), 0, 1)
         assert worker.state.step == STEPS // 2
-        reader = prepared.index.reader(prepared.recipe, "train", training=True)
+        reader = open_reader(prepared.index, prepared.recipe, "train", training=True)
         first, stop = STEPS // 2 * recipe.batch.global_batch, prepared.schedule.stop
         worker.run(p for w in prepared.schedule.since(first) for p in reader.read(w, first=first, stop=stop))
     again: dict[int, float] = {}

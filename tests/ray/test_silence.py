@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 import ray
 
-from jobs.silence import spoken
-from pipeline.data.stream import stream_units
+from interlace.data.stream import stream_units
+from interlace.jobs.silence import spoken
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.recipe.recipe import Recipe, parse_tree
-from pipeline.sweep import Goal, Score, Trial
-from pipeline.tune.search import Search, sample, values_of
-from pipeline.tune.tpe import suggest
+from interlace.recipe.load import parse_tree
+from interlace.recipe.recipe import Recipe
+from interlace.tune.folder import Goal, Score, Trial
+from interlace.tune.search import Search
+from interlace.tune.suggest import sample, values_of
+from interlace.tune.tpe import suggest
 from tests.data import EmojiLike
 
 pytest.importorskip("optuna")

@@ -14,14 +14,17 @@ import pytest
 import ray
 import yaml
 
-from jobs.train import Launch
-from jobs.tune import Tuned, tune
-from pipeline.errors import ResumeError
-from pipeline.lock import worker_lock
-from pipeline.recipe.recipe import Recipe, load_recipe, parse_tree
-from pipeline.sweep import Goal, Score, Trial
-from pipeline.tune.schedulers import Judge, make_scheduler
-from pipeline.tune.search import Search, load_search, overridden, sample
+from interlace.contract.errors import ResumeError
+from interlace.jobs.train import Launch
+from interlace.jobs.tune import Tuned, tune
+from interlace.recipe.load import load_recipe, parse_tree
+from interlace.recipe.recipe import Recipe
+from interlace.store.lock import worker_lock
+from interlace.tune.check import load_search
+from interlace.tune.folder import Goal, Score, Trial
+from interlace.tune.schedulers import Judge, make_scheduler
+from interlace.tune.search import Search
+from interlace.tune.suggest import overridden, sample
 from tests.data import EmojiLike
 from tests.ray.reference import run_here
 

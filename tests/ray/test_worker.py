@@ -13,21 +13,22 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.data.index.build import build_index
-from pipeline.errors import BadShareError, ResumeError
-from pipeline.lock import DRIVER, held
-from pipeline.recipe.recipe import Recipe
-from pipeline.sample import Pack
-from pipeline.train.checkpoint import checkpoint_folder, newest_checkpoint
-from pipeline.train.run import Prepared, _job, open_run, prepare
-from pipeline.train.worker import Worker
+from interlace.contract.errors import BadShareError, ResumeError
+from interlace.contract.sample import Pack
+from interlace.data.index.build import build_index
+from interlace.data.read.open import open_reader
+from interlace.recipe.recipe import Recipe
+from interlace.store.lock import DRIVER, held
+from interlace.train.checkpoint import checkpoint_folder, newest_checkpoint
+from interlace.train.run import Prepared, _job, open_run, prepare
+from interlace.train.worker import Worker
 from tests.data import EmojiLike, make_rows, write_shards, write_table
 
 pytestmark = pytest.mark.ray
 
 
 def packs(prepared: Prepared, start: int = 0) -> Iterator[Pack]:
-    reader = prepared.index.reader(prepared.recipe, "train", training=True)
+    reader = open_reader(prepared.index, prepared.recipe, "train", training=True)
     for window in prepared.schedule.since(start):
         yield from reader.read(window, first=start, stop=prepared.schedule.stop)
 

@@ -3,7 +3,7 @@
     shards -> check columns and types -> fit (tokenizers, vocabularies, statistics) -> measure row groups -> manifest
 
 Both are jobs over row groups; `mapper` decides where they run: in this process (`map`) or as a Ray Data job
-(`pipeline.data.stream.map_units`). Results lie in a cache folder named by what they depend on, so a second run of the
+(`interlace.data.stream.map_units`). Results lie in a cache folder named by what they depend on, so a second run of the
 same recipe starts at once.
 """
 
@@ -17,25 +17,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
-from numpy.typing import NDArray
 
-from pipeline import modalities
-from pipeline.data.cache import CACHE_VERSION, LIBRARIES, Cache
-from pipeline.data.fingerprint import fingerprint
-from pipeline.data.fit import Fitted, fit
-from pipeline.data.manifest import MISSING, Manifest, load_manifest, save_manifest
-from pipeline.data.mix import MixSettings
-from pipeline.data.plan import PlanSettings
-from pipeline.data.reader import Reader, Recordings, field_value, num_tokens, record_hash
-from pipeline.data.schema import check_schemas
-from pipeline.data.sources import SPARSE, Mapper, RowGroup, ShardFormat, faults_of, find_shards, open_source
-from pipeline.data.targets import Target, TextTarget, ctc_tokens, make_target
-from pipeline.errors import BadShareError, DataError, RecordError
-from pipeline.fields import AnyField
-from pipeline.origin import pin
-from pipeline.recipe.recipe import Recipe, Source
-from pipeline.sample import BadRecord
+from interlace.contract.errors import BadShareError, DataError
+from interlace.contract.sample import BadRecord
+from interlace.data.index.fit import Fitted, fit
+from interlace.data.index.identity import reading, target_settings
+from interlace.data.index.manifest import Manifest, load_manifest, save_manifest
+from interlace.data.index.measure import MeasureGroup
+from interlace.data.index.records import Recordings, make_recordings
+from interlace.data.index.schema import check_schemas
+from interlace.data.index.targets import TextTarget
+from interlace.data.index.tokens import num_tokens
+from interlace.data.sources import SPARSE, Mapper, RowGroup, find_shards, open_source
+from interlace.data.sources.fingerprint import fingerprint
+from interlace.recipe.data import Source
+from interlace.recipe.recipe import Recipe
+from interlace.recipe.start import pin
 
 CODE_VERSION = 6
 """Raised when the meaning of a cached index changes, so that older ones are made anew."""
@@ -52,61 +49,6 @@ class Index:
 
     fitted: Fitted
     manifests: Mapping[str, Manifest]
-
-    def reader(self, recipe: Recipe, split: str, *, training: bool) -> Reader:
-        """The reader of one split."""
-        return Reader(
-            manifest=self.manifests[split],
-            plan_settings=plan_settings(recipe, training=training),
-            recordings=make_recordings(recipe, self.fitted),
-            training=training,
-            mix=mix_settings(recipe) if split == "train" and training else None,
-            cache=decoded_cache(recipe, self.fitted),
-        )
-
-
-def decoded_cache(recipe: Recipe, fitted: Fitted) -> Cache | None:
-    """The cache of decoded values of a recipe, None where it is turned off."""
-    if not recipe.data.cache_gb:
-        return None
-    reads = {
-        "code": CACHE_VERSION,
-        "libraries": LIBRARIES,
-        "fields": [(n, _reading(f)) for n, f in recipe.fields.items()],
-        "targets": _targets(recipe),
-        "fitted": fitted,
-    }
-    return Cache(
-        folder=recipe.data.cache_folder or str(Path(recipe.storage).absolute() / "cache" / "decoded"),
-        limit_bytes=int(recipe.data.cache_gb * 1e9),
-        reads=hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest(),
-    )
-
-
-def mix_settings(recipe: Recipe) -> MixSettings | None:
-    """The weights of the training sources, where there are several."""
-    weights = tuple(source.weight for source in recipe.data.mix.values())
-    return MixSettings(weights=weights, window_rows=recipe.data.mix_rows) if weights else None
-
-
-def plan_settings(recipe: Recipe, *, training: bool) -> PlanSettings:
-    """The settings of a plan: as the recipe says for training; in file order, one pack a step, for evaluation."""
-    return PlanSettings(
-        seed=recipe.seed,
-        token_budget=recipe.batch.token_budget,
-        global_batch=recipe.batch.global_batch if training else 1,
-        lookahead=recipe.batch.lookahead,
-        window_groups=recipe.data.window_groups,
-        shuffle=training,
-    )
-
-
-def make_recordings(recipe: Recipe, fitted: Fitted) -> Recordings:
-    """The modalities and targets of a recipe, with what was fitted."""
-    return Recordings(
-        fields={n: (modalities.make(n, f, fitted["fields"][n]), f.columns) for n, f in recipe.fields.items()},
-        targets={n: (make_target(t, fitted["targets"][n]), t.columns) for n, t in recipe.tasks.items() if t.columns},
-    )
 
 
 def build_index(recipe: Recipe, mapper: Mapper = map) -> Index:
@@ -180,70 +122,6 @@ def build_manifest(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class MeasureGroup:
-    """Measures the rows of a row group: hash, extents, and the reason where a record can't be used."""
-
-    readers: tuple[ShardFormat, ...]
-    recordings: Recordings
-
-    def __call__(self, group: RowGroup) -> pa.Table:
-        """One row a record: `hash`, `<field>.0`, `<field>.1`, `reason`, `unaligned`."""
-        names = list(self.recordings.fields)
-        try:
-            table = self.readers[group.source].read(group, self.recordings.columns)
-        except DataError as error:
-            return self._table([(0, [(MISSING, MISSING)] * len(names), str(error), False)] * group.num_rows)
-        rows = zip(table.to_pylist(), faults_of(table), strict=True)
-        unread = [(MISSING, MISSING)] * len(names)
-        return self._table([(0, unread, fault, False) if fault else self._measure(record) for record, fault in rows])
-
-    def _measure(self, record: Mapping[str, Any]) -> tuple[int, list[tuple[int, int]], str | None, bool]:
-        reason: str | None = None
-        extents = [(MISSING, MISSING)] * len(self.recordings.fields)
-        for i, (name, (modality, columns)) in enumerate(self.recordings.fields.items()):
-            value = field_value(record, columns)
-            if value is None:
-                continue
-            try:
-                extents[i] = modality.measure(value)
-            except RecordError as error:
-                reason = reason or f"field `{name}`: {error}"
-        unaligned = False
-        try:
-            for target, columns in self.recordings.targets.values():
-                if (value := field_value(record, columns)) is not None:
-                    unaligned |= self._is_unaligned(target, target.encode(value), extents)
-        except RecordError as error:
-            reason = reason or str(error)
-        if reason is None and not self._has_token(extents):
-            reason = "no field has a token: every field of the record is missing or empty"
-        return record_hash(record, self.recordings.columns), extents, reason, unaligned
-
-    def _is_unaligned(self, target: Target, ids: NDArray[Any], extents: Sequence[tuple[int, int]]) -> bool:
-        """Whether the field that CTC reads is there, but has too few tokens for the text."""
-        if not isinstance(target, TextTarget) or target.ctc_field is None:
-            return False
-        extent = extents[list(self.recordings.fields).index(target.ctc_field)]
-        modality = self.recordings.fields[target.ctc_field][0]
-        return extent[0] != MISSING and modality.num_tokens(extent) < ctc_tokens(ids)
-
-    def _has_token(self, extents: Sequence[tuple[int, int]]) -> bool:
-        pairs = zip(extents, self.recordings.fields.values(), strict=True)
-        return any(e[0] != MISSING and m.num_tokens(e) > 0 for e, (m, _) in pairs)
-
-    def _table(self, rows: list[tuple[int, list[tuple[int, int]], str | None, bool]]) -> pa.Table:
-        columns: dict[str, pa.Array] = {
-            "hash": pa.array([r[0] for r in rows], pa.uint64()),
-            "reason": pa.array([r[2] for r in rows], pa.string()),
-            "unaligned": pa.array([r[3] for r in rows], pa.bool_()),
-        }
-        for i, name in enumerate(self.recordings.fields):
-            columns[f"{name}.0"] = pa.array([r[1][i][0] for r in rows], pa.int32())
-            columns[f"{name}.1"] = pa.array([r[1][i][1] for r in rows], pa.int32())
-        return pa.table(columns)
-
-
 def check_alignment(unaligned: int, num_rows: int, recordings: Recordings) -> None:
     """Refuse data of which CTC could align less than half; fewer texts are left out of its loss. Raises DataError."""
     if unaligned * 2 > num_rows:
@@ -288,28 +166,10 @@ def _key(recipe: Recipe, split: str, fingerprints: Sequence[Sequence[str]], of: 
     """Name of a cache folder: everything that its content depends on."""
     reads = {
         "code": CODE_VERSION,
-        "fields": {n: _reading(f) for n, f in recipe.fields.items()},
-        "targets": _targets(recipe),
+        "fields": {n: reading(f) for n, f in recipe.fields.items()},
+        "targets": target_settings(recipe),
         "sources": [s.model_dump(mode="json", exclude={"paths", "weight"}) for s in recipe.data.splits()[split]],
         "fingerprints": fingerprints,
         "of": of,
     }
     return hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _targets(recipe: Recipe) -> dict[str, Any]:
-    """What of the tasks' settings decides their targets."""
-    return {n: t.model_dump(mode="json", include=set(t.target_keys)) for n, t in recipe.tasks.items() if t.columns}
-
-
-def _reading(field: AnyField) -> dict[str, Any]:
-    """What of a field's settings decides its tokens, a tokenizer file by its content."""
-    settings: dict[str, Any] = field.model_dump(mode="json", exclude=set(field.training_only))
-    file = settings.get("tokenizer_file")
-    if file is not None and Path(file).exists():
-        settings["tokenizer_file"] = xxhash.xxh3_64(Path(file).read_bytes()).hexdigest()
-    if field.init is not None:
-        settings["init"] = [field.init.digest, field.init.field]
-    if (encoder := settings.pop("encoder", None)) is not None:
-        settings["encoder"] = encoder["digest"]
-    return settings

@@ -8,8 +8,8 @@
    `result` is what it made; `content` gives digests and sizes of values.
 """
 
-from pipeline.data.prepare.job import Mapper, Progress, prepare
-from pipeline.data.prepare.plan import Plan, make_plan
-from pipeline.data.prepare.result import Prepared, finished, out_folder
+from interlace.data.prepare.job import Mapper, Progress, prepare
+from interlace.data.prepare.plan import Plan, make_plan
+from interlace.data.prepare.result import Prepared, finished, out_folder
 
 __all__ = ["Mapper", "Plan", "Prepared", "Progress", "finished", "make_plan", "out_folder", "prepare"]

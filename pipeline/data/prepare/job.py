@@ -2,7 +2,7 @@
 
     sources -> scatter -> buckets -> join -> splits -> shards -> out/
 
-`mapper` decides where units run: in this process (`map`) or as a Ray Data job (`pipeline.data.stream.stream_units`). A
+`mapper` decides where units run: in this process (`map`) or as a Ray Data job (`interlace.data.stream.stream_units`). A
 unit is done when its mark is there, so a job that was killed goes on by the same call; what a unit writes depends on
 inputs and settings only, so it may run twice, anywhere, in any order.
 """
@@ -18,12 +18,13 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.prepare.join import Join
-from pipeline.data.prepare.plan import Plan
-from pipeline.data.prepare.result import LOCK, REJECTED, RESULT, Prepared, finished, made_from, out_folder, remove
-from pipeline.data.prepare.scatter import Scatter
-from pipeline.data.prepare.shards import WriteShard, cut_shards
-from pipeline.data.prepare.work import (
+from interlace.contract.errors import BadShareError, DataError
+from interlace.data.prepare.join import Join
+from interlace.data.prepare.plan import Plan
+from interlace.data.prepare.result import LOCK, REJECTED, RESULT, Prepared, finished, made_from, out_folder, remove
+from interlace.data.prepare.scatter import Scatter
+from interlace.data.prepare.shards import WriteShard, cut_shards
+from interlace.data.prepare.work import (
     HIDDEN,
     JOIN,
     QUARANTINE,
@@ -36,9 +37,8 @@ from pipeline.data.prepare.work import (
     whole,
     write_json,
 )
-from pipeline.errors import BadShareError, DataError
-from pipeline.lock import held
-from pipeline.preparation import output_settings
+from interlace.recipe.prepare import output_settings
+from interlace.store.lock import held
 
 MOST_LISTED = 5
 

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
-from pipeline.data.prepare.content import num_bytes
-from pipeline.data.prepare.plan import Side
-from pipeline.data.prepare.scatter import HASH, KEY, ROW, SHARD, side_schema
-from pipeline.data.prepare.work import mark_done, read_batches, unit_file, write_batches, write_quarantine
-from pipeline.preparation import PrepareRecipe
+from interlace.data.prepare.content import num_bytes
+from interlace.data.prepare.plan import Side
+from interlace.data.prepare.scatter import HASH, KEY, ROW, SHARD, side_schema
+from interlace.data.prepare.work import mark_done, read_batches, unit_file, write_batches, write_quarantine
+from interlace.recipe.prepare import PrepareRecipe
 
 BATCH_BYTES = 1 << 20
 """Bytes of a record batch of joined rows: what stage 3 reads at once."""

@@ -8,11 +8,11 @@ from functools import cached_property
 import pyarrow as pa
 from pyarrow import types
 
-from pipeline.data.fingerprint import fingerprint
-from pipeline.data.sources import SPARSE, RowGroup, find_shards, open_source
-from pipeline.data.sources.base import FAULT
-from pipeline.errors import DataError
-from pipeline.preparation import JoinedSource, PrepareRecipe
+from interlace.contract.errors import DataError
+from interlace.data.sources import SPARSE, RowGroup, find_shards, open_source
+from interlace.data.sources.base import FAULT
+from interlace.data.sources.fingerprint import fingerprint
+from interlace.recipe.prepare import JoinedSource, PrepareRecipe
 
 MIB = 1 << 20
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.prepare.plan import Plan
-from pipeline.data.prepare.work import HIDDEN, SHARDS
-from pipeline.errors import ResumeError
-from pipeline.preparation import output_settings
+from interlace.contract.errors import ResumeError
+from interlace.data.prepare.plan import Plan
+from interlace.data.prepare.work import HIDDEN, SHARDS
+from interlace.recipe.prepare import output_settings
 
 CODE_VERSION = 1
 """Raised when the same inputs and settings would give another output."""

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
-from pipeline.data.prepare.plan import ScatterUnit, Side
-from pipeline.data.prepare.work import mark_done, unit_file, write_batches, write_quarantine
-from pipeline.data.sources import RowGroup, open_source
-from pipeline.data.sources.base import FAULT
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
+from interlace.data.prepare.plan import ScatterUnit, Side
+from interlace.data.prepare.work import mark_done, unit_file, write_batches, write_quarantine
+from interlace.data.sources import RowGroup, open_source
+from interlace.data.sources.base import FAULT
 
 KEY, HASH, SHARD, ROW = "__prepare_key__", "__prepare_hash__", "__prepare_shard__", "__prepare_row__"
 Fault = tuple[str, int, str]

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from pipeline.data.prepare.content import digest_table
-from pipeline.data.prepare.plan import MIB
-from pipeline.data.prepare.work import mark_done, read_batches, unit_file, whole
-from pipeline.preparation import PrepareRecipe
+from interlace.data.prepare.content import digest_table
+from interlace.data.prepare.plan import MIB
+from interlace.data.prepare.work import mark_done, read_batches, unit_file, whole
+from interlace.recipe.prepare import PrepareRecipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

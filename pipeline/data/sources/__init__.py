@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from pipeline.data.sources.base import FAULT, Mapper, RowGroup, ShardFormat, faults_of, find_shards, usable_rows
-from pipeline.data.sources.columns import Renamed, WithFiles
-from pipeline.data.sources.csv import Csv
-from pipeline.data.sources.jsonl import Jsonl, Types
-from pipeline.data.sources.parquet import Parquet
-from pipeline.data.sources.webdataset import WebDataset, check_names
-from pipeline.recipe.recipe import Source
+from interlace.data.sources.base import FAULT, Mapper, RowGroup, ShardFormat, faults_of, find_shards, usable_rows
+from interlace.data.sources.columns import Renamed, WithFiles
+from interlace.data.sources.csv import Csv
+from interlace.data.sources.jsonl import Jsonl, Types
+from interlace.data.sources.parquet import Parquet
+from interlace.data.sources.webdataset import WebDataset, check_names
+from interlace.recipe.data import Source
 
 TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
 
 FAULT = "__fault__"
 """Column of a table that was read: why the row can't be used."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyarrow import fs
 
-from pipeline.data.sources.base import FAULT, RowGroup, ShardFormat, faults_of, split_uri
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
+from interlace.data.sources.base import FAULT, RowGroup, ShardFormat, faults_of, split_uri
 
 MAX_FILE_BYTES = 256 << 20
 

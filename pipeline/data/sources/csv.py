@@ -15,9 +15,10 @@ from functools import lru_cache, partial
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from pipeline.data.sources.base import RowGroup, ShardFormat
-from pipeline.data.sources.jsonl import BOM, CHUNK_BYTES, Types
-from pipeline.data.sources.spans import (
+from interlace.contract.errors import DataError
+from interlace.data.sources.base import RowGroup, ShardFormat
+from interlace.data.sources.jsonl import BOM, CHUNK_BYTES, Types
+from interlace.data.sources.spans import (
     HEAD_BYTES,
     Span,
     bad_rows,
@@ -29,7 +30,6 @@ from pipeline.data.sources.spans import (
     stat,
     too_long,
 )
-from pipeline.errors import DataError
 
 MAX_ROW_BYTES = 64 << 20
 MAX_HEADER_BYTES = 1 << 20

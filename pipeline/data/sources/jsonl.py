@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
-from pipeline.data.sources.base import RowGroup, ShardFormat
-from pipeline.data.sources.spans import (
+from interlace.data.sources.base import RowGroup, ShardFormat
+from interlace.data.sources.spans import (
     HEAD_BYTES,
     Span,
     bad_rows,

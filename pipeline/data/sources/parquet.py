@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.sources.base import RowGroup, ShardFormat, split_uri
-from pipeline.data.sources.spans import stat
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
+from interlace.data.sources.base import RowGroup, ShardFormat, split_uri
+from interlace.data.sources.spans import stat
 
 
 class Parquet(ShardFormat):

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 import pyarrow as pa
 from pyarrow import fs
 
-from pipeline.data.sources.base import FAULT, RowGroup, split_uri
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
+from interlace.data.sources.base import FAULT, RowGroup, split_uri
 
 MAX_GROUP_BYTES = 256 << 20
 HEAD_BYTES = 4 << 20

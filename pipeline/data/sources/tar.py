@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
 
 BLOCK = 512
 WINDOW_BYTES = 32 << 10

@@ -19,11 +19,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.data.sources.base import FAULT, RowGroup, ShardFormat, faults_of
-from pipeline.data.sources.jsonl import Types, documents, infer
-from pipeline.data.sources.spans import HEAD_BYTES, bad_rows, changed, open_plain, read_span, row_groups, stat, too_long
-from pipeline.data.sources.tar import Read, Window, members
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
+from interlace.data.sources.base import FAULT, RowGroup, ShardFormat, faults_of
+from interlace.data.sources.jsonl import Types, documents, infer
+from interlace.data.sources.spans import (
+    HEAD_BYTES,
+    bad_rows,
+    changed,
+    open_plain,
+    read_span,
+    row_groups,
+    stat,
+    too_long,
+)
+from interlace.data.sources.tar import Read, Window, members
 
 MAX_SAMPLE_BYTES = 256 << 20
 KEY = "__key__"

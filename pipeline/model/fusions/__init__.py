@@ -6,10 +6,10 @@
 4. `mass` finds what share of attention each field gets.
 """
 
-from pipeline.model.fusion import Fusion
-from pipeline.model.fusions.asking import CrossAttention
-from pipeline.model.fusions.joint import Bottleneck, Early, Mid
-from pipeline.model.fusions.states import Concat, Decision, Gated, Product, WeightedSum
+from interlace.model.fusion import Fusion
+from interlace.model.fusions.asking import CrossAttention
+from interlace.model.fusions.joint import Bottleneck, Early, Mid
+from interlace.model.fusions.states import Concat, Decision, Gated, Product, WeightedSum
 
 FUSIONS: dict[str, type[Fusion]] = {
     "early": Early,

@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.attention import Segments
-from pipeline.model.fusion import FieldTokens, Fused, Fusion, Joint, find_present, interlace, key, mean_of_present
-from pipeline.model.fusions.mass import mass_across, normalise
-from pipeline.model.transformer import CrossLayer
-from pipeline.recipe.recipe import Model
+from interlace.model.attention import Segments
+from interlace.model.fusion import FieldTokens, Fused, Fusion, Joint, find_present, interlace, key, mean_of_present
+from interlace.model.fusions.mass import mass_across, normalise
+from interlace.model.transformer import CrossLayer
+from interlace.recipe.model import Model
 
 
 class CrossAttention(Fusion):

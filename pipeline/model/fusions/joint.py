@@ -9,11 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from pipeline.model.attention import Segments
-from pipeline.model.fusion import FieldTokens, Fused, Fusion, Joint, Pool, find_present, interlace, key, mean_of_present
-from pipeline.model.fusions.mass import mass_within, normalise
-from pipeline.model.transformer import Encoder, Layer
-from pipeline.recipe.recipe import Model
+from interlace.model.attention import Segments
+from interlace.model.fusion import (
+    FieldTokens,
+    Fused,
+    Fusion,
+    Joint,
+    Pool,
+    find_present,
+    interlace,
+    key,
+    mean_of_present,
+)
+from interlace.model.fusions.mass import mass_within, normalise
+from interlace.model.transformer import Encoder, Layer
+from interlace.recipe.model import Model
 
 
 class Early(Fusion):

@@ -9,9 +9,9 @@ query, the sum of its weights over each field's tokens.
 import torch
 from torch import Tensor
 
-from pipeline.model.attention import Segments, attend_to
-from pipeline.model.fusion import Joint
-from pipeline.model.transformer import CrossLayer, Layer
+from interlace.model.attention import Segments, attend_to
+from interlace.model.fusion import Joint
+from interlace.model.transformer import CrossLayer, Layer
 
 
 def mass_within(layer: Layer, x_TD: Tensor, joint: Joint) -> Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.fusion import FieldTokens, Fused, Fusion, find_present, key
-from pipeline.recipe.recipe import Model
+from interlace.model.fusion import FieldTokens, Fused, Fusion, find_present, key
+from interlace.recipe.model import Model
 
 
 class WeightedSum(Fusion):

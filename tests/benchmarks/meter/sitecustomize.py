@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-READER = "pipeline.data.reader"
+READER = "interlace.data.read.reader"
 EVERY = 100
 
 

@@ -11,11 +11,18 @@ import pytest
 import typer.main
 import yaml
 
-from cluster.errors import ClusterError
-from cluster.manifests import ManifestError, check, docker_faults, kubernetes_faults, ray_up_faults, sbatch_faults
-from cluster.render import SHARED, TARGETS, Shape, kubernetes_name, render
-from jobs.cli import app
-from jobs.submit import order, shape
+from interlace.cluster.errors import ClusterError
+from interlace.cluster.manifests import (
+    ManifestError,
+    check,
+    docker_faults,
+    kubernetes_faults,
+    ray_up_faults,
+    sbatch_faults,
+)
+from interlace.cluster.render import SHARED, TARGETS, Shape, kubernetes_name, render
+from interlace.jobs.cli import app
+from interlace.jobs.submit import order, shape
 from tests.laws.code import ROOT
 
 COMMAND: Any = typer.main.get_command(app)
@@ -212,8 +219,10 @@ def test_a_planted_fault_in_an_image_is_found(some: Shape) -> None:
 def test_templates_ship_with_the_package() -> None:
     import tomllib
 
-    packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["cluster"]
-    folder = resources.files("cluster").joinpath("templates")
+    packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
+        "interlace.cluster"
+    ]
+    folder = resources.files("interlace.cluster").joinpath("templates")
     names = {f.name for f in folder.iterdir()}
     assert packed == ["templates/*"]
     assert {"Dockerfile", "job.sbatch", "kubernetes.schema.yaml"} <= names

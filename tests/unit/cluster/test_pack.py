@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.pack import TooLargeError, check_size, collect, write
+from interlace.cluster.pack import TooLargeError, check_size, collect, write
 
 
 def tree(folder: Path, *names: str, size: int = 1) -> None:
@@ -22,7 +22,7 @@ def names(folder: Path, *leave_out: Path) -> list[str]:
 
 
 def test_what_no_job_needs_stays_behind(tmp_path: Path) -> None:
-    kept = ("train.py", "pipeline/data/plan.py", "jobs/recipes/a.yaml", "docs/runs/notes.md")
+    kept = ("train.py", "pipeline/data/plan/plan.py", "jobs/recipes/a.yaml", "docs/runs/notes.md")
     tree(tmp_path, *kept)
     tree(
         tmp_path, ".git/HEAD", "env/pyvenv.cfg", "env/lib/torch.so", "a/__pycache__/a.cpython-311.pyc", "x.egg-info/top"

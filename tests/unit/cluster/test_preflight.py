@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from cluster.preflight import Allotment, DoesNotFitError, Need, Place, allot, slots
+from interlace.cluster.preflight import Allotment, DoesNotFitError, Need, Place, allot, slots
 
 
 def on_one(cpus: float, gpus: float = 0) -> list[Place]:

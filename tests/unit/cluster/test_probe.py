@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.probe import Sight, judge, look, reach, seen
+from interlace.cluster.probe import Sight, judge, look, reach, seen
 
 FINE = Sight(
     node="a", write_error=None, storage_free=1 << 40, spill_free=1 << 40, tracking_error=None, memory=64 << 30,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connect import target_of
-from cluster.errors import JobError
-from cluster.submission import PYTHON, STOP_WAIT_S, Job, _Printed, entrypoint, free_id, runtime_env
-from cluster.token import find_token, headers
+from interlace.cluster.connect import target_of
+from interlace.cluster.errors import JobError
+from interlace.cluster.submission import PYTHON, STOP_WAIT_S, Job, _Printed, entrypoint, free_id, runtime_env
+from interlace.cluster.token import find_token, headers
 
 
 def job(name: str, status: str, code: int | None = None) -> Job:
@@ -43,8 +43,8 @@ def test_a_doubled_job_is_refused_with_what_to_do(status: str) -> None:
 @pytest.mark.parametrize("python", [sys.executable, "/no/such/python"])
 def test_the_entrypoint_gives_its_words_and_its_exit_code(python: str, tmp_path: Path) -> None:
     """Run by a shell, as Ray does; with this host's Python where it is there, else with the one on the path."""
-    (tmp_path / "jobs").mkdir()
-    (tmp_path / "jobs" / "__main__.py").write_text(
+    (tmp_path / "interlace" / "jobs").mkdir(parents=True)
+    (tmp_path / "interlace" / "jobs" / "__main__.py").write_text(
         "import json, os, sys\nprint(json.dumps([sys.argv[1:], os.getppid()]))\nsys.exit(7)\n"
     )
     words = ["train", "my recipe.yaml", "--set", "fields={a: 'b\"c$HOME'}", "--set", "x=`id`;"]

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.data.index.build import build_index
-from pipeline.data.sources.parquet import Parquet
-from pipeline.errors import BadShareError, DataError
-from pipeline.sample import Pack
+from interlace.contract.errors import BadShareError, DataError
+from interlace.contract.sample import Pack
+from interlace.data.index.build import build_index
+from interlace.data.read.open import open_reader
+from interlace.data.sources.parquet import Parquet
 from tests.data import EmojiLike, make_rows, write_shards, write_table
 
 
@@ -85,7 +86,7 @@ def test_bad_records_are_listed_one_by_one_and_cost_only_themselves(data: EmojiL
     assert [b.row for b in validation.bad] == [0]
     assert "'purple'" in validation.bad[0].reason
     assert "`color`" in validation.bad[0].reason
-    plan = index.reader(recipe, "train", training=True).plan()
+    plan = open_reader(index, recipe, "train", training=True).plan()
     used = np.concatenate([p for w in range(plan.num_windows) for p in plan.packs(0, w)])
     assert len(used) == 60 - 3
 
@@ -106,7 +107,7 @@ def cut_png() -> bytes:
 
 def read_all(data: EmojiLike, tmp_path: Path, between: Any = None) -> list[Pack]:
     recipe = data.recipe(tmp_path / "out", data={"max_bad_share": 0.2})
-    reader = build_index(recipe).reader(recipe, "train", training=True)
+    reader = open_reader(build_index(recipe), recipe, "train", training=True)
     if between is not None:
         between()
     windows = [w for w in reader.plan().schedule(epochs=1).windows if w.epoch == 0]
@@ -172,6 +173,6 @@ def test_training_settings_share_one_index(data: EmojiLike, tmp_path: Path) -> N
     other = data.tree(tmp_path / "out", optim={"lr": 0.1}, model={"fusion": "early"})
     other["fields"]["image"] |= {"stem": "cnn", "flip": True, "rotate_degrees": 10}
     other["fields"]["caption"] |= {"word_dropout": 0.5}
-    from pipeline.recipe.recipe import parse_recipe
+    from interlace.recipe.load import parse_recipe
 
     build_index(parse_recipe(other), fail)

@@ -15,12 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from pipeline.data import cache_room
-from pipeline.data.index import build as index
-from pipeline.data.index.build import build_index
-from pipeline.data.reader import Reader
-from pipeline.recipe.recipe import Recipe, digest, parse_recipe
-from pipeline.sample import Pack, pack_to_table
+from interlace.contract.sample import Pack, pack_to_table
+from interlace.data.index.build import build_index
+from interlace.data.read import cache_room
+from interlace.data.read.open import open_reader
+from interlace.data.read.reader import Reader
+from interlace.recipe.identity import digest
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
 from tests.data import SCHEMA, make_rows
 from tests.unit.data.test_bad_input import cut_png
 
@@ -82,7 +84,7 @@ def recipe_of(folder: Path, storage: Path, *, data: dict[str, Any] | None = None
 
 
 def reader_of(recipe: Recipe, *, training: bool = True) -> Reader:
-    return build_index(recipe).reader(recipe, "train", training=training)
+    return open_reader(build_index(recipe), recipe, "train", training=training)
 
 
 def read(reader: Reader, epoch: int = 0) -> list[Pack]:
@@ -108,8 +110,8 @@ def reader(folder: Path, tmp_path: Path) -> Reader:
 @pytest.fixture(autouse=True)
 def _new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process remembers of folders is forgotten between tests."""
-    monkeypatch.setattr("pipeline.data.cache._said", set())
-    monkeypatch.setattr("pipeline.data.cache._closed", set())
+    monkeypatch.setattr("interlace.data.read.cache._said", set())
+    monkeypatch.setattr("interlace.data.read.cache._closed", set())
     monkeypatch.setattr(cache_room, "_unseen", {})
 
 
@@ -121,8 +123,8 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch, reader: Reader) -> None:
 
     for modality, _ in reader.recordings.fields.values():
         monkeypatch.setattr(type(modality), "decode", fail)
-    monkeypatch.setattr("pipeline.data.reader.record_hash", fail)
-    monkeypatch.setattr("pipeline.data.manifest.open_source", fail)
+    monkeypatch.setattr("interlace.data.read.reader.record_hash", fail)
+    monkeypatch.setattr("interlace.data.index.manifest.open_source", fail)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -238,7 +240,7 @@ def test_a_resumed_window_writes_no_part_and_gives_the_same(reader: Reader) -> N
 
 def test_large_values_go_to_the_file_bit_by_bit(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = tables(read(replace(reader, cache=None)))
-    monkeypatch.setattr("pipeline.data.cache.FLUSH_BYTES", 1)
+    monkeypatch.setattr("interlace.data.read.cache.FLUSH_BYTES", 1)
     assert tables(read(reader)) == expected
     forbid_decoding(monkeypatch, reader)
     assert tables(read(reader)) == expected
@@ -296,9 +298,9 @@ def test_other_code_or_libraries_have_files_of_their_own(
 ) -> None:
     recipe = recipe_of(folder, tmp_path)
     caches = [reader_of(recipe).cache]
-    monkeypatch.setattr(index, "CACHE_VERSION", 10**6)
+    monkeypatch.setattr("interlace.data.read.open.CACHE_VERSION", 10**6)
     caches.append(reader_of(recipe).cache)
-    monkeypatch.setattr(index, "LIBRARIES", {"pillow": "0"})
+    monkeypatch.setattr("interlace.data.read.open.LIBRARIES", {"pillow": "0"})
     caches.append(reader_of(recipe).cache)
     assert len({c.reads for c in caches if c}) == 3
 
@@ -333,7 +335,7 @@ def test_a_full_disk_leaves_no_part_and_stops_nothing(reader: Reader, monkeypatc
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipeline.data.cache.make_room", full)
+    monkeypatch.setattr("interlace.data.read.cache.make_room", full)
     assert tables(read(reader)) == expected
     assert files(reader) == []
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data import cache_room
-from pipeline.data.cache import Cache, Decoded
-from pipeline.errors import RecordError
+from interlace.contract.errors import RecordError
+from interlace.data.read import cache_room
+from interlace.data.read.cache import Cache, Decoded
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.reader import record_hash
-from pipeline.data.schema import check_schema
-from pipeline.errors import DataError
-from pipeline.recipe.recipe import Recipe, parse_recipe
+from interlace.contract.errors import DataError
+from interlace.data.index.records import record_hash
+from interlace.data.index.schema import check_schema
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)
 lists = st.lists(leaves, max_size=4)

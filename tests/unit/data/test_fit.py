@@ -12,15 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import modalities
-from pipeline.data.fit import fit
-from pipeline.data.index.build import build_index, list_groups, make_recordings
-from pipeline.data.sources import Mapper, RowGroup, find_shards
-from pipeline.data.sources.parquet import Parquet
-from pipeline.errors import DataError, RecipeError, StartError
-from pipeline.fields import TextField
-from pipeline.origin import FITTED, RECIPE, starts_folder
-from pipeline.recipe.recipe import Recipe, parse_recipe, to_yaml
+from interlace import modalities
+from interlace.contract.errors import DataError, RecipeError, StartError
+from interlace.data.index.build import build_index, list_groups
+from interlace.data.index.fit import fit
+from interlace.data.index.records import make_recordings
+from interlace.data.sources import Mapper, RowGroup, find_shards
+from interlace.data.sources.parquet import Parquet
+from interlace.recipe.fields import TextField
+from interlace.recipe.identity import to_yaml
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.recipe.start import FITTED, RECIPE, starts_folder
 from tests.fitting import fit as fit_one
 
 Work = Callable[[RowGroup], pa.Table]

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.index.build import build_index
-from pipeline.data.mix import Mix, MixSettings
-from pipeline.data.plan import Plan, Schedule
-from pipeline.data.reader import Reader
-from pipeline.errors import RecipeError
-from pipeline.recipe.recipe import parse_recipe
-from pipeline.sample import pack_to_table
+from interlace.contract.errors import RecipeError
+from interlace.contract.sample import pack_to_table
+from interlace.data.index.build import build_index
+from interlace.data.plan.mix import Mix, MixSettings
+from interlace.data.plan.plan import Plan, Schedule
+from interlace.data.read.open import open_reader
+from interlace.data.read.reader import Reader
+from interlace.recipe.load import parse_recipe
 from tests.data import EmojiLike
 
 SIZES = (40, 700, 233)
@@ -89,7 +90,7 @@ def mixed_tree(shapes: EmojiLike, storage: Path, **data: object) -> dict:
 @pytest.fixture(scope="module")
 def mixed(shapes: EmojiLike, tmp_path_factory: pytest.TempPathFactory) -> tuple[Reader, Plan, Schedule]:
     recipe = parse_recipe(mixed_tree(shapes, tmp_path_factory.mktemp("mixed")))
-    reader = build_index(recipe).reader(recipe, "train", training=True)
+    reader = open_reader(build_index(recipe), recipe, "train", training=True)
     plan = reader.plan()
     return reader, plan, plan.schedule(steps=60)
 
@@ -126,7 +127,7 @@ def test_a_row_drawn_again_is_augmented_anew(shapes: EmojiLike, tmp_path: Path):
     tree = mixed_tree(shapes, tmp_path, mix_rows=400)
     tree["fields"]["image"] |= {"rotate_degrees": 40.0}
     recipe = parse_recipe(tree)
-    reader = build_index(recipe).reader(recipe, "train", training=True)
+    reader = open_reader(build_index(recipe), recipe, "train", training=True)
     plan = reader.plan()
     window = plan.schedule(steps=100).windows[0]
     seen: dict[int, list[bytes]] = {}

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.index.build import build_index
-from pipeline.data.plan import Plan, PlanSettings
-from pipeline.sample import pack_to_table, table_to_pack
+from interlace.contract.sample import pack_to_table, table_to_pack
+from interlace.data.index.build import build_index
+from interlace.data.plan.plan import Plan, PlanSettings
+from interlace.data.read.open import open_reader
 from tests.data import EmojiLike
 
 
@@ -85,7 +86,7 @@ def test_packing_loses_less_than_half_a_pack_and_a_bit_a_window() -> None:
 
 def test_starting_anywhere_gives_the_same_packs(shapes: EmojiLike, tmp_path: Path) -> None:
     recipe = shapes.recipe(tmp_path)
-    reader = build_index(recipe).reader(recipe, "train", training=True)
+    reader = open_reader(build_index(recipe), recipe, "train", training=True)
     schedule = reader.plan().schedule(epochs=2)
     whole = [p for w in schedule.windows for p in reader.read(w, first=0, stop=schedule.stop)]
     assert [p.position for p in whole] == list(range(schedule.stop))
@@ -98,7 +99,7 @@ def test_starting_anywhere_gives_the_same_packs(shapes: EmojiLike, tmp_path: Pat
 
 def test_a_pack_survives_arrow_without_a_copy(shapes: EmojiLike, tmp_path: Path) -> None:
     recipe = shapes.recipe(tmp_path)
-    reader = build_index(recipe).reader(recipe, "train", training=True)
+    reader = open_reader(build_index(recipe), recipe, "train", training=True)
     window = reader.plan().schedule(epochs=1).windows[0]
     for pack in reader.read(window, first=0, stop=3):
         back = table_to_pack(pack_to_table(pack))
@@ -117,7 +118,7 @@ def test_a_pack_survives_arrow_without_a_copy(shapes: EmojiLike, tmp_path: Path)
 
 def test_num_tokens_of_the_plan_are_those_of_the_packs(shapes: EmojiLike, tmp_path: Path) -> None:
     recipe = shapes.recipe(tmp_path)
-    reader = build_index(recipe).reader(recipe, "train", training=True)
+    reader = open_reader(build_index(recipe), recipe, "train", training=True)
     plan = reader.plan()
     seen = 0
     for window in plan.schedule(epochs=1).windows:

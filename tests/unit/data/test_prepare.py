@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from pipeline.data.prepare import Prepared, make_plan, prepare
-from pipeline.data.prepare.content import digest_table, num_bytes
+from interlace.data.prepare import Prepared, make_plan, prepare
+from interlace.data.prepare.content import digest_table, num_bytes
 from tests.joined import KEYS, four_formats, preparation, write_four_formats, write_parquet
 
 ROWS = 600

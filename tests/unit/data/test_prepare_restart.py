@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data.prepare import Prepared, job, make_plan, prepare
-from pipeline.data.prepare.work import HIDDEN
-from pipeline.errors import BadShareError, DataError, RecipeError, ResumeError
-from pipeline.lock import held
-from pipeline.preparation import PrepareRecipe, load_preparation
-from pipeline.recipe.recipe import parse_tree
+from interlace.contract.errors import BadShareError, DataError, RecipeError, ResumeError
+from interlace.data.prepare import Prepared, job, make_plan, prepare
+from interlace.data.prepare.work import HIDDEN
+from interlace.recipe.load import parse_tree
+from interlace.recipe.prepare import PrepareRecipe, load_preparation
+from interlace.store.lock import held
 from tests.joined import preparation, write_parquet
 
 
@@ -93,7 +93,7 @@ def test_a_unit_that_was_half_written_is_done_again(
     for module, name in (("scatter", "write_batches"), ("join", "write_batches"), ("join", "mark_done"),
                          ("shards", "digest_table"), ("shards", "mark_done")):  # fmt: skip
         with monkeypatch.context() as patch:
-            patch.setattr(f"pipeline.data.prepare.{module}.{name}", die)
+            patch.setattr(f"interlace.data.prepare.{module}.{name}", die)
             with pytest.raises(Killed):
                 prepare(plan)
     assert prepare(plan) == plain

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.data.index.build import build_index
-from pipeline.data.sources import csv as csv_module
-from pipeline.data.sources import jsonl, open_source
-from pipeline.errors import DataError, RecipeError
+from interlace.contract.errors import DataError, RecipeError
+from interlace.data.index.build import build_index
+from interlace.data.read.open import open_reader
+from interlace.data.sources import csv as csv_module
+from interlace.data.sources import jsonl, open_source
 from tests.data import EmojiLike, make_rows
 from tests.shards import (
     FORMATS,
@@ -133,7 +134,7 @@ def test_one_bad_row_costs_one_record(tmp_path: Path, name: str) -> None:
     listed = {b.row: b.reason for b in index.manifests["train"].bad}
     assert listed.keys() == expected.keys(), listed
     assert {row: part for row, part in expected.items() if part not in listed[row]} == {}, listed
-    reader = index.reader(recipe, "train", training=True)
+    reader = open_reader(index, recipe, "train", training=True)
     packs = [p for w in reader.plan().schedule(epochs=1).windows for p in reader.read(w, first=0, stop=10**9)]
     seen = np.unique(np.concatenate([p.sample_ids for p in packs]))
     assert len(seen) == 40 - len(expected)
@@ -147,7 +148,7 @@ def test_a_row_that_goes_bad_after_the_index_costs_one_record(tmp_path: Path, na
         rows = [{**r, "caption": "a disc"} for r in make_rows(20, 0)]
         write_format(name, data.folder, stem, rows)
     recipe = data.recipe(tmp_path / "out", data=sections(name, 9, str(data.folder)))
-    reader = build_index(recipe).reader(recipe, "train", training=False)
+    reader = open_reader(build_index(recipe), recipe, "train", training=False)
     shard = next(data.folder.glob("train-0.*"))
     content = bytearray(shard.read_bytes())
     content[content.rindex(b"a disc")] = 0xFF
@@ -216,7 +217,7 @@ def test_types_come_from_the_first_rows_and_can_be_named(
 
 
 def test_files_that_can_not_be_read_name_their_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.data.sources.columns.MAX_FILE_BYTES", 10)
+    monkeypatch.setattr("interlace.data.sources.columns.MAX_FILE_BYTES", 10)
     (tmp_path / "small").write_bytes(b"12345")
     (tmp_path / "large").write_bytes(b"1" * 11)
     paths = ["small", "large", ".", "../t", "small/x", "none", "a\0b", "http://host/x", "x" * 300, "file://%zz/x"]

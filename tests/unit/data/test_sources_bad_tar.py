@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.sources import open_source, webdataset
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
+from interlace.data.sources import open_source, webdataset
 from tests.data import make_rows
 from tests.shards import read, refused, source, tar_members, write_tar
 
@@ -103,7 +103,7 @@ def test_a_huge_member_and_groups_of_large_records_keep_memory_bounded(
     assert [len(r["bin"]) for r in rows] == [100, 100, 100, 5]
     assert "bytes, more than the 268435456 allowed" in faults[3]
     assert list(faults) == [3]
-    monkeypatch.setattr("pipeline.data.sources.spans.MAX_GROUP_BYTES", 4096)
+    monkeypatch.setattr("interlace.data.sources.spans.MAX_GROUP_BYTES", 4096)
     path = tmp_path / "many.tar"
     write_tar(path, [(f"{i}.bin", b"b" * 1000) for i in range(20)])
     groups = open_source(source("webdataset")).row_groups(str(path))

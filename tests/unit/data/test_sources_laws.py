@@ -15,12 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.index.build import build_index
-from pipeline.data.manifest import Manifest, load_manifest, save_manifest
-from pipeline.data.sources import faults_of, open_source
-from pipeline.data.sources import jsonl as jsonl_module
-from pipeline.recipe.recipe import Recipe, Source
-from pipeline.sample import pack_to_table
+from interlace.contract.sample import pack_to_table
+from interlace.data.index.build import build_index
+from interlace.data.index.manifest import Manifest, load_manifest, save_manifest
+from interlace.data.read.open import open_reader
+from interlace.data.sources import faults_of, open_source
+from interlace.data.sources import jsonl as jsonl_module
+from interlace.recipe.data import Source
+from interlace.recipe.recipe import Recipe
 from tests.data import SCHEMA, EmojiLike, make_rows, write_table
 from tests.shards import FORMATS, of_folder, sections, write_csv, write_format, write_jsonl, write_tar
 
@@ -46,7 +48,7 @@ def packs(recipe: Recipe) -> tuple[dict[str, Manifest], list[pa.Table]]:
     index = build_index(recipe, map)
     found = []
     for split, training in (("train", True), ("validation", False)):
-        reader = index.reader(recipe, split, training=training)
+        reader = open_reader(index, recipe, split, training=training)
         schedule = reader.plan().schedule(epochs=2 if training else 1)
         for window in schedule.windows:
             found += [pack_to_table(p) for p in reader.read(window, first=0, stop=10**9)]
@@ -148,7 +150,7 @@ def test_csv_rows_are_those_of_pythons_reader(
     types = {"first": "string", "second one": "string"}
     source = Source(format="csv", paths=("x",), group_rows=group_rows, delimiter=delimiter, types=types)  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.data.sources.csv.CHUNK_BYTES", chunk)
+        patch.setattr("interlace.data.sources.csv.CHUNK_BYTES", chunk)
         found = read_all(source, str(path), ["second one", "first"])
     expected = list(csv.reader(io.StringIO(out.getvalue(), newline=""), delimiter=delimiter))[1:]
     assert [(r["first"] or "", r["second one"] or "") for r in found] == [tuple(r) for r in expected if r]

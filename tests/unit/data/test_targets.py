@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.schema import check_schema
-from pipeline.data.targets import ClassTarget, Target, make_target, target_learner
-from pipeline.errors import DataError, RecordError
-from pipeline.recipe.recipe import ClassificationTask, RegressionTask, RetrievalTask, parse_recipe
+from interlace.contract.errors import DataError, RecordError
+from interlace.data.index.schema import check_schema
+from interlace.data.index.targets import ClassTarget, Target, make_target, target_learner
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.tasks import ClassificationTask, RegressionTask, RetrievalTask
 from tests.fitting import cut, fit_target, learn
 
 ONE = ClassificationTask(task="classification", column="label")

@@ -9,14 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from pipeline.data.index.build import build_index
-from pipeline.data.targets import ctc_tokens, make_target
-from pipeline.detokenizer import Detokenizer
-from pipeline.errors import DataError, RecipeError, RecordError
-from pipeline.fields import TextField
-from pipeline.modalities.text import TextModality
-from pipeline.recipe.recipe import GenerationTask, Recipe, parse_recipe
-from pipeline.sample import END
+from interlace.contract.detokenizer import Detokenizer
+from interlace.contract.errors import DataError, RecipeError, RecordError
+from interlace.contract.sample import END
+from interlace.data.index.build import build_index
+from interlace.data.index.targets import ctc_tokens, make_target
+from interlace.modalities.text import TextModality
+from interlace.recipe.fields import TextField
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.recipe.tasks import GenerationTask
 from tests.fitting import fit_target
 
 TEXTS = ["Der Hund läuft.", "Die Katze  schläft nicht", "Hund und Katze", "ß \N{DOG}"]

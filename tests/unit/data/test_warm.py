@@ -7,13 +7,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.data import reader as reading
-from pipeline.data import warm as warming
-from pipeline.data.index.build import build_index
-from pipeline.data.reader import Reader
-from pipeline.data.warm import warm
-from pipeline.recipe.recipe import parse_recipe
-from pipeline.sample import Pack, pack_to_table
+from interlace.contract.sample import Pack, pack_to_table
+from interlace.data.index.build import build_index
+from interlace.data.read import reader as reading
+from interlace.data.read import warm as warming
+from interlace.data.read.open import open_reader
+from interlace.data.read.reader import Reader
+from interlace.data.read.warm import warm
+from interlace.recipe.load import parse_recipe
 from tests.data import EmojiLike
 
 
@@ -36,7 +37,7 @@ def readers(shapes: EmojiLike, storage: Path, cache_gb: float) -> list[Reader]:
     tree["data"]["cache_gb"] = cache_gb
     recipe = parse_recipe(tree)
     index = build_index(recipe)
-    return [index.reader(recipe, s, training=s == "train") for s in ("train", "validation")]
+    return [open_reader(index, recipe, s, training=s == "train") for s in ("train", "validation")]
 
 
 def packs(reader: Reader) -> list[Pack]:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw, ImageFont, features
 
-from jobs.datasets import emoji as emoji_set
-from jobs.datasets.emoji import MARGIN, MAX_HELD_OUT, SIZE, SPLITS, base_key, build
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
+from interlace.jobs.datasets import emoji as emoji_set
+from interlace.jobs.datasets.emoji import MARGIN, MAX_HELD_OUT, SIZE, SPLITS, base_key, build
 
 FIELDS = ("image", "name_en", "name_zh", "name_ja", "name_de")
 

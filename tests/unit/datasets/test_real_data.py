@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.inspection.facts import gather
-from jobs.inspection.page import render
-from pipeline.data.index.build import Index, build_index
-from pipeline.recipe.recipe import Recipe, load_recipe
+from interlace.data.index.build import Index, build_index
+from interlace.recipe.load import load_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.results.inspection.facts import gather
+from interlace.results.inspection.page import render
 from tests.ray.reference import run_here
 from tests.realdata import INK, INK_POINTS, SETS, columns_of, trace_ink
 

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs.datasets.stamps import INSTALLED, SIDE, build
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
+from interlace.jobs.datasets.stamps import INSTALLED, SIDE, build
 
 SPLITS = ("train", "validation", "test")
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.datasets.watch import CHANNELS, MEMBER, SCHEMA, SUBJECTS, build, read_arrays
-from pipeline.errors import DataError
+from interlace.contract.errors import DataError
+from interlace.jobs.datasets.watch import CHANNELS, MEMBER, SCHEMA, SUBJECTS, build, read_arrays
 
 LABELS = ["PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW"]
 

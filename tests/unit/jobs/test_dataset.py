@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from jobs.cli import app
-from jobs.dataset import BUILDERS, RECIPES
-from pipeline.recipe.recipe import load_recipe
+from interlace.jobs.cli import app
+from interlace.jobs.dataset import BUILDERS, RECIPES
+from interlace.recipe.load import load_recipe
 
 
 def run(*words):

@@ -1,8 +1,8 @@
 """A run whose workers say nothing: the command says so, and what it may wait for."""
 
-from cluster.usage import Usage
-from jobs.progress import waits_for
-from jobs.silence import SILENT_S, Silence
+from interlace.cluster.usage import Usage
+from interlace.jobs.progress import waits_for
+from interlace.jobs.silence import SILENT_S, Silence
 
 
 def test_silence_is_told_after_a_while_and_then_ever_more_seldom() -> None:

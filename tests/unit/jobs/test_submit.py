@@ -8,12 +8,13 @@ import typer
 import typer.main
 import yaml
 
-from cluster.errors import JobError
-from cluster.pack import TooLargeError
-from jobs.cli import app
-from jobs.submit import order, pack
-from pipeline.errors import RecipeError
-from pipeline.recipe.recipe import digest, load_recipe
+from interlace.cluster.errors import JobError
+from interlace.cluster.pack import TooLargeError
+from interlace.contract.errors import RecipeError
+from interlace.jobs.cli import app
+from interlace.jobs.submit import order, pack
+from interlace.recipe.identity import digest
+from interlace.recipe.load import load_recipe
 from tests.data import EmojiLike
 from tests.laws.code import ROOT
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.fields import AudioField
-from pipeline.modalities.audio import NOISE_SPAN_DB, AudioModality
-from pipeline.modalities.mel import (
+from interlace.modalities.audio import NOISE_SPAN_DB, AudioModality
+from interlace.modalities.mel import (
     LOG_FLOOR,
     MelSettings,
     add_noise,
@@ -20,6 +19,7 @@ from pipeline.modalities.mel import (
     make_filters,
     move_frames,
 )
+from interlace.recipe.fields import AudioField
 
 RATE = 16_000
 MEL = MelSettings(rate_hz=RATE, window=400, hop=160, num_mels=64)

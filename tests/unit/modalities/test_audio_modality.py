@@ -9,9 +9,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.fields import AudioField
-from pipeline.modalities.audio import AudioModality
-from pipeline.modalities.mel import LOG_FLOOR, MelSettings, hz_to_mel, make_filters, mel_to_hz
+from interlace.modalities.audio import AudioModality
+from interlace.modalities.mel import LOG_FLOOR, MelSettings, hz_to_mel, make_filters, mel_to_hz
+from interlace.recipe.fields import AudioField
 
 FORMATS = (("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"))
 

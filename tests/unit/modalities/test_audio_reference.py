@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from scipy import fft
 
-from pipeline.modalities.mel import MelSettings, log_mel, make_filters
+from interlace.modalities.mel import MelSettings, log_mel, make_filters
 from tests.unit.modalities.test_audio_modality import modality, noise, save
 
 pytestmark = pytest.mark.slow

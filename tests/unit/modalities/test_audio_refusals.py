@@ -12,9 +12,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import RecordError
-from pipeline.fields import AudioField
-from pipeline.modalities.audio import AudioModality
+from interlace.contract.errors import RecordError
+from interlace.modalities.audio import AudioModality
+from interlace.recipe.fields import AudioField
 
 SOUND = AudioModality("sound", AudioField(modality="audio", column="audio"), {})
 
@@ -145,8 +145,8 @@ def test_small_files_of_long_sounds_cost_little_memory():
     script = """
 import io, resource
 import numpy as np, soundfile
-from pipeline.fields import AudioField
-from pipeline.modalities.audio import AudioModality
+from interlace.recipe.fields import AudioField
+from interlace.modalities.audio import AudioModality
 sound = AudioModality("sound", AudioField(modality="audio", column="audio"), {})
 def save(rate, *shape):
     file = io.BytesIO()

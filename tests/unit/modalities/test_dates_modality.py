@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import RecordError
-from pipeline.fields import TableField
-from pipeline.modalities.base import Modality
-from pipeline.modalities.numeric import MAX_Z
-from pipeline.modalities.table import make_table
+from interlace.contract.errors import RecordError
+from interlace.modalities.base import Modality
+from interlace.modalities.numeric import MAX_Z
+from interlace.modalities.table import make_table
+from interlace.recipe.fields import TableField
 from tests.fitting import fit
 
 dates = st.none() | st.just(math.nan) | st.dates() | st.datetimes() | st.datetimes().map(datetime.isoformat)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from pipeline.fields import ImageField
-from pipeline.modalities.image import ImageModality, layout
+from interlace.modalities.image import ImageModality, layout
+from interlace.recipe.fields import ImageField
 
 FORMATS = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),

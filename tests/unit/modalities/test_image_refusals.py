@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.errors import RecordError
-from pipeline.fields import ImageField
-from pipeline.modalities.image import ImageModality
+from interlace.contract.errors import RecordError
+from interlace.modalities.image import ImageModality
+from interlace.recipe.fields import ImageField
 
 PICTURE = ImageModality("picture", ImageField(modality="image", column="image"), {})
 
@@ -69,9 +69,9 @@ def test_a_claim_of_billions_of_pixels_costs_no_memory():
     assert len(bomb) <= 66
     script = f"""
 import resource
-from pipeline.errors import RecordError
-from pipeline.modalities.image import ImageModality
-from pipeline.fields import ImageField
+from interlace.contract.errors import RecordError
+from interlace.modalities.image import ImageModality
+from interlace.recipe.fields import ImageField
 picture = ImageModality("picture", ImageField(modality="image", column="image"), {{}})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for use in (picture.measure, picture.decode):

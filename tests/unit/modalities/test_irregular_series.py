@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DataError, RecordError
-from pipeline.fields import SeriesField
-from pipeline.modalities.series import make_series
+from interlace.contract.errors import DataError, RecordError
+from interlace.modalities.series import make_series
+from interlace.recipe.fields import SeriesField
 from tests.fitting import fit
 from tests.unit.modalities.test_series_modality import BUSY, check_laws
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pipeline import modalities
-from pipeline.data.targets import target_learner
-from pipeline.errors import DataError
-from pipeline.fields import SeriesField, TableField, TextField
-from pipeline.recipe.recipe import ClassificationTask
+from interlace import modalities
+from interlace.contract.errors import DataError
+from interlace.data.index.targets import target_learner
+from interlace.recipe.fields import SeriesField, TableField, TextField
+from interlace.recipe.tasks import ClassificationTask
 from tests.fitting import cut, fit, fit_target, learn
 
 places = st.lists(st.integers(0, 12), max_size=4)

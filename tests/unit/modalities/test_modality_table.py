@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 
-from pipeline.fields import AnyField, AudioField, ImageField, SeriesField, TableField, TextField
-from pipeline.modalities import MODALITIES, make
+from interlace.modalities import MODALITIES, make
+from interlace.recipe.fields import AnyField, AudioField, ImageField, SeriesField, TableField, TextField
 from tests.fitting import fit
 
 FIELDS = [

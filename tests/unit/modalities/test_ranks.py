@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.modalities.ranks import MOST, NUM_QUANTILES, PART, Quantiles, RankScores, fit_knots
+from interlace.modalities.ranks import MOST, NUM_QUANTILES, PART, Quantiles, RankScores, fit_knots
 
 
 def whole(readings: NDArray[np.float64]) -> Quantiles:

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.fields import SeriesField
-from pipeline.modalities.base import Modality
-from pipeline.modalities.series import make_series
+from interlace.modalities.base import Modality
+from interlace.modalities.series import make_series
+from interlace.recipe.fields import SeriesField
 
 LENGTH = 400
 

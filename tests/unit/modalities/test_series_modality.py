@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DataError, RecordError
-from pipeline.fields import SeriesField
-from pipeline.modalities.base import Modality
-from pipeline.modalities.numeric import MAX_Z
-from pipeline.modalities.series import make_series
+from interlace.contract.errors import DataError, RecordError
+from interlace.modalities.base import Modality
+from interlace.modalities.numeric import MAX_Z
+from interlace.modalities.series import make_series
+from interlace.recipe.fields import SeriesField
 from tests.fitting import fit
 
 BUSY = {"jitter": 0.1, "scale": 0.2, "shift": 0.5, "time_mask": 0.5}

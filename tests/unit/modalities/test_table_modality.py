@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.errors import RecordError
-from pipeline.fields import TableField
-from pipeline.modalities.base import Modality
-from pipeline.modalities.numeric import MAX_Z
-from pipeline.modalities.table import make_table
+from interlace.contract.errors import RecordError
+from interlace.modalities.base import Modality
+from interlace.modalities.numeric import MAX_Z
+from interlace.modalities.table import make_table
+from interlace.recipe.fields import TableField
 from tests.fitting import fit
 
 numbers = st.none() | st.floats(allow_infinity=False, width=32) | st.integers(-(2**70), 2**70) | st.booleans()

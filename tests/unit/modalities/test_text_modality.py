@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from pipeline.errors import DataError, RecordError
-from pipeline.fields import TextField
-from pipeline.modalities.text import TextModality
-from pipeline.sample import BEGIN, END, NUM_SPECIALS, UNKNOWN
+from interlace.contract.errors import DataError, RecordError
+from interlace.contract.sample import BEGIN, END, NUM_SPECIALS, UNKNOWN
+from interlace.modalities.text import TextModality
+from interlace.recipe.fields import TextField
 from tests.fitting import fit
 
 CORPUS = ("a dog runs", "ein Hund läuft", "le chien court", "pes běží", "狗在跑", "😀 grinning face", "A DOG", "") * 3
@@ -121,7 +121,7 @@ def test_byte_pairs_lose_nothing_and_shorten(captions):
 FIT = """
 import json, sys
 from tests.fitting import fit
-from pipeline.fields import TextField
+from interlace.recipe.fields import TextField
 field = TextField(modality="text", column="t", tokenizer="bpe", vocab_size=400)
 print(json.dumps(fit(field, ((t,) for t in json.load(sys.stdin)))))
 """

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import modalities
-from pipeline.fields import ImageField, TableField, TextField
-from pipeline.sample import BEGIN, END, UNKNOWN
+from interlace import modalities
+from interlace.contract.sample import BEGIN, END, UNKNOWN
+from interlace.recipe.fields import ImageField, TableField, TextField
 from tests.data import png
 from tests.fitting import fit
 

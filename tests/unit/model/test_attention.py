@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.model import buckets
-from pipeline.model.attention import Segments, attend
-from pipeline.model.buckets import bucket_lengths, round_up
+from interlace.model import buckets
+from interlace.model.attention import Segments, attend
+from interlace.model.buckets import bucket_lengths, round_up
 
 LENGTHS = [
     [3, 0, 5, 1, 0, 17, 2],

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.model import buckets
-from pipeline.model.attention import Segments, attend, attend_to
+from interlace.model import buckets
+from interlace.model.attention import Segments, attend, attend_to
 
 PAIRS = [
     ([3, 0, 5, 1, 0, 17, 2], [2, 4, 0, 9, 0, 1, 30]),

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.model.attention import Segments
-from pipeline.model.decoder import Decoder, Memory
-from pipeline.recipe.recipe import Model
+from interlace.model.attention import Segments
+from interlace.model.decoder import Decoder, Memory
+from interlace.recipe.model import Model
 
 MODEL = Model(dim=32, head_dim=16, dropout=0.0)
 VOCAB = 11

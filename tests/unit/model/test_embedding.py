@@ -6,18 +6,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.fields import ImageField
-from pipeline.model.attention import Segments
-from pipeline.model.embedding import (
-    Clock,
-    FieldEmbedding,
-    PixelStem,
-    SequenceStem,
-    find_cells,
-    fold,
-    scale_pixels,
-    unfold,
-)
+from interlace.model.attention import Segments
+from interlace.model.cells import find_cells
+from interlace.model.embedding import Clock, FieldEmbedding, PixelStem, SequenceStem, fold, scale_pixels, unfold
+from interlace.recipe.fields import ImageField
 from tests.networks import FIELDS, SPECS, build, draw_batch, rows_of, with_fields
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from pipeline.model.attention import Segments
-from pipeline.model.fusion import FieldTokens, interlace
-from pipeline.model.network import Network, draw_kept
-from pipeline.model.transformer import Block
-from pipeline.tasks import ClassificationTask
+from interlace.model.attention import Segments
+from interlace.model.fusion import FieldTokens, interlace
+from interlace.model.network import Network, draw_kept
+from interlace.model.transformer import Block
+from interlace.tasks import ClassificationTask
 from tests.networks import FUSIONS, SPECS, build, draw_batch, without
 
 
@@ -19,7 +19,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, name: str, sample: int) -> None:
         kept_SF[sample, list(SPECS).index(name)] = False
         return kept_SF
 
-    monkeypatch.setattr("pipeline.model.network.draw_kept", draw)
+    monkeypatch.setattr("interlace.model.network.draw_kept", draw)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

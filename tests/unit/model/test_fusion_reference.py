@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.batch import Batch
-from pipeline.model.attention import Segments
-from pipeline.model.network import Network
+from interlace.contract.batch import Batch
+from interlace.model.attention import Segments
+from interlace.model.network import Network
 from tests.networks import FUSIONS, SPECS, build, draw_batch, without
 
 Padded = tuple[Tensor, Tensor]

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.batch import Batch
-from pipeline.fields import FieldStart
-from pipeline.model import transformer
-from pipeline.model.attention import Segments
-from pipeline.model.network import Network, Outputs
-from pipeline.recipe.recipe import Model
-from pipeline.train.start import prefixes
+from interlace.contract.batch import Batch
+from interlace.model import transformer
+from interlace.model.attention import Segments
+from interlace.model.network import Network, Outputs
+from interlace.recipe.base import FieldStart
+from interlace.recipe.model import Model
+from interlace.train.start import prefixes
 from tests.networks import FIELDS, FUSIONS, SPECS, build, draw_batch, one_sample, rows_of, with_fields, without
 from tests.written import batch_of, texts_of
 from tests.written import build as writer

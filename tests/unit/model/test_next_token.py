@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.model.next_token import ABSENT, PART_ROWS, vocabulary_loss
+from interlace.model.next_token import ABSENT, PART_ROWS, vocabulary_loss
 
 
 def draw(rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

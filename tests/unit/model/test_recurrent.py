@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from pipeline.model.attention import Segments
-from pipeline.model.recurrent import RecurrentStem, time_major
+from interlace.model.attention import Segments
+from interlace.model.recurrent import RecurrentStem, time_major
 
 LENGTHS = [3, 0, 1, 5, 5, 0, 2]
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.attention import Segments
-from pipeline.model.transformer import Encoder, Layer, Residual, keep_scale
-from pipeline.recipe.recipe import Model
+from interlace.model.attention import Segments
+from interlace.model.transformer import Encoder, Layer, Residual, keep_scale
+from interlace.recipe.model import Model
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.5, 0.9])

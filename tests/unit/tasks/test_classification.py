@@ -10,17 +10,18 @@ import torchmetrics.functional.classification as reference
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.batch import Batch, TargetBatch
-from pipeline.errors import DataError
-from pipeline.model.attention import Segments
-from pipeline.model.fusion import Joint
-from pipeline.model.network import FieldState, Outputs
-from pipeline.recipe import recipe
-from pipeline.sample import FieldSpec
-from pipeline.tasks import TASKS, ClassificationTask, Context
-from pipeline.tasks.base import State
-from pipeline.tasks.classification import RANKED_CLASSES, class_weights, metric_names
-from pipeline.train.loop import add_states
+from interlace.contract.batch import Batch, TargetBatch
+from interlace.contract.errors import DataError
+from interlace.contract.sample import FieldSpec
+from interlace.model.attention import Segments
+from interlace.model.fusion import Joint
+from interlace.model.network import FieldState, Outputs
+from interlace.recipe import tasks as recipe
+from interlace.recipe.model import Model
+from interlace.tasks import TASKS, ClassificationTask, Context
+from interlace.tasks.base import State
+from interlace.tasks.classification import RANKED_CLASSES, class_weights, metric_names
+from interlace.train.loop import add_states
 
 CLASSES = ("cat", "dog", "owl", "yak", "zebu")
 DIM = 8
@@ -37,7 +38,7 @@ def make(
     given = {"task": "classification", "column": "label", "field_loss": 0.0} | settings
     context = Context(
         name="label",
-        model=recipe.Model.model_validate({"dim": DIM, "head_dim": DIM, "fusion": fusion}),
+        model=Model.model_validate({"dim": DIM, "head_dim": DIM, "fusion": fusion}),
         fields={},
         specs={name: FieldSpec(name=name, kind="ids", vocab_size=2) for name in fields},
         fitted={"classes": classes, "counts": counts},

@@ -9,16 +9,16 @@ import sacrebleu
 import torch
 from torch.nn import functional
 
-from pipeline.batch import Batch
-from pipeline.detokenizer import Detokenizer
-from pipeline.model.attention import Segments
-from pipeline.model.network import Network
-from pipeline.sample import BEGIN, END, NUM_SPECIALS
-from pipeline.tasks.ctc import best_path
-from pipeline.tasks.generation import memory_of
-from pipeline.tasks.search import beam_search
-from pipeline.tasks.text_metrics import character_errors, word_errors
-from pipeline.train.loop import add_states
+from interlace.contract.batch import Batch
+from interlace.contract.detokenizer import Detokenizer
+from interlace.contract.sample import BEGIN, END, NUM_SPECIALS
+from interlace.model.attention import Segments
+from interlace.model.network import Network
+from interlace.tasks.ctc import best_path
+from interlace.tasks.generation import memory_of
+from interlace.tasks.search import beam_search
+from interlace.tasks.text_metrics import character_errors, word_errors
+from interlace.train.loop import add_states
 from tests.networks import one_sample
 from tests.written import CHARACTERS, batch_of, build, run, task_of, texts_of
 

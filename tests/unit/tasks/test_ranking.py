@@ -8,7 +8,7 @@ import torch
 import torchmetrics.functional.classification as reference
 from numpy.typing import NDArray
 
-from pipeline.tasks.ranking import auroc, average_precision, macro, mean_defined, min_recall_precision
+from interlace.tasks.ranking import auroc, average_precision, macro, mean_defined, min_recall_precision
 
 METRICS = (auroc, average_precision, min_recall_precision)
 

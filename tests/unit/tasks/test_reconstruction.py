@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.batch import Batch, FieldBatch
-from pipeline.errors import RecipeError
-from pipeline.recipe.recipe import parse_recipe
-from pipeline.tasks.reconstruction import fixed_draw
+from interlace.contract.batch import Batch, FieldBatch
+from interlace.contract.errors import RecipeError
+from interlace.recipe.load import parse_recipe
+from interlace.tasks.reconstruction import fixed_draw
 from tests.networks import FUSIONS, SPECS, draw_batch, one_sample, rows_of, with_fields
 from tests.tasked import network_of, summed, task_of
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as functional
 
-from pipeline.tasks import retrieval
-from pipeline.tasks.retrieval import ranks_of
+from interlace.tasks import retrieval
+from interlace.tasks.retrieval import ranks_of
 from tests.networks import draw_batch, without
 from tests.tasked import classes, network_of, summed, task_of, with_targets
 

@@ -8,13 +8,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from pipeline.batch import Batch, FieldBatch
-from pipeline.data.index.build import build_index
-from pipeline.recipe.recipe import Recipe, parse_recipe
-from pipeline.train.build import network_for
-from pipeline.train.loop import Loop, Losses
-from pipeline.train.optim import make_optimizer
-from pipeline.train.parallel import distribute
+from interlace.contract.batch import Batch, FieldBatch
+from interlace.data.index.build import build_index
+from interlace.data.read.open import open_reader
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.train.build import network_for
+from interlace.train.loop import Loop, Losses
+from interlace.train.optim import make_optimizer
+from interlace.train.parallel import distribute
 from tests.data import EmojiLike
 from tests.networks import draw_batch
 from tests.tasked import network_of, task_of
@@ -63,7 +65,7 @@ def gradients(batch: Batch, negatives: str) -> dict[str, torch.Tensor]:
 def weights(recipe: Recipe, rank: int = 0, world_size: int = 1) -> dict[str, torch.Tensor]:
     """The network after a few steps."""
     index = build_index(recipe)
-    reader = index.reader(recipe, "train", training=True)
+    reader = open_reader(index, recipe, "train", training=True)
     schedule = reader.plan().schedule(steps=3)
     torch.manual_seed(0)
     network = network_for(recipe, index.fitted)

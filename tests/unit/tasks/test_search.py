@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.model.attention import Segments
-from pipeline.model.decoder import Decoder, Memory, Writing
-from pipeline.recipe.recipe import Model
-from pipeline.sample import BEGIN, END
-from pipeline.tasks.search import Text, beam_search, greedy, length_norm
+from interlace.contract.sample import BEGIN, END
+from interlace.model.attention import Segments
+from interlace.model.decoder import Decoder, Memory, Writing
+from interlace.recipe.model import Model
+from interlace.tasks.search import Text, beam_search, greedy, length_norm
 
 MODEL = Model(dim=32, head_dim=16, dropout=0.0)
 VOCAB = 8

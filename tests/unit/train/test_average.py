@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline.errors import CheckpointError
-from pipeline.train.average import WeightAverage, decay_at
-from pipeline.train.checkpoint import MODEL, TRAINED, RunState, load_training, load_weights, save_checkpoint, verify
+from interlace.contract.errors import CheckpointError
+from interlace.train.average import WeightAverage, decay_at
+from interlace.train.checkpoint import MODEL, TRAINED, RunState, load_training, load_weights, save_checkpoint, verify
 
 
 def network(seed: int = 0) -> nn.Module:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import RecipeError
-from pipeline.journal import Journal, last_point
-from pipeline.recipe.recipe import parse_recipe
-from pipeline.train.elastic import Rules, has
-from pipeline.train.notice import Lookout, ask_for_checkpoint, checkpoint_given, checkpoint_wanted, enough_stay
-from pipeline.train.stop import ask, clear
+from interlace.contract.errors import RecipeError
+from interlace.recipe.load import parse_recipe
+from interlace.store.journal import Journal, last_point
+from interlace.train.elastic import Rules, has
+from interlace.train.notice import Lookout, ask_for_checkpoint, checkpoint_given, checkpoint_wanted, enough_stay
+from interlace.train.stop import ask, clear
 from tests.data import EmojiLike
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.journal import Point
-from pipeline.train.estimate import CALM_S, LEAST_STEPS, WARM_UP_STEPS, Estimate, Measured, calm
+from interlace.store.journal import Point
+from interlace.train.estimate import CALM_S, LEAST_STEPS, WARM_UP_STEPS, Estimate, Measured, calm
 
 
 def given(alone: float, busy: float, read: float, cpus: float = 1.0, steps: int = 400) -> Estimate:

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.data.index.build import build_index
-from pipeline.errors import CheckpointError, NonFiniteLossError, PositionError
-from pipeline.recipe.recipe import Recipe
-from pipeline.sample import Pack
-from pipeline.train.build import network_for
-from pipeline.train.checkpoint import (
+from interlace.contract.errors import CheckpointError, NonFiniteLossError, PositionError
+from interlace.contract.sample import Pack
+from interlace.data.index.build import build_index
+from interlace.data.read.open import open_reader
+from interlace.recipe.recipe import Recipe
+from interlace.train.build import network_for
+from interlace.train.checkpoint import (
     HASHES,
     MODEL,
     OPTIMIZER,
@@ -25,9 +26,9 @@ from pipeline.train.checkpoint import (
     save_checkpoint,
     verify,
 )
-from pipeline.train.feed import read_ahead
-from pipeline.train.loop import Loop, StepReport
-from pipeline.train.optim import make_optimizer
+from interlace.train.feed import read_ahead
+from interlace.train.loop import Loop, StepReport
+from interlace.train.optim import make_optimizer
 from tests.data import EmojiLike
 
 
@@ -42,7 +43,7 @@ class Here:
     def __init__(self, recipe: Recipe, num_steps: int = 12) -> None:
         torch.set_num_threads(1)
         index = build_index(recipe)
-        self.reader = index.reader(recipe, "train", training=True)
+        self.reader = open_reader(index, recipe, "train", training=True)
         self.plan = self.reader.plan()
         self.schedule = self.plan.schedule(steps=num_steps)
         torch.manual_seed(recipe.seed)

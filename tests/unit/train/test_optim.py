@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.optim import lr_scheduler as torchs
 
-from pipeline.errors import RecipeError
-from pipeline.recipe.recipe import Optim, parse_recipe
-from pipeline.train.muon import hidden_matrices, orthogonalised
-from pipeline.train.optim import SCHEDULES, after_evaluation, layer_factors, learning_rate, make_optimizer, set_rate
+from interlace.contract.errors import RecipeError
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.optim import Optim
+from interlace.train.muon import hidden_matrices, orthogonalised
+from interlace.train.optim import SCHEDULES, after_evaluation, layer_factors, learning_rate, make_optimizer, set_rate
 from tests.networks import build
 
 PEAK, STEPS, WARM = 0.5, 50, 10

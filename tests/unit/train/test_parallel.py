@@ -16,18 +16,20 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from pipeline.errors import CheckpointError, StartError
-from pipeline.model.network import Network
-from pipeline.origin import pin, starts_folder
-from pipeline.recipe.recipe import Recipe, parse_recipe, to_yaml
-from pipeline.sample import FieldPack, Pack
-from pipeline.train.build import build_network
-from pipeline.train.checkpoint import MODEL, OPTIMIZER, RunState, load_optimizer, load_weights, save_checkpoint, verify
-from pipeline.train.loop import Loop, Losses
-from pipeline.train.optim import make_optimizer
-from pipeline.train.parallel import distribute, holds_shards, is_sharded, whole_state
-from pipeline.train.start import prefixes, start
-from pipeline.train.tensors import join_parts, read_weights
+from interlace.contract.errors import CheckpointError, StartError
+from interlace.contract.sample import FieldPack, Pack
+from interlace.model.network import Network
+from interlace.recipe.identity import to_yaml
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.recipe.start import pin, starts_folder
+from interlace.train.build import build_network
+from interlace.train.checkpoint import MODEL, OPTIMIZER, RunState, load_optimizer, load_weights, save_checkpoint, verify
+from interlace.train.loop import Loop, Losses
+from interlace.train.optim import make_optimizer
+from interlace.train.parallel import distribute, holds_shards, is_sharded, whole_state
+from interlace.train.start import prefixes, start
+from interlace.train.tensors import join_parts, read_weights
 from tests.networks import CLASSES, FIELDS, FUSIONS, SPECS, build, draw_batch, draw_pack
 
 WORKERS, STEPS, HALF, LATER = 2, 20, 10, 13

@@ -17,24 +17,27 @@ from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
-from pipeline import modalities
-from pipeline.batch import Batch, FieldBatch, to_batch
-from pipeline.data.index.build import build_index
-from pipeline.errors import DataError, InterlaceError, RecipeError, StartError
-from pipeline.fields import ImageField, PretrainedEncoder, TextField
-from pipeline.modalities.pretrained import fit_pretrained
-from pipeline.model.attention import Segments
-from pipeline.model.embedding import find_cells
-from pipeline.model.network import Network
-from pipeline.model.pretrained import PretrainedPixels, PretrainedTokens, read_pretrained
-from pipeline.origin import pin, starts_folder
-from pipeline.predict import Predictor, export_model
-from pipeline.recipe.recipe import Recipe, parse_recipe
-from pipeline.train.build import network_for
-from pipeline.train.checkpoint import MODEL, RunState, save_checkpoint
-from pipeline.train.loop import Loop
-from pipeline.train.optim import make_optimizer, rate_factor
-from pipeline.train.start import start
+from interlace import modalities
+from interlace.contract.batch import Batch, FieldBatch, to_batch
+from interlace.contract.errors import DataError, InterlaceError, RecipeError, StartError
+from interlace.data.index.build import build_index
+from interlace.data.read.open import open_reader
+from interlace.modalities.pretrained import fit_pretrained
+from interlace.model.attention import Segments
+from interlace.model.cells import find_cells
+from interlace.model.network import Network
+from interlace.model.pretrained import PretrainedPixels, PretrainedTokens, read_pretrained
+from interlace.recipe.base import PretrainedEncoder
+from interlace.recipe.fields import ImageField, TextField
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.recipe.start import pin, starts_folder
+from interlace.results.predictor import Predictor, export_model
+from interlace.train.build import network_for
+from interlace.train.checkpoint import MODEL, RunState, save_checkpoint
+from interlace.train.loop import Loop
+from interlace.train.optim import make_optimizer, rate_factor
+from interlace.train.start import start
 from tests.conftest import REPOSITORY
 from tests.data import COLORS, EmojiLike, png
 
@@ -219,8 +222,8 @@ def test_special_tokens_stay_in_place_under_augmentation(tiny: Path):
 
 def test_the_data_arm_reads_a_folder_without_torch_and_transformers(tiny: Path):
     program = (
-        "import sys, pathlib\nfrom pipeline import modalities\nfrom pipeline.fields import TextField\n"
-        "from pipeline.modalities.pretrained import fit_pretrained\n"
+        "import sys, pathlib\nfrom pipeline import modalities\nfrom interlace.recipe.fields import TextField\n"
+        "from interlace.modalities.pretrained import fit_pretrained\n"
         f"folder = pathlib.Path({str(tiny)!r})\n"
         "field = TextField(modality='text', column='c', encoder={'pretrained': str(folder)})\n"
         "ids = modalities.make('c', field, fit_pretrained(folder)).decode(('A very red disc',))\n"
@@ -243,7 +246,7 @@ class Here:
         self.index = build_index(self.recipe)
         self.network: Network = network_for(self.recipe, self.index.fitted)
         start(self.network, self.recipe, starts_folder(self.recipe))
-        reader = self.index.reader(self.recipe, "train", training=True)
+        reader = open_reader(self.index, self.recipe, "train", training=True)
         schedule = reader.plan().schedule(steps=2)
         self.packs = [p for w in schedule.windows for p in reader.read(w, first=0, stop=schedule.stop)]
         factors = (rate_factor(self.recipe.fields),)

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.data.index.build import build_index
-from pipeline.errors import RecipeError
-from pipeline.recipe.recipe import Recipe, parse_recipe
-from pipeline.tasks.weighting import UncertaintyWeights
-from pipeline.train.build import network_for
-from pipeline.train.loop import Loop, batch_states, evaluated
-from pipeline.train.optim import make_optimizer
+from interlace.contract.errors import RecipeError
+from interlace.data.index.build import build_index
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.tasks.weighting import UncertaintyWeights
+from interlace.train.build import network_for
+from interlace.train.loop import Loop, batch_states, evaluated
+from interlace.train.optim import make_optimizer
 from tests.data import EmojiLike
 from tests.networks import draw_batch
 from tests.tasked import network_of, numbers, task_of, with_targets

@@ -11,19 +11,22 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.batch import Batch, to_batch
-from pipeline.data.index.build import Index, build_index
-from pipeline.errors import RecipeError, StartError
-from pipeline.model.network import Network, Outputs
-from pipeline.origin import pin, starts_folder
-from pipeline.predict import Predictor, export_model
-from pipeline.recipe.recipe import Recipe, digest, load_recipe, parse_recipe, to_yaml
-from pipeline.sample import Pack
-from pipeline.train.build import network_for
-from pipeline.train.checkpoint import RunState, load_optimizer, load_weights, save_checkpoint
-from pipeline.train.loop import Loop, StepReport
-from pipeline.train.optim import make_optimizer, rate_factor
-from pipeline.train.start import start
+from interlace.contract.batch import Batch, to_batch
+from interlace.contract.errors import RecipeError, StartError
+from interlace.contract.sample import Pack
+from interlace.data.index.build import Index, build_index
+from interlace.data.read.open import open_reader
+from interlace.model.network import Network, Outputs
+from interlace.recipe.identity import digest, to_yaml
+from interlace.recipe.load import load_recipe, parse_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.recipe.start import pin, starts_folder
+from interlace.results.predictor import Predictor, export_model
+from interlace.train.build import network_for
+from interlace.train.checkpoint import RunState, load_optimizer, load_weights, save_checkpoint
+from interlace.train.loop import Loop, StepReport
+from interlace.train.optim import make_optimizer, rate_factor
+from interlace.train.start import start
 from tests.data import EmojiLike
 
 CAPTION = {"modality": "text", "column": "caption", "tokenizer": "bpe", "vocab_size": 300, "stem": "rnn"}
@@ -37,7 +40,7 @@ class Here:
         torch.set_num_threads(1)
         self.recipe = pin(recipe)
         self.index: Index = build_index(self.recipe)
-        self.reader = self.index.reader(self.recipe, "train", training=True)
+        self.reader = open_reader(self.index, self.recipe, "train", training=True)
         self.plan = self.reader.plan()
         self.schedule = self.plan.schedule(steps=num_steps)
         torch.manual_seed(self.recipe.seed)

@@ -5,13 +5,15 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from pipeline.fields import TableField
-from pipeline.model.network import Network
-from pipeline.origin import MODEL, RECIPE
-from pipeline.recipe.recipe import ClassificationTask as Settings
-from pipeline.recipe.recipe import Recipe, parse_recipe, to_yaml
-from pipeline.tasks import ClassificationTask
-from pipeline.train.start import start
+from interlace.model.network import Network
+from interlace.recipe.fields import TableField
+from interlace.recipe.identity import to_yaml
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.recipe.start import MODEL, RECIPE
+from interlace.recipe.tasks import ClassificationTask as Settings
+from interlace.tasks import ClassificationTask
+from interlace.train.start import start
 from tests.networks import FIELDS, SPECS, build, context, draw_batch
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from jobs.console import reported_errors
-from pipeline.errors import StoppedError
-from pipeline.train.stop import asking_on_sigterm, clear, ctrl_c_restored, is_asked
+from interlace.contract.errors import StoppedError
+from interlace.jobs.console import reported_errors
+from interlace.train.stop import asking_on_sigterm, clear, ctrl_c_restored, is_asked
 
 
 def terminate() -> None:

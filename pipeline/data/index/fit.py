@@ -1,0 +1,160 @@
+"""Fitting: what fields and targets learn from the training rows, as a job over row groups. Torch-free.
+
+    row group -> columns that something learns from, read once -> a partial of each learner -> merged in order -> state
+
+The units of work are row groups, done by the same `mapper` as those of measuring. Partials are small and are merged as
+they come, so memory holds one row group where it is read and the totals (counts, statistics) where they are merged. The
+state is the same wherever the row groups were read. A field that starts from another run or a pretrained model learns
+nothing: its state comes from there.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+
+from interlace import modalities
+from interlace.contract.errors import DataError, StartError
+from interlace.data.index.targets import target_learner
+from interlace.data.sources import Mapper, RowGroup, ShardFormat, open_source, usable_rows
+from interlace.modalities.base import Known, Learner
+from interlace.recipe.base import PretrainedEncoder
+from interlace.recipe.fields import AnyField, TextField
+from interlace.recipe.recipe import Recipe
+from interlace.recipe.start import fitted_from, starts_folder
+from interlace.recipe.tasks import AnyTask, GenerationTask
+
+Fitted = Mapping[str, Mapping[str, Any]]
+"""`{"fields": {name: state}, "targets": {name: state}}`, plain JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """Something to learn, and the columns of each field (or of the target) that it is learned from."""
+
+    learner: Learner
+    columns: tuple[tuple[str, ...], ...]
+
+
+def lessons(recipe: Recipe) -> dict[str, Lesson]:
+    """All that a recipe learns, by setting: one lesson a field, shared vocabulary and task; nothing learned yet.
+
+    A field that starts from elsewhere brings its state, which then is that of all fields of its vocabulary.
+
+    Raises:
+        DataError: settings of a field that can't be followed.
+        StartError: the recipe (pinned) has a field that can't start from what its `init` names, or two fields of one
+            vocabulary bring unequal ones.
+    """
+    made: dict[str, Lesson] = {}
+    known = _known(recipe)
+    for name, field in recipe.fields.items():
+        key = _lesson_of(name, field)
+        before = made[key].columns if key in made else ()
+        learner = Known(known[key]) if key in known else modalities.learner(field)
+        made[key] = Lesson(learner=learner, columns=(*before, field.columns))
+    for name, task in recipe.tasks.items():
+        if task.columns:
+            key = _lesson_of_task(name, task)
+            before = made[key].columns if key in made else ()
+            learner = Known(known[key]) if key in known else target_learner(task)
+            made[key] = Lesson(learner=learner, columns=(*before, task.columns))
+    return made
+
+
+def _lesson_of(name: str, field: AnyField) -> str:
+    shared = isinstance(field, TextField) and field.vocabulary
+    return f"vocabulary.{shared}" if shared else f"fields.{name}"
+
+
+def _lesson_of_task(name: str, task: AnyTask) -> str:
+    shared = isinstance(task, GenerationTask) and task.vocabulary
+    return f"vocabulary.{shared}" if shared else f"tasks.{name}"
+
+
+def _known(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
+    """The states that fields bring, by lesson."""
+    known: dict[str, Mapping[str, Any]] = {}
+    first: dict[str, str] = {}
+    for name, field in recipe.fields.items():
+        state = _started(recipe, name, field)
+        if state is None:
+            continue
+        key = _lesson_of(name, field)
+        if known.setdefault(key, state) != state:
+            raise StartError(
+                f"fields.{name}.init",
+                (f"shares the vocabulary of `fields.{first[key]}`, which starts with another",),
+            )
+        first.setdefault(key, name)
+    return known
+
+
+def _started(recipe: Recipe, name: str, field: AnyField) -> Mapping[str, Any] | None:
+    """The state that comes with the run or the pretrained model that a field starts from, None without one."""
+    home = starts_folder(recipe)
+    encoder: PretrainedEncoder | None = getattr(field, "encoder", None)
+    if field.init is None and encoder is not None:
+        assert encoder.digest is not None, "not pinned"
+        return modalities.fit_from_folder(field, home / encoder.digest)
+    return fitted_from(home, name, field)
+
+
+def fit(recipe: Recipe, groups: Sequence[RowGroup], mapper: Mapper) -> Fitted:
+    """Fit every field and target on the training rows; a row group is read once for all of them.
+
+    Args:
+        recipe: names fields, tasks and sources.
+        groups: the row groups of the training shards.
+        mapper: where they are read.
+
+    Raises:
+        DataError: settings that can't be followed, or a column from which nothing can be learned.
+        StartError: as `lessons`.
+    """
+    totals = lessons(recipe)
+    asked = {n: lesson for n, lesson in lessons(recipe).items() if not isinstance(lesson.learner, Known)}
+    readers = tuple(open_source(source) for source in recipe.data.splits()["train"])
+    for table in mapper(FitGroup(readers, asked), groups) if asked else ():
+        for name, partial in zip(table["lesson"].to_pylist(), table["partial"].to_pylist(), strict=True):
+            totals[name].learner.merge(json.loads(partial))
+    states = {n: lesson.learner.finish() for n, lesson in totals.items()}
+    return {
+        "fields": {n: states[_lesson_of(n, f)] for n, f in recipe.fields.items()},
+        "targets": {n: states[_lesson_of_task(n, t)] for n, t in recipe.tasks.items() if t.columns},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class FitGroup:
+    """Reads the columns of a row group that something learns from, and makes the partial of each lesson."""
+
+    readers: tuple[ShardFormat, ...]
+    lessons: Mapping[str, Lesson]
+
+    def __call__(self, group: RowGroup) -> pa.Table:
+        """One row a lesson: `lesson`, its name, and `partial` as JSON."""
+        columns = dict.fromkeys(c for lesson in self.lessons.values() for own in lesson.columns for c in own)
+        partials: dict[str, str] = {}
+        try:
+            table = usable_rows(self.readers[group.source].read(group, list(columns)))
+        except DataError:
+            pass  # the index lists the rows of a damaged row group, one by one
+        else:
+            for name, lesson in self.lessons.items():
+                values = chain.from_iterable(_values(table, own) for own in lesson.columns)
+                partials[name] = json.dumps(lesson.learner.partial(values))
+        return pa.table(
+            {"lesson": pa.array(partials, pa.string()), "partial": pa.array(partials.values(), pa.string())}
+        )
+
+
+def _values(table: pa.Table, columns: tuple[str, ...]) -> Iterable[tuple[Any, ...]]:
+    """The values of one field; rows where all its columns are null are left out."""
+    if len(columns) == 1:
+        return ((v,) for v in table[columns[0]].drop_null().to_pylist())
+    rows = zip(*(table[c].to_pylist() for c in columns), strict=True)
+    return (row for row in rows if any(v is not None for v in row))

@@ -1,0 +1,294 @@
+"""The reader: turns a window of the plan into packs, in plan order. Pure, without Ray and torch.
+
+    read row groups -> verify record hash -> decode -> augment -> encode -> join into packs
+    open cached row groups -----------------------/
+
+Ray tasks and in-process callers run this same code, so they give the same bytes. A record that turns out bad leaves an
+empty slot at its place and an entry in `Pack.bad`; it never shifts the stream.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from interlace.contract.errors import DataError, RecordError
+from interlace.contract.sample import BadRecord, FieldPack, Pack, TargetPack, Tokens
+from interlace.data.index.manifest import Manifest
+from interlace.data.index.records import Record, Recordings, field_value, record_hash
+from interlace.data.index.tokens import num_tokens
+from interlace.data.plan.mix import Mix, MixSettings
+from interlace.data.plan.plan import Plan, PlanSettings, Rows, Window
+from interlace.data.read.cache import Cache, Decoded, GroupWriter
+from interlace.data.sources import FAULT
+
+Entry = Callable[[], Decoded]
+"""A record that waits for its pack: gives its decoded values, or raises RecordError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One sample of a pack: tokens of the fields it has, values of the targets it has."""
+
+    tokens: Mapping[str, Tokens]
+    targets: Mapping[str, NDArray[Any]]
+
+
+EMPTY = Slot(tokens={}, targets={})
+
+
+class Place(NamedTuple):
+    """Where a pack stands in the run."""
+
+    position: int
+    epoch: int
+
+
+def read_slot(record: Record, recordings: Recordings, rng: np.random.Generator | None) -> Slot:
+    """Decode, augment (if `rng` is given) and encode one record. Raises RecordError."""
+    return encode_slot(decode_record(record, recordings), recordings, rng)
+
+
+def decode_record(record: Record, recordings: Recordings) -> Decoded:
+    """Values and targets of one record: arrays in C order, read-only as those from the cache. Raises RecordError."""
+    values: dict[str, NDArray[Any]] = {}
+    for name, (modality, columns) in recordings.fields.items():
+        value = field_value(record, columns)
+        if value is None:
+            continue
+        try:
+            values[name] = np.ascontiguousarray(modality.decode(value))
+        except RecordError as error:
+            raise RecordError(f"field `{name}`: {error}") from error
+        values[name].setflags(write=False)
+    targets = {
+        name: target.encode(value)
+        for name, (target, columns) in recordings.targets.items()
+        if (value := field_value(record, columns)) is not None
+    }
+    return Decoded(values=values, targets=targets)
+
+
+def encode_slot(decoded: Decoded, recordings: Recordings, rng: np.random.Generator | None) -> Slot:
+    """Augment (if `rng` is given) and encode one record. Raises RecordError."""
+    tokens: dict[str, Tokens] = {}
+    for name, (modality, _) in recordings.fields.items():
+        value = decoded.values.get(name)
+        if value is None:
+            continue
+        try:
+            tokens[name] = modality.encode(value if rng is None else modality.augment(value, rng))
+        except RecordError as error:
+            raise RecordError(f"field `{name}`: {error}") from error
+    return Slot(tokens=tokens, targets=decoded.targets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """Reads the packs of one split.
+
+    Args:
+        manifest: what the split holds.
+        plan_settings: how it is packed.
+        recordings: how records become tokens.
+        training: whether to augment.
+        mix: weights of the manifest's sources, where they are mixed.
+        cache: keeps decoded values on disk; the packs are the same with and without.
+    """
+
+    manifest: Manifest
+    plan_settings: PlanSettings
+    recordings: Recordings
+    training: bool
+    mix: MixSettings | None = None
+    cache: Cache | None = None
+
+    def plan(self) -> Plan:
+        """The plan of this split."""
+        return Plan(
+            group_starts=self.manifest.group_starts(),
+            num_tokens=num_tokens(self.manifest, self.recordings),
+            settings=self.plan_settings,
+            mix=self._mix(),
+        )
+
+    def _mix(self) -> Mix | None:
+        """The mix of the manifest's sources, if there is one."""
+        if self.mix is None:
+            return None
+        starts = self.manifest.group_starts()
+        bounds = np.stack([starts[:-1], starts[1:]], axis=1)
+        source_of = np.array([g.source for g in self.manifest.groups])
+        return Mix(
+            settings=self.mix,
+            groups=tuple(bounds[source_of == s] for s in range(len(self.mix.weights))),
+            usable=num_tokens(self.manifest, self.recordings) > 0,
+            seed=self.plan_settings.seed,
+            window_groups=self.plan_settings.window_groups,
+        )
+
+    def read(self, window: Window, *, first: int, stop: int, plan: Plan | None = None) -> Iterator[Pack]:
+        """The packs of a window at positions `first <= p < stop`, in order."""
+        plan = plan or self.plan()
+        packs = plan.packs(window.epoch, window.index)
+        assert len(packs) == window.num_packs, (len(packs), window)
+        wanted = range(max(first - window.start, 0), min(stop - window.start, len(packs)))
+        draws = np.concatenate([packs[i] for i in wanted]) if wanted else np.zeros(0, np.int64)
+        rows, counts = np.unique(plan.rows_of(draws), return_counts=True)
+        left = dict(zip(rows.tolist(), counts.tolist(), strict=True))
+        with ExitStack() as unfinished:
+            records = self._records(plan, rows, unfinished)
+            for i in wanted:
+                rows = plan.rows_of(packs[i])
+                epochs = window.epoch + packs[i] // len(plan.num_tokens)
+                yield self._pack(Place(window.start + i, window.epoch), rows, epochs, records)
+                for row in rows.tolist():  # a record lives until its last draw in the window
+                    left[row] -= 1
+                    if not left[row]:
+                        del records[row]
+
+    def is_stored(self, number: int, rows: Rows) -> bool:
+        """Whether the cache holds these rows of a row group."""
+        stored = self.cache.open(self._content(number)) if self.cache else None
+        return stored is not None and stored.covers(rows)
+
+    def store(self, number: int, rows: Rows) -> tuple[int, int]:
+        """Decode the usable rows of a row group into the cache; how many records, and bytes of their values."""
+        writer = self.cache.writer(self._content(number), rows) if self.cache else None
+        size = 0
+        with ExitStack() as unfinished:
+            if writer is not None:
+                unfinished.callback(writer.discard)
+            start = int(self.manifest.group_starts()[number])
+            for entry in self._read_group(number, start, rows, writer).values():
+                try:
+                    size += sum(v.nbytes for v in entry().values.values())
+                except RecordError:  # the cache knows it now
+                    continue
+        return len(rows), size
+
+    def _content(self, number: int) -> bytes:
+        starts = self.manifest.group_starts()
+        return self.manifest.content(int(starts[number]), int(starts[number + 1]))
+
+    def _records(self, plan: Plan, rows: Rows, unfinished: ExitStack) -> dict[int, Entry]:
+        """The records of these rows, from the cache or read row group by row group.
+
+        Args:
+            plan: the plan of the split.
+            rows: of the manifest.
+            unfinished: takes what gives up cache files that did not become whole.
+        """
+        starts = plan.group_starts
+        records: dict[int, Entry] = {}
+        group_of = np.searchsorted(starts, rows, side="right") - 1
+        for number in np.unique(group_of).tolist():
+            start, stop = int(starts[number]), int(starts[number + 1])
+            inside = rows[group_of == number] - start
+            content = self.manifest.content(start, stop) if self.cache else b""
+            stored = self.cache.open(content) if self.cache else None
+            if stored is not None and stored.covers(inside):
+                records |= {start + i: partial(stored.row, i) for i in inside.tolist()}
+                continue
+            writer = None
+            usable = np.flatnonzero(plan.num_tokens[start:stop])
+            if self.cache and np.isin(usable, inside).all():
+                writer = self.cache.writer(content, usable)
+            if writer is not None:
+                unfinished.callback(writer.discard)
+            records |= self._read_group(number, start, inside, writer)
+        return records
+
+    def _read_group(self, number: int, start: int, inside: Rows, writer: GroupWriter | None) -> dict[int, Entry]:
+        """The records of some rows of a row group, read from its shard."""
+        group = self.manifest.groups[number]
+        try:
+            table = self.manifest.readers()[group.source].read(group, self.recordings.columns)
+            if table.num_rows != group.num_rows:
+                raise DataError(f"{group.shard}: row group {group.index} now has {table.num_rows} rows")
+        except DataError as error:
+            return {start + i: partial(_refuse, str(error)) for i in inside.tolist()}
+        records: dict[int, Entry] = {}
+        for i, record in zip(inside.tolist(), table.take(pa.array(inside)).to_pylist(), strict=True):
+            reason = record.pop(FAULT, None)
+            decode = partial(self._decode, start + i, record, writer, i)
+            records[start + i] = partial(_refuse, reason) if reason else decode
+        return records
+
+    def _decode(self, row: int, record: Record, writer: GroupWriter | None, place: int) -> Decoded:
+        """Verify and decode a record; the cache gets what its bytes give, also that they can't be decoded."""
+        if record_hash(record, self.recordings.columns) != int(self.manifest.hashes[row]):
+            raise RecordError("record hash differs from the manifest: the shard changed after it was indexed")
+        try:
+            decoded = decode_record(record, self.recordings)
+        except RecordError as error:
+            if writer is not None:
+                writer.add(place, error)
+            raise
+        if writer is not None:
+            writer.add(place, decoded)
+        return decoded
+
+    def _pack(self, place: Place, rows: Rows, epochs: Rows, records: Mapping[int, Entry]) -> Pack:
+        slots: list[Slot] = []
+        bad: list[BadRecord] = []
+        for row, epoch in zip(rows.tolist(), epochs.tolist(), strict=True):
+            rng = np.random.default_rng((self.plan_settings.seed, epoch, row)) if self.training else None
+            try:
+                slots.append(encode_slot(records[row](), self.recordings, rng))
+            except RecordError as error:
+                shard, number = self.manifest.locate(row)
+                bad.append(BadRecord(shard=shard, row=number, reason=str(error)))
+                slots.append(EMPTY)
+        return join(place.position, place.epoch, rows, slots, self.recordings, tuple(bad))
+
+
+def _refuse(reason: str) -> Decoded:
+    """The entry of a record that was not read."""
+    raise RecordError(reason)
+
+
+def join(
+    position: int,
+    epoch: int,
+    rows: Rows,
+    slots: Sequence[Slot],
+    recordings: Recordings,
+    bad: tuple[BadRecord, ...] = (),
+) -> Pack:
+    """Samples end to end as one pack."""
+    fields: dict[str, FieldPack] = {}
+    for name, (modality, _) in recordings.fields.items():
+        found = [s.tokens.get(name) for s in slots]
+        spec = modality.spec
+        empty = np.zeros((0, spec.patch_dim), spec.patch_dtype) if spec.kind == "patches" else np.zeros(0, np.int32)
+        fields[name] = FieldPack(
+            values=_concatenate((t.values for t in found if t is not None), empty),
+            lengths=np.array([0 if t is None else t.values.shape[0] for t in found], np.int32),
+            grids=np.array([(0, 0) if t is None else t.grid for t in found], np.int32).reshape(-1, 2),
+            times=_times(found) if spec.clocked else None,
+        )
+    targets: dict[str, TargetPack] = {}
+    for name, (target, _) in recordings.targets.items():
+        values = [s.targets.get(name) for s in slots]
+        targets[name] = TargetPack(
+            values=_concatenate((v for v in values if v is not None), np.zeros(0, target.dtype)),
+            lengths=np.array([0 if v is None else v.shape[0] for v in values], np.int32),
+            present=np.array([v is not None for v in values], np.bool_),
+        )
+    return Pack(position=position, epoch=epoch, sample_ids=np.asarray(rows), fields=fields, targets=targets, bad=bad)
+
+
+def _times(found: Iterable[Tokens | None]) -> NDArray[np.float32]:
+    """The times of clocked tokens end to end."""
+    return _concatenate((t.times for t in found if t is not None and t.times is not None), np.zeros(0, np.float32))
+
+
+def _concatenate(arrays: Iterable[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
+    """The arrays end to end; `empty` gives dtype and width where there are none."""
+    return np.concatenate([empty, *arrays])

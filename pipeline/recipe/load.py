@@ -1,0 +1,106 @@
+"""Reading settings from YAML: overrides applied, every error reported at once."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from interlace.contract.errors import RecipeError
+from interlace.recipe.base import Node
+from interlace.recipe.messages import describe
+from interlace.recipe.recipe import Recipe
+
+Tree = TypeVar("Tree", bound=Node)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply overrides.
+
+    Args:
+        path: a YAML file.
+        overrides: `dotted.path=value`, the value read as YAML.
+
+    Raises:
+        RecipeError: the file can't be read or has faults; all of them are named.
+    """
+    return load_tree(path, overrides, Recipe)
+
+
+def parse_recipe(tree: Any, overrides: Sequence[str] = (), source: str = "recipe") -> Recipe:
+    """Turn a plain tree (as YAML gives it) and overrides into a Recipe.
+
+    Raises:
+        RecipeError: all faults of tree and overrides.
+    """
+    return parse_tree(tree, overrides, source, Recipe)
+
+
+def load_tree(path: str | Path, overrides: Sequence[str], root: type[Tree]) -> Tree:
+    """Read settings of any class from a YAML file, as `load_recipe` reads a Recipe."""
+    return parse_tree(read_yaml(path), overrides, str(path), root)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The plain tree of a YAML file. Raises RecipeError."""
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise RecipeError((f"expected a readable YAML file, but {error.strerror}: {path}",), str(path)) from error
+    except yaml.YAMLError as error:
+        raise RecipeError((f"expected YAML, but {error}",), str(path)) from error
+
+
+def parse_tree(tree: Any, overrides: Sequence[str], source: str, root: type[Tree]) -> Tree:
+    """Turn a plain tree and overrides into settings of any class, as `parse_recipe` does for a Recipe."""
+    if not isinstance(tree, dict):
+        raise RecipeError((f"expected a mapping of settings, but it is {type(tree).__name__}",), source)
+    faults = [fault for override in overrides if (fault := _apply(tree, override))]
+    try:
+        settings = root.model_validate({k: v for k, v in tree.items() if k not in getattr(root, "beside", ())})
+    except ValidationError as error:
+        raise RecipeError((*faults, *(describe(e, root) for e in error.errors())), source) from error
+    if faults:
+        raise RecipeError(tuple(faults), source)
+    return settings
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 with `1e-3` read as a number, as everyone means it, and doubled keys refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        doubled = {str(k) for k in keys if keys.count(k) > 1}
+        if doubled:
+            raise yaml.YAMLError(f"key given twice: {', '.join(sorted(doubled))} (line {node.start_mark.line + 1})")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _apply(tree: dict[str, Any], override: str) -> str | None:
+    """Set one `path=value` in the tree; the fault if it can't be set."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        return f"--set {override}: expected dotted.path=value"
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        return f"--set {override}: expected a YAML value, but {error}"
+    *parents, last = path.split(".")
+    node = tree
+    for key in parents:
+        if node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+        if not isinstance(node, dict):
+            return f"--set {path}: `{key}` is a value, not a section"
+    node[last] = value
+    return None

@@ -1,0 +1,131 @@
+"""Results of a trained model: a table over subsets of fields, files for people and programs, the model's card."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import device
+
+from interlace.contract.charts import Exhibit
+from interlace.data.read.reader import Reader
+from interlace.data.sources import usable_rows
+from interlace.results.evaluate import SubsetResult, evaluate_subsets, field_subsets
+from interlace.results.figures import bars_figure, write_exhibit
+from interlace.results.predictor import Predictor
+from interlace.tracking import ColumnType, ModelCard
+from interlace.train.run import Prepared
+
+EXAMPLE_ROWS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Results over one split.
+
+    Args:
+        split: `test`, `validation` or `train`.
+        num_samples: samples read.
+        results: one for each subset of fields, all fields first.
+        exhibits: figures and tables with all fields given, by file name without its ending.
+    """
+
+    split: str
+    num_samples: int
+    results: tuple[SubsetResult, ...]
+    exhibits: Mapping[str, Exhibit]
+
+    def journal_metrics(self) -> dict[str, float]:
+        """`test/task/metric` with all fields, `test_only/field/task/metric` for each alone; files have all subsets.
+
+        `test_weight/field` is the mean of what the fusion weighs the field with, where it weighs fields.
+        """
+        metrics = {f"{self.split}/{k}": v for k, v in self.results[0].metrics.items()}
+        metrics |= {f"{self.split}_weight/{field}": w.mean for field, w in self.results[0].weights.items()}
+        for result in self.results[1:]:
+            if len(result.fields) == 1:
+                metrics |= {f"{self.split}_only/{result.fields[0]}/{k}": v for k, v in result.metrics.items()}
+        return metrics
+
+    def write(self, folder: Path) -> None:
+        """`fields.csv`, `evaluation.json`, what each task shows as PNG or CSV, and the weights of the fusion.
+
+        A metric that has no value (a task without targets, or given none of its fields) is empty, null in JSON.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        names = list(self.results[0].metrics)
+        with (folder / "fields.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["fields", *names])
+            writer.writerows(["+".join(r.fields), *_known(r.metrics).values()] for r in self.results)
+        whole: dict[str, Any] = {
+            "split": self.split,
+            "samples": self.num_samples,
+            "subsets": [{"fields": list(r.fields), "metrics": _known(r.metrics)} for r in self.results],
+        }
+        if weights := self.results[0].weights:
+            whole["weights"] = {field: {"mean": w.mean, "std": w.std} for field, w in weights.items()}
+            bars = {field: (w.mean, w.std) for field, w in weights.items()}
+            title = f"what the fusion weighs each field with ({self.split})"
+            bars_figure(bars, title, "mean over samples, and standard deviation", folder / "fields-model.png")
+        (folder / "evaluation.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
+        for name, exhibit in self.exhibits.items():
+            write_exhibit(exhibit, f"{name} ({self.split})", folder / name)
+
+
+def _known(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """The metrics with None for those that have no value."""
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
+
+
+def evaluate_model(folder: Path, reader: Reader, split: str) -> Evaluation:
+    """Evaluate an exported model over a split, for every subset of its fields."""
+    predictor = Predictor.load(folder)
+    subsets = field_subsets(list(predictor.recipe.fields))
+    results = evaluate_subsets(predictor.network, reader, predictor.recipe, subsets, device("cpu"))
+    shown = {
+        f"{kind}-{name}": exhibit
+        for name, state in results[0].states.items()
+        for kind, exhibit in predictor.network.tasks[name].exhibits(state).items()
+    }
+    return Evaluation(
+        split=split,
+        num_samples=reader.manifest.num_rows - len(reader.manifest.bad),
+        results=tuple(results),
+        exhibits=shown,
+    )
+
+
+def model_card(folder: Path, prepared: Prepared, metrics: str = "") -> ModelCard:
+    """What MLflow needs to know of an exported model: columns in and out, and a few rows as example.
+
+    Args:
+        folder: the exported model.
+        prepared: the run's recipe and data.
+        metrics: prefix of the journal's metrics that were measured of this very model.
+    """
+    recipe = prepared.recipe
+    manifest = prepared.index.manifests["train"]
+    columns = list(dict.fromkeys(c for field in recipe.fields.values() for c in field.columns))
+    group = usable_rows(manifest.readers()[0].read(manifest.groups[0], columns))
+    return ModelCard(
+        folder=folder,
+        inputs={c: _column_type(str(group.schema.field(c).type)) for c in columns},
+        outputs=Predictor.load(folder).columns,
+        examples=group.slice(0, EXAMPLE_ROWS).to_pylist(),
+        metrics=metrics,
+    )
+
+
+_TYPES: Mapping[str, ColumnType] = {
+    "binary": "binary", "large_binary": "binary", "string": "string", "large_string": "string", "bool": "boolean",
+    "int": "long", "uint": "long", "half_float": "double", "float": "double", "double": "double",
+}  # fmt: skip
+
+
+def _column_type(arrow: str) -> ColumnType:
+    """MLflow's name for an Arrow type as text; `any` for what JSON has no type for, and for columns without a value."""
+    return "doubles" if "list" in arrow else _TYPES.get(arrow.rstrip("0123456789"), "any")

@@ -1,0 +1,145 @@
+"""Prediction from raw rows with an exported model: the same modalities, packing and network as in training.
+
+    rows -> decode, encode -> packs within the token budget -> network -> one dict a row
+
+An exported model is a folder: `recipe.yaml`, `fitted.json`, `model.safetensors`. Any field may be missing.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from interlace.contract.batch import to_batch
+from interlace.contract.errors import InterlaceError, RecordError
+from interlace.data.index.records import Recordings, make_recordings
+from interlace.data.read.reader import EMPTY, Slot, join, read_slot
+from interlace.model.network import Network
+from interlace.recipe.identity import to_yaml
+from interlace.recipe.load import load_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.tasks.base import Kind
+from interlace.train.build import network_for
+from interlace.train.checkpoint import MODEL, load_weights
+from interlace.train.loop import autocast
+from interlace.train.tensors import join_parts
+
+RECIPE, FITTED = "recipe.yaml", "fitted.json"
+
+
+def export_model(recipe: Recipe, fitted: Mapping[str, Any], checkpoint: Path, folder: Path) -> None:
+    """Write the model of a checkpoint as a folder that `Predictor.load` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECIPE).write_text(to_yaml(recipe), encoding="utf-8")
+    (folder / FITTED).write_text(json.dumps(fitted, ensure_ascii=False), encoding="utf-8")
+    join_parts(checkpoint / MODEL, folder / MODEL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """A model ready to predict.
+
+    Args:
+        recipe: of the run that trained it.
+        network: in evaluation mode, on `device`.
+        recordings: modalities of the recipe's fields.
+        device: where it runs.
+    """
+
+    recipe: Recipe
+    network: Network
+    recordings: Recordings
+    device: torch.device
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "Predictor":
+        """Read an exported model. Raises InterlaceError if the folder is not one."""
+        missing = [n for n in (RECIPE, FITTED, MODEL) if not (folder / n).exists()]
+        if missing:
+            raise InterlaceError(f"{folder}: expected an exported model, but {', '.join(missing)} is missing")
+        recipe = load_recipe(folder / RECIPE)
+        fitted = json.loads((folder / FITTED).read_text(encoding="utf-8"))
+        network = network_for(recipe, fitted)
+        load_weights(folder, network)
+        recordings = make_recordings(recipe, fitted)
+        return cls(
+            recipe=recipe,
+            network=network.to(device).eval(),
+            recordings=Recordings(fields=recordings.fields, targets={}),
+            device=torch.device(device),
+        )
+
+    @property
+    def columns(self) -> dict[str, Kind]:
+        """What `predict` gives for each row: the kind of every column, in order, the last of them `error`."""
+        tasks = self.network.tasks.items()
+        said = {_column(name, key): kind for name, task in tasks for key, kind in task.says.items()}
+        return {**said, "error": "string"}
+
+    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Predict raw rows.
+
+        Args:
+            rows: values by column name; a column that is absent or None is missing.
+
+        Returns:
+            For each row the decoded prediction of every task (`task`, `task_probability`, ...) and `error`: None, or
+            why the row could not be read (its predictions are then None).
+        """
+        return list(self.stream((row, None) for row in rows))
+
+    def stream(self, rows: Iterable[tuple[Mapping[str, Any], str | None]]) -> Iterator[dict[str, Any]]:
+        """Predict raw rows as they come, holding one pack of them at a time; results as those of `predict`.
+
+        Args:
+            rows: each with None, or with the reason why it can't be used.
+        """
+        pack: list[tuple[Slot, str | None]] = []
+        tokens = 0
+        for row, fault in rows:
+            slot, error = self._read(row) if fault is None else (EMPTY, fault)
+            size = sum(t.values.shape[0] for t in slot.tokens.values())
+            if pack and tokens + size > self.recipe.batch.token_budget:  # a row over the budget goes alone
+                yield from self._say(pack)
+                pack, tokens = [], 0
+            pack.append((slot, error))
+            tokens += size
+        if pack:
+            yield from self._say(pack)
+
+    def _read(self, row: Mapping[str, Any]) -> tuple[Slot, str | None]:
+        try:
+            slot = read_slot(row, self.recordings, None)
+        except RecordError as error:
+            return EMPTY, str(error)
+        if not slot.tokens:
+            columns = ", ".join(self.recordings.columns)
+            return EMPTY, f"expected a value in at least one of the columns {columns}, but all are missing"
+        return slot, None
+
+    def _say(self, read: Sequence[tuple[Slot, str | None]]) -> Iterator[dict[str, Any]]:
+        """The predictions of one pack."""
+        slots = [slot for slot, _ in read]
+        pack = join(0, 0, np.arange(len(slots)), slots, self.recordings)
+        tasks = self.network.tasks
+        with torch.no_grad(), autocast(self.recipe, self.device):
+            outputs = self.network(to_batch(pack, self.device), hide=False)
+            decoded = [task.predict(outputs) for task in tasks.values()]
+        for parts, (_, error) in zip(zip(*decoded, strict=True), read, strict=True):
+            said = _join_tasks(tuple(tasks), parts)
+            yield {**(said if error is None else dict.fromkeys(said)), "error": error}
+
+
+def _column(task: str, key: str) -> str:
+    """Column `task` is the prediction, `task_key` what goes with it."""
+    return f"{task}_{key}" if key else task
+
+
+def _join_tasks(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Predictions of all tasks for one row."""
+    pairs = [(name, key, value) for name, part in zip(names, parts, strict=True) for key, value in part.items()]
+    return {_column(name, key): value for name, key, value in pairs}

@@ -1,0 +1,86 @@
+"""What a run will take, in plain numbers, before it starts: tokens, packs, steps, memory, CPUs."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from interlace.cluster.preflight import Allotment
+from interlace.data.index.tokens import field_tokens
+from interlace.data.read.open import open_reader
+from interlace.recipe.identity import to_yaml
+from interlace.train.build import network_for
+from interlace.train.run import Prepared
+
+BYTES_PER_PARAMETER = 16
+"""fp32 weight, gradient and the two moments of AdamW."""
+ACTIVATIONS_PER_TOKEN_AND_LAYER = 34
+"""Bytes over `dim` kept for backward in 16-bit (Korthikanti et al. 2022, without the attention matrix)."""
+INPUT_OF_A_LAYER = 4
+"""Bytes over `dim` kept for each token and layer with `train.checkpoint_activations`: the input in fp32."""
+
+
+def describe(prepared: Prepared, allotment: Allotment, *, whole_recipe: bool) -> Iterator[str]:
+    """Lines for people; the whole recipe first where asked for."""
+    if whole_recipe:
+        yield to_yaml(prepared.recipe)
+    yield from _data(prepared)
+    yield from _packing(prepared)
+    yield _memory(prepared)
+    yield f"CPUs: {allotment.text}; {prepared.threads} threads a worker"
+
+
+def _data(prepared: Prepared) -> Iterator[str]:
+    for split, manifest in prepared.index.manifests.items():
+        yield (
+            f"{split}: {manifest.num_rows} records, {len(manifest.bad)} bad, in {len(manifest.groups)} row groups,"
+            f" manifest {manifest.digest[:12]}"
+        )
+        for bad in manifest.bad[:3]:
+            yield f"  bad: {bad.shard} row {bad.row}: {bad.reason}"
+    train = prepared.index.manifests["train"]
+    recordings = open_reader(prepared.index, prepared.recipe, "train", training=True).recordings
+    for name, (modality, _) in recordings.fields.items():
+        tokens = field_tokens(train, name, modality)
+        present = tokens[tokens > 0]
+        mean = f"mean {present.mean():.1f}, most {present.max()}" if len(present) else "none"
+        yield f"  {name}: {mean} tokens, missing in {np.mean(train.missing(name)):.1%} of the records"
+
+
+def _packing(prepared: Prepared) -> Iterator[str]:
+    batch, schedule, plan = prepared.recipe.batch, prepared.schedule, prepared.plan
+    first = [w for w in schedule.windows if w.epoch == 0]
+    packs = sum(w.num_packs for w in first)
+    samples = int((plan.num_tokens > 0).sum())
+    yield (
+        f"plan: {packs} packs of at most {batch.token_budget} tokens an epoch, {plan.fill(schedule):.1%} filled,"
+        f" {samples / max(packs, 1):.1f} samples a pack, {len(first)} windows"
+    )
+    yield (
+        f"run: {schedule.num_steps} steps of {batch.global_batch} packs"
+        f" ({schedule.stop / max(packs, 1):.1f} epochs), evaluation every {prepared.eval_every} steps"
+    )
+
+
+def num_parameters(prepared: Prepared) -> int:
+    """Weights of the network."""
+    return sum(p.numel() for p in network_for(prepared.recipe, prepared.index.fitted).parameters())
+
+
+def state_bytes(prepared: Prepared) -> int:
+    """Bytes of weights, gradients and optimizer on one worker."""
+    parts = prepared.recipe.world_sizes[0] if prepared.recipe.train.parallel == "fsdp" else 1
+    return num_parameters(prepared) * BYTES_PER_PARAMETER // parts
+
+
+def _memory(prepared: Prepared) -> str:
+    recipe = prepared.recipe
+    parameters = num_parameters(prepared)
+    layers = recipe.model.field_layers + recipe.model.joint_layers
+    kept = INPUT_OF_A_LAYER if recipe.train.checkpoint_activations else ACTIVATIONS_PER_TOKEN_AND_LAYER
+    activations = recipe.batch.token_budget * recipe.model.dim * layers * kept
+    parts = recipe.world_sizes[0] if recipe.train.parallel == "fsdp" else 1
+    split = f" / {parts} workers" if parts > 1 else ""
+    return (
+        f"memory a worker: {parameters:,} parameters x {BYTES_PER_PARAMETER} B{split} ="
+        f" {parameters * BYTES_PER_PARAMETER / parts / 1e6:.1f} MB, activations about {activations / 1e6:.1f} MB"
+    )

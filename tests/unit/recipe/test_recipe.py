@@ -1,0 +1,105 @@
+"""Laws of the recipe: every fault at once, nearest names, one address for a setting, stable digests."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from interlace.contract.errors import RecipeError
+from interlace.recipe.identity import digest, flatten, to_yaml
+from interlace.recipe.load import load_recipe, parse_recipe
+from tests.data import EmojiLike
+
+
+@pytest.fixture
+def recipe_file(shapes: EmojiLike, tmp_path: Path) -> Path:
+    path = tmp_path / "shapes.yaml"
+    path.write_text(yaml.safe_dump(shapes.tree(tmp_path / "out")))
+    return path
+
+
+def faults(path: Path, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    return str(caught.value)
+
+
+def test_all_faults_are_reported_together_with_the_nearest_names(recipe_file: Path) -> None:
+    text = faults(
+        recipe_file,
+        "modle.dim=3",
+        "fields.image.pach=4",
+        "optim.lr=fast",
+        "tasks.color.colunm=x",
+        "batch.token_budget=2",
+        "train.epochs",
+    )
+    for part in (
+        "6 faults",
+        "modle: unknown key; did you mean `model`?",
+        "fields.image.pach: unknown key; did you mean `patch`?",
+        "optim.lr: Input should be a valid number",
+        "tasks.color.colunm: unknown key; did you mean `column`?",
+        "batch.token_budget: Input should be greater than or equal to 8, but is 2",
+        "--set train.epochs: expected dotted.path=value",
+    ):
+        assert part in text, text
+
+
+def test_settings_that_contradict_each_other_say_which(recipe_file: Path) -> None:
+    assert "expected either `epochs` or `steps`" in faults(recipe_file, "train.epochs=2")
+    assert "4 % 3 is not 0" in faults(recipe_file, "train.workers=3")
+    assert "32 % 24 is not 0" in faults(recipe_file, "model.head_dim=24")
+    assert "expected one of `numbers`, `categories` and `dates`" in faults(recipe_file, "fields.size.categories=[a]")
+
+
+def test_settings_that_a_fusion_does_not_read_are_refused(recipe_file: Path) -> None:
+    assert "`bottleneck_tokens` has no effect with `fusion: mid`" in faults(recipe_file, "model.bottleneck_tokens=8")
+    assert "`query` has no effect with `fusion: early`" in faults(
+        recipe_file, "model.fusion=early", "model.query=image"
+    )
+    text = faults(recipe_file, "model.fusion=cross_attention", "model.query=imag")
+    assert "`model.query` must be one of the fields (caption, image, size), but is 'imag'" in text
+    recipe = load_recipe(recipe_file, ["model.fusion=cross_attention", "model.query=image"])
+    assert recipe.model.query == "image"
+
+
+def test_decision_fusion_needs_tasks_that_decide_by_field(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decision = "model.fusion=decision"
+    assert load_recipe(recipe_file, [decision]).model.fusion == "decision"
+    assert "tasks.color.mixup` needs a head on the fused state: `decision` has none" in faults(
+        recipe_file, decision, "tasks.color.mixup=0.2"
+    )
+    assert "tasks.color.field_vote` needs" in faults(recipe_file, decision, "tasks.color.field_vote=1")
+    monkeypatch.setattr("interlace.recipe.tasks.ClassificationTask.decides", False)
+    assert "`tasks.color` (classification) makes none; `weighted_sum` gives" in faults(recipe_file, decision)
+
+
+def test_overrides_address_what_flatten_names(recipe_file: Path) -> None:
+    recipe = load_recipe(recipe_file, ["optim.lr=3e-4", "fields.image.max_size=24", "data.test={paths: [x]}"])
+    flat = flatten(recipe)
+    assert flat["optim.lr"] == 3e-4
+    assert flat["fields.image.max_size"] == 24
+    assert flat["data.test.paths"] == ["x"]
+
+
+def test_yaml_round_trip_keeps_recipe_and_digest(recipe_file: Path) -> None:
+    recipe = load_recipe(recipe_file)
+    again = parse_recipe(yaml.safe_load(to_yaml(recipe)))
+    assert again == recipe
+    assert digest(again) == digest(recipe)
+
+
+def test_digest_is_of_what_decides_the_result_not_of_its_place(recipe_file: Path) -> None:
+    base = digest(load_recipe(recipe_file))
+    assert digest(load_recipe(recipe_file, ["storage=elsewhere", "train.workers=2", "tracking.uri=http://x"])) == base
+    for change in ("optim.lr=2e-3", "seed=1", "fields.image.flip=true", "batch.lookahead=2"):
+        assert digest(load_recipe(recipe_file, [change])) != base, change
+
+
+def test_files_that_are_no_recipe_say_so(tmp_path: Path) -> None:
+    assert "No such file" in faults(tmp_path / "none.yaml")
+    for text, part in (("a: [", "expected YAML"), ("- 1", "expected a mapping"), ("name: a\nname: b", "given twice")):
+        path = tmp_path / "bad.yaml"
+        path.write_text(text)
+        assert part in faults(path)
