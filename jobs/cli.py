@@ -74,10 +74,11 @@ def train(  # noqa: PLR0913 - one parameter a flag
         from interlace.jobs.start import connect_early
 
         connect_early(address)
-        from interlace.jobs.train import Launch
-        from interlace.jobs.train import train as run
+        from interlace.jobs.listener import Shown
+        from interlace.results.training import Launch
+        from interlace.results.training import train as run
 
-        run(settings, Launch(run_name=run_name, address=address, resume=resume, fresh=fresh, dry_run=dry_run))
+        run(settings, Launch(run_name=run_name, address=address, resume=resume, fresh=fresh, dry_run=dry_run), Shown())
 
 
 @app.command()
@@ -135,11 +136,12 @@ def tune(  # noqa: PLR0913 - one parameter a flag
         from interlace.jobs.start import connect_early
 
         connect_early(address)
-        from interlace.jobs.train import Launch
-        from interlace.jobs.tune import tune as run
+        from interlace.jobs.listener import Shown
+        from interlace.results.training import Launch
+        from interlace.tune.tuning import tune as run
 
         launch = Launch(run_name=run_name, address=address, fresh=fresh, dry_run=dry_run)
-        run(settings, search, launch, retrain=retrain)
+        run(settings, search, launch, Shown(), retrain=retrain)
 
 
 @app.command()
@@ -205,14 +207,15 @@ def predict(  # noqa: PLR0913 - one parameter a flag
 ) -> None:
     """Predict every row of shards as a Ray Data job, in order; the same command goes on after a kill."""
     with reported_errors():
-        from interlace.jobs.predict import Launch, run_predict
+        from interlace.jobs.listener import Shown
         from interlace.recipe.data import read_labels
+        from interlace.results.prediction import PredictLaunch, predict_shards
 
-        launch = Launch(
+        launch = PredictLaunch(
             keep=keep or [], part_rows=part_rows, storage=storage or Path("output"), tracking_uri=tracking_uri,
             address=address, labels=read_labels(labels or []), fresh=fresh,
         )  # fmt: skip
-        run_predict(model, data, output, launch)
+        predict_shards(model, data, output, launch, Shown())
 
 
 @app.command()
@@ -227,7 +230,8 @@ def register(  # noqa: PLR0913 - one parameter a flag
 ) -> None:
     """Make a run's model a version in MLflow's registry with an alias, unless it is worse than the one before."""
     with reported_errors():
-        from interlace.jobs.register import make_bar, run_register
+        from interlace.jobs.register import run_register
+        from interlace.tracking.registry import make_bar
 
         bar = make_bar(metric, mode)
         run_register(run, name, alias, bar, storage=storage or Path("output"), tracking_uri=tracking_uri)

@@ -16,9 +16,10 @@ def run_demo(data: Path, overrides: list[str], storage: Path | None, *, fresh: b
     recipe = load_recipe(RECIPE, [*overrides, *place])
     connect_early()
     say(str(build(data)))
-    from interlace.jobs.train import Launch, train  # imports torch, which has come in the meantime
+    from interlace.jobs.listener import Shown  # these import torch, which has come in the meantime
+    from interlace.results.training import Launch, train
 
-    outcome = train(recipe, Launch(fresh=fresh))
+    outcome = train(recipe, Launch(fresh=fresh), Shown())
     assert outcome is not None
     whole, *rest = outcome.evaluation.results
     metric = next(k for k in whole.metrics if k.endswith("/accuracy"))

@@ -2,20 +2,15 @@
 
 import json
 
-from interlace.cluster.connect import connect
-from interlace.data.index.build import build_index
-from interlace.data.stream import map_units, run_data_on
 from interlace.jobs.console import say
-from interlace.jobs.silence import spoken
+from interlace.jobs.listener import Shown
 from interlace.recipe.recipe import Recipe
-from interlace.train.placement import readers
+from interlace.results.data_jobs import index_data
 
 
 def run_index(recipe: Recipe, address: str | None) -> None:
     """Build the index, or find it in the cache, and say what it holds. Raises InterlaceError, DoesNotFitError."""
-    readers(connect(address), "data.labels", recipe.data.labels)
-    run_data_on(recipe.data.labels)
-    index = build_index(recipe, spoken(map_units))
+    index = index_data(recipe, address, Shown())
     for split, manifest in index.manifests.items():
         missing = ", ".join(f"{n} {manifest.missing(n).mean():.1%}" for n in manifest.extents)
         say(

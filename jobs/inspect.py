@@ -7,13 +7,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from interlace.data.index.build import build_index
 from interlace.jobs.console import console, say
 from interlace.recipe.recipe import Recipe
-from interlace.results.inspection.facts import Facts, gather
+from interlace.results.inspection.facts import Facts
+from interlace.results.inspection.inspect import inspect
 from interlace.results.inspection.page import render
-
-NO_LIMIT = 2**31 - 1
 
 
 def run_inspect(recipe: Recipe, out: Path) -> None:
@@ -21,19 +19,11 @@ def run_inspect(recipe: Recipe, out: Path) -> None:
 
     Bad records and overlong samples are shown, not refused. Raises DataError where shards can't be read at all.
     """
-    index = build_index(_without_limits(recipe))
-    facts = gather(recipe, index)
+    facts = inspect(recipe)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(render(facts), encoding="utf-8", errors="replace")
     _print_summary(facts)
     say(f"page {out} ({out.stat().st_size / 1e6:.1f} MB)")
-
-
-def _without_limits(recipe: Recipe) -> Recipe:
-    """The recipe without the limits that stop a run: here is where to see what passes them."""
-    data = recipe.data.model_copy(update={"max_bad_share": 1.0})
-    batch = recipe.batch.model_copy(update={"token_budget": NO_LIMIT})
-    return recipe.model_copy(update={"data": data, "batch": batch})
 
 
 def _print_summary(facts: Facts) -> None:

@@ -2,16 +2,11 @@
 
 from collections.abc import Iterator
 
-from interlace.cluster.connect import connect
-from interlace.data.stream import map_units, run_data_on
 from interlace.jobs.console import say
-from interlace.jobs.silence import spoken
-from interlace.jobs.train import look_at
+from interlace.jobs.listener import Shown
 from interlace.recipe.recipe import Recipe
-from interlace.train.estimate import CALM_S, Estimate, estimate
-from interlace.train.placement import fit_into
-from interlace.train.run import prepare
-from interlace.train.summary import describe
+from interlace.results.planning import measure_plan
+from interlace.train.estimate import Estimate
 
 CHECKPOINT_SHARE = 0.01
 """A checkpoint interval is advised at which writing takes at most this share of the time."""
@@ -21,26 +16,8 @@ WRITE_BYTES_PER_S = 200e6
 
 
 def run_plan(recipe: Recipe, address: str | None, seconds: float, price: float | None) -> Estimate:
-    """Measure, then print what the run needs.
-
-    Args:
-        recipe: of the run.
-        address: of the cluster; a Ray of our own where not given.
-        seconds: to measure for, after the first steps.
-        price: of the whole cluster for an hour.
-
-    Raises:
-        InterlaceError, DoesNotFitError, NotReadyError: the recipe, the data or the cluster are not as needed.
-    """
-    there = connect(address)
-    recipe, allotment = fit_into(recipe, there)
-    run_data_on(recipe.data.labels)
-    prepared = prepare(recipe, spoken(map_units))
-    for line in describe(prepared, allotment, whole_recipe=False):
-        say(line)
-    look_at(there, prepared)
-    say(f"measuring for about {CALM_S + 1.5 * seconds:.0f} s after the start of the workers")
-    found = estimate(prepared, allotment.data_cpus, seconds)
+    """Measure, then print what the run needs; `price` is that of the whole cluster for an hour."""
+    found = measure_plan(recipe, address, seconds, Shown())
     for line in tell(found, price):
         say(line)
     return found

@@ -1,22 +1,14 @@
 """`interlace prepare`: join sources by key into shards as a Ray Data job, and show what came of it."""
 
-import time
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.table import Table
 
-from interlace.cluster.connect import connect
-from interlace.data.prepare import Plan, Prepared, make_plan, out_folder, prepare
-from interlace.data.stream import run_data_on, stream_units
+from interlace.data.prepare import Plan, Prepared, make_plan, out_folder
 from interlace.jobs.console import console, say
-from interlace.jobs.silence import spoken
+from interlace.jobs.listener import Shown
 from interlace.recipe.prepare import PrepareRecipe
-from interlace.train.placement import readers
-
-EVERY_S = 5.0
-"""Seconds between lines of progress."""
+from interlace.results.data_jobs import prepare_shards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,32 +31,11 @@ def run_prepare(recipe: PrepareRecipe, launch: Launch) -> None:
     _show_plan(plan)
     if launch.dry_run:
         return
-
-    def on_ray(work: Callable[[Any], Any], units: Sequence[Any]) -> Iterable[Any]:
-        readers(connect(launch.address), "labels", recipe.labels)  # only now: a job that is done needs no cluster
-        run_data_on(recipe.labels)
-        return spoken(stream_units)(work, units)
-
-    told = _Lines()
-    prepared = prepare(plan, on_ray, fresh=launch.fresh, progress=told)
-    if not told.stages:
+    listener = Shown()
+    prepared = prepare_shards(plan, launch.address, listener, fresh=launch.fresh)
+    if not listener.stages:
         say("nothing to do: the folder is finished")
     _show(plan, prepared)
-
-
-class _Lines:
-    """Progress as lines: where a stage begins, every few seconds, and at its end."""
-
-    def __init__(self) -> None:
-        self.stages: set[str] = set()
-        self.told = 0.0
-
-    def __call__(self, stage: str, done: int, of: int) -> None:
-        now = time.monotonic()
-        if stage not in self.stages or done == of or now - self.told > EVERY_S:
-            self.stages.add(stage)
-            self.told = now
-            say(f"{stage}: {done} of {of} units")
 
 
 def _show_plan(plan: Plan) -> None:

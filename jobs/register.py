@@ -1,16 +1,11 @@
 """`interlace register`: a run's model becomes a version in MLflow's registry, with an alias."""
 
-import re
 import shlex
 from pathlib import Path
 
-from interlace.contract.errors import InterlaceError
 from interlace.jobs.console import say
 from interlace.tracking import Bar, registry_of
 from interlace.tracking.target import redact
-
-LOWER_IS_BETTER = re.compile(r"(^|_)(loss|mae|mse|rmse|median_rank|wer|cer|perplexity)(_|$)")
-"""In the last part of the names of metrics of which less is better."""
 
 
 def run_register(
@@ -41,20 +36,3 @@ def run_register(
         f"serve it: MLFLOW_TRACKING_URI={shlex.quote(redact(done.uri))} mlflow models serve -m {shlex.quote(uri)}"
         " --env-manager local --host 127.0.0.1 --port 5001"
     )
-
-
-def make_bar(metric: str | None, mode: str | None) -> Bar | None:
-    """The bar of the flags `--metric` and `--mode`; the mode follows from the metric's name where not given.
-
-    Raises:
-        InterlaceError: the mode is neither `max` nor `min`, or has no metric.
-    """
-    if mode not in (None, "max", "min"):
-        raise InterlaceError(f"--mode: expected `max` or `min`, but is {mode!r}")
-    if metric is None:
-        if mode is not None:
-            raise InterlaceError("--mode has no effect without --metric")
-        return None
-    if mode is None:
-        mode = "min" if LOWER_IS_BETTER.search(metric.rpartition("/")[2]) else "max"
-    return Bar(metric=metric, mode="min" if mode == "min" else "max")

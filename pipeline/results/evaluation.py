@@ -3,20 +3,26 @@
 import csv
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import device
 
 from interlace.contract.charts import Exhibit
+from interlace.contract.errors import InterlaceError
+from interlace.data.index.build import build_index
+from interlace.data.read.open import open_reader
 from interlace.data.read.reader import Reader
 from interlace.data.sources import usable_rows
+from interlace.recipe.load import load_recipe
 from interlace.results.evaluate import SubsetResult, evaluate_subsets, field_subsets
 from interlace.results.figures import bars_figure, write_exhibit
-from interlace.results.predictor import Predictor
+from interlace.results.listener import Listener
+from interlace.results.predictor import Predictor, export_model
 from interlace.tracking import ColumnType, ModelCard
+from interlace.train.checkpoint import chosen_checkpoint, verify
 from interlace.train.run import Prepared
 
 EXAMPLE_ROWS = 3
@@ -97,6 +103,41 @@ def evaluate_model(folder: Path, reader: Reader, split: str) -> Evaluation:
         results=tuple(results),
         exhibits=shown,
     )
+
+
+def evaluate_run(place: Path, split: str, overrides: Sequence[str], out: Path | None, listener: Listener) -> Evaluation:
+    """Evaluate the chosen checkpoint of a run folder, or one given checkpoint folder, and write what comes of it.
+
+    Args:
+        place: the folder.
+        split: of the run's recipe.
+        overrides: `dotted.path=value` of settings that say where data are.
+        out: folder for tables and figures; in the run folder where not given.
+        listener: is told of what happens.
+
+    Raises:
+        InterlaceError: the folder is neither, the checkpoint is damaged, or the recipe has no such split.
+    """
+    is_checkpoint = (place / "hashes.json").exists()
+    run = place.parent.parent if is_checkpoint else place
+    if not (run / "recipe.yaml").exists():
+        raise InterlaceError(f"{place}: expected the folder of a run or of a checkpoint, but it is neither")
+    recipe = load_recipe(run / "recipe.yaml", overrides)
+    checkpoint, doubt = (place, None) if is_checkpoint else chosen_checkpoint(run, recipe.train.model_from)
+    if doubt is not None:
+        listener.say(doubt)
+    verify(checkpoint)
+    fitted = json.loads((run / "fitted.json").read_text(encoding="utf-8"))
+    index = build_index(recipe)
+    if split not in index.manifests:
+        raise InterlaceError(f"expected a split of the recipe ({', '.join(index.manifests)}), but is {split!r}")
+    reader = open_reader(replace(index, fitted=fitted), recipe, split, training=False)
+    out = out or run / "evaluation" / f"{checkpoint.name}-{split}"
+    export_model(recipe, fitted, checkpoint, out / "model")
+    evaluation = evaluate_model(out / "model", reader, split)
+    listener.show(evaluation)
+    evaluation.write(out)
+    return evaluation
 
 
 def model_card(folder: Path, prepared: Prepared, metrics: str = "") -> ModelCard:

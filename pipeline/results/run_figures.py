@@ -8,7 +8,6 @@ from time import perf_counter
 import numpy as np
 
 from interlace.data.index.tokens import field_tokens
-from interlace.data.read.open import open_reader
 from interlace.results.evaluation import Evaluation
 from interlace.results.figures import bars_figure, lengths_figure
 from interlace.results.predictor import Predictor
@@ -67,7 +66,7 @@ def points_since(run_folder: Path, offset: int) -> list[Point]:
 def draw_lengths(prepared: Prepared, path: Path) -> None:
     """Histograms of tokens a sample of the training split, of each field where it is there, and of all together."""
     manifest = prepared.index.manifests["train"]
-    recordings = open_reader(prepared.index, prepared.recipe, "train", training=True).recordings
+    recordings = prepared.train.recordings
     usable = ~manifest.unusable
     tokens = {n: field_tokens(manifest, n, modality)[usable] for n, (modality, _) in recordings.fields.items()}
     lengths = {name: found[found > 0] for name, found in tokens.items()}

@@ -6,6 +6,7 @@ Everything may be done twice: a model that is a version already stays that versi
 """
 
 import math
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from interlace.tracking.tracker import sync
 
 MODEL_ID = "interlace.model_id"
 """Tag of a version: the logged model that it is, which databases behind MLflow do not keep of it."""
+LOWER_IS_BETTER = re.compile(r"(^|_)(loss|mae|mse|rmse|median_rank|wer|cer|perplexity)(_|$)")
+"""In the last part of the names of metrics of which less is better."""
 SHIP_S = 120.0
 """Seconds given to ship what a run folder still holds."""
 
@@ -32,6 +35,23 @@ class Bar:
 
     metric: str
     mode: Literal["max", "min"]
+
+
+def make_bar(metric: str | None, mode: str | None) -> Bar | None:
+    """The bar of the flags `--metric` and `--mode`; the mode follows from the metric's name where not given.
+
+    Raises:
+        InterlaceError: the mode is neither `max` nor `min`, or has no metric.
+    """
+    if mode not in (None, "max", "min"):
+        raise InterlaceError(f"--mode: expected `max` or `min`, but is {mode!r}")
+    if metric is None:
+        if mode is not None:
+            raise InterlaceError("--mode has no effect without --metric")
+        return None
+    if mode is None:
+        mode = "min" if LOWER_IS_BETTER.search(metric.rpartition("/")[2]) else "max"
+    return Bar(metric=metric, mode="min" if mode == "min" else "max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -202,3 +202,29 @@ def _hash(path: Path) -> str:
         while chunk := file.read(1 << 22):
             hasher.update(chunk)
     return hasher.hexdigest()
+
+
+def chosen_checkpoint(run: Path, model_from: str) -> tuple[Path, str | None]:
+    """The checkpoint that a run's model is made of.
+
+    Args:
+        run: its folder.
+        model_from: as `train.model_from`: the best, or the last, which is also taken where no evaluation was.
+
+    Returns:
+        Its folder, and why it is not the best where that is damaged.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    newest = newest_checkpoint(run)
+    if newest.folder is None or newest.state is None:
+        raise CheckpointError(f"{run}: expected a whole checkpoint, but found none ({'; '.join(newest.refused)})")
+    if newest.state.best_step < 0 or model_from == "last":
+        return newest.folder, None
+    best = checkpoint_folder(run, newest.state.best_step)
+    try:
+        verify(best)
+    except CheckpointError as error:
+        return newest.folder, f"best checkpoint refused, the last one is taken: {error}"
+    return best, None

@@ -24,7 +24,6 @@ import torch
 from interlace.contract.errors import InterlaceError, StoppedError
 from interlace.contract.sample import Pack
 from interlace.data.plan.plan import Schedule
-from interlace.data.read.open import open_reader
 from interlace.data.read.reader import Reader
 from interlace.recipe.recipe import Recipe
 from interlace.store.journal import Point, journal_path, read_on
@@ -150,7 +149,7 @@ def estimate(prepared: Prepared, data_cpus: float, seconds: float) -> Estimate:
     validation = prepared.index.manifests.get("validation")
     packs = 0
     if validation is not None:
-        plan = open_reader(prepared.index, prepared.recipe, "validation", training=False).plan()
+        plan = prepared.reader("validation").plan()
         packs = sum(w.num_packs for w in plan.schedule(epochs=1).windows)
     steps = prepared.schedule.num_steps
     return Estimate(
@@ -257,11 +256,12 @@ def _mean(points: Sequence[Point], name: str) -> float:
 def _on_a_worker(prepared: Prepared, workers: int, seconds: float) -> tuple[float, float, float]:
     """Seconds of a step alone, bytes of a pack and of a checkpoint, from a process placed as a worker is."""
     recipe = prepared.recipe
-    reader = open_reader(prepared.index, recipe, "train", training=True)
     task = ray.remote(num_cpus=recipe.train.cpus_per_worker, num_gpus=recipe.train.gpus_per_worker, max_calls=1)(_alone)
     placed = task.options(label_selector=dict(recipe.train.labels)) if recipe.train.labels else task
     found: tuple[float, float, float] = ray.get(
-        placed.remote(recipe, prepared.index.fitted, reader, prepared.schedule, prepared.threads, workers, seconds)
+        placed.remote(
+            recipe, prepared.index.fitted, prepared.train, prepared.schedule, prepared.threads, workers, seconds
+        )
     )
     return found
 

@@ -28,6 +28,7 @@ from interlace.contract.sample import Pack
 from interlace.data.index.build import Index, build_index
 from interlace.data.plan.plan import Plan, Schedule
 from interlace.data.read.open import open_reader
+from interlace.data.read.reader import Reader
 from interlace.data.sources import Mapper
 from interlace.data.stream import data_config, dataset
 from interlace.recipe.identity import PLACE_KEYS, digest, flatten, is_place, to_yaml
@@ -58,6 +59,7 @@ class Prepared:
     Args:
         recipe: as it will run.
         index: fitted state and manifests.
+        train: reader of the training split.
         plan: of the training split.
         schedule: the windows of the run.
         eval_every: steps between evaluations.
@@ -66,10 +68,15 @@ class Prepared:
 
     recipe: Recipe
     index: Index
+    train: Reader
     plan: Plan
     schedule: Schedule
     eval_every: int
     threads: int
+
+    def reader(self, split: str) -> Reader:
+        """The reader of a split for evaluation: nothing is augmented, in file order."""
+        return open_reader(self.index, self.recipe, split, training=False)
 
 
 def prepare(recipe: Recipe, mapper: Mapper) -> Prepared:
@@ -77,12 +84,14 @@ def prepare(recipe: Recipe, mapper: Mapper) -> Prepared:
     recipe = pin(recipe)
     index = build_index(recipe, mapper)
     start(network_for(recipe, index.fitted), recipe, starts_folder(recipe))  # faults are for now, not for workers
-    plan = open_reader(index, recipe, "train", training=True).plan()
+    train = open_reader(index, recipe, "train", training=True)
+    plan = train.plan()
     schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
     first_epoch = sum(w.num_packs for w in schedule.windows if w.epoch == 0)
     return Prepared(
         recipe=recipe,
         index=index,
+        train=train,
         plan=plan,
         schedule=schedule,
         eval_every=recipe.train.eval_every or max(1, round(first_epoch / recipe.batch.global_batch)),
@@ -221,14 +230,13 @@ def fit_here(run: Run, prepared: Prepared, on_evaluation: OnEvaluation | None = 
 
 def _packs(prepared: Prepared, start: int) -> Iterator[Pack]:
     """The packs from a position on, read in this process."""
-    reader = open_reader(prepared.index, prepared.recipe, "train", training=True)
     for window in prepared.schedule.since(start):
-        yield from reader.read(window, first=start, stop=prepared.schedule.stop, plan=prepared.plan)
+        yield from prepared.train.read(window, first=start, stop=prepared.schedule.stop, plan=prepared.plan)
 
 
 def _stream(folder: Path, prepared: Prepared) -> Callable[[], Any]:
     """The dataset factory that Ray Train calls at every start of the worker group: the stream from where it stands."""
-    reader = ray.put(open_reader(prepared.index, prepared.recipe, "train", training=True))
+    reader = ray.put(prepared.train)
     schedule = prepared.schedule
 
     def make() -> Any:
@@ -248,9 +256,7 @@ def _job(run: Run, prepared: Prepared) -> Job:
         fitted=index.fitted,
         num_steps=prepared.schedule.num_steps,
         eval_every=prepared.eval_every,
-        validation=open_reader(index, recipe, "validation", training=False)
-        if "validation" in index.manifests
-        else None,
+        validation=prepared.reader("validation") if "validation" in index.manifests else None,
         num_rows=train.num_rows,
         num_bad=len(train.bad),
         threads=prepared.threads,

@@ -6,7 +6,6 @@ import numpy as np
 
 from interlace.cluster.preflight import Allotment
 from interlace.data.index.tokens import field_tokens
-from interlace.data.read.open import open_reader
 from interlace.recipe.identity import to_yaml
 from interlace.train.build import network_for
 from interlace.train.run import Prepared
@@ -38,8 +37,7 @@ def _data(prepared: Prepared) -> Iterator[str]:
         for bad in manifest.bad[:3]:
             yield f"  bad: {bad.shard} row {bad.row}: {bad.reason}"
     train = prepared.index.manifests["train"]
-    recordings = open_reader(prepared.index, prepared.recipe, "train", training=True).recordings
-    for name, (modality, _) in recordings.fields.items():
+    for name, (modality, _) in prepared.train.recordings.fields.items():
         tokens = field_tokens(train, name, modality)
         present = tokens[tokens > 0]
         mean = f"mean {present.mean():.1f}, most {present.max()}" if len(present) else "none"

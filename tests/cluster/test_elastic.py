@@ -14,8 +14,9 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors
 
-from interlace.jobs.train import Launch, train
+from interlace.jobs.listener import Shown
 from interlace.recipe.recipe import Recipe
+from interlace.results.training import Launch, train
 from tests.cluster.conftest import DATA, TRAIN, pools, pools_of_data_tasks
 from tests.cluster.test_submit_verbs import logged
 from tests.data import EmojiLike
@@ -49,7 +50,7 @@ class Running:
 
     def _train(self) -> None:
         try:
-            train(self.recipe, Launch(run_name="run"))
+            train(self.recipe, Launch(run_name="run"), Shown())
         except BaseException as error:
             self.failure = error
 

@@ -10,8 +10,9 @@ from ray.util.state import list_actors, list_tasks
 
 from interlace.cluster.preflight import DoesNotFitError
 from interlace.cluster.probe import NotReadyError, inspect_gpus
-from interlace.jobs.train import Launch, train
 from interlace.recipe.load import load_recipe
+from interlace.results.listener import Quiet
+from interlace.results.training import Launch, train
 from tests.cluster.conftest import DATA, TRAIN, Run, pools, pools_of_actors, pools_of_data_tasks
 from tests.cluster.test_elastic import check_stream
 from tests.data import EmojiLike
@@ -45,11 +46,11 @@ def test_simulated_gpus_are_refused_before_training_and_their_number_is_counted(
         for n in (1, 4)
     ]
     with pytest.raises(NotReadyError, match=r"`train.gpus_per_worker` 1 GPUs on node .*, but torch .* sees none"):
-        train(recipes[0], Launch(run_name="gpu", address=nodes.address))
+        train(recipes[0], Launch(run_name="gpu", address=nodes.address), Quiet())
     (looked,) = (t for t in list_tasks(limit=10_000) if t.name == "torch_sees")
     assert pools()[looked.node_id] == "train"
     with pytest.raises(DoesNotFitError, match="= 4 GPUs, but the cluster has 2"):
-        train(recipes[1], Launch(run_name="gpus", address=nodes.address))
+        train(recipes[1], Launch(run_name="gpus", address=nodes.address), Quiet())
     assert not (tmp_path / "runs" / "gpu" / "checkpoints").exists()
 
     held = [ray.remote(num_cpus=0, num_gpus=1)(Holder).remote() for _ in range(2)]

@@ -11,11 +11,12 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from interlace.jobs.train import Launch
-from interlace.jobs.tune import tune
+from interlace.jobs.listener import Shown
+from interlace.results.training import Launch
 from interlace.store.lock import worker_lock
 from interlace.train.checkpoint import HASHES
 from interlace.tune.check import load_search
+from interlace.tune.tuning import tune
 
 QUICK = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
 
@@ -55,7 +56,7 @@ def main() -> None:
     killer = threading.Thread(target=lose, args=(cluster, trials, raylet.process.pid), daemon=True)
     killer.start()
     try:
-        tune(recipe, search, Launch(run_name="s", address=cluster.address))
+        tune(recipe, search, Launch(run_name="s", address=cluster.address), Shown())
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -46,7 +46,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "torch": (
         "pipeline/contract/batch.py", "pipeline/model/", "pipeline/tasks/", "pipeline/train/",
         "pipeline/results/evaluate.py", "pipeline/results/predictor.py", "pipeline/results/evaluation.py",
-        "jobs/start.py", "jobs/train.py", "cluster/probe.py",
+        "pipeline/results/training.py", "jobs/start.py", "cluster/probe.py",
     ),
     "transformers": ("pipeline/model/pretrained.py",),
     "typer": ("jobs/",),

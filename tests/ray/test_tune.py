@@ -15,16 +15,17 @@ import ray
 import yaml
 
 from interlace.contract.errors import ResumeError
-from interlace.jobs.train import Launch
-from interlace.jobs.tune import Tuned, tune
 from interlace.recipe.load import load_recipe, parse_tree
 from interlace.recipe.recipe import Recipe
+from interlace.results.listener import Quiet
+from interlace.results.training import Launch
 from interlace.store.lock import worker_lock
 from interlace.tune.check import load_search
 from interlace.tune.folder import Goal, Score, Trial
 from interlace.tune.schedulers import Judge, make_scheduler
 from interlace.tune.search import Search
 from interlace.tune.suggest import overridden, sample
+from interlace.tune.tuning import Tuned, tune
 from tests.data import EmojiLike
 from tests.ray.reference import run_here
 
@@ -48,7 +49,7 @@ def files_of(shapes: EmojiLike, tmp_path: Path, steps: int = STEPS, **search: An
 def run(path: Path, *overrides: str, **launch: Any) -> Tuned:
     recipe, search = load_search(path, overrides)
     handler = signal.getsignal(signal.SIGINT)
-    tuned = tune(recipe, search, Launch(run_name="s", **launch))
+    tuned = tune(recipe, search, Launch(run_name="s", **launch), Quiet())
     assert tuned is not None
     assert signal.getsignal(signal.SIGINT) is handler
     return tuned

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from interlace.contract.errors import InterlaceError
-from interlace.jobs.predict import find_model
-from interlace.jobs.register import make_bar, run_register
+from interlace.jobs.register import run_register
 from interlace.recipe.start import hash_file
+from interlace.results.prediction import find_model
 from interlace.tracking import Bar, resolve_uri
 from interlace.tracking.outbox import Outbox
+from interlace.tracking.registry import make_bar
 from interlace.tracking.store import SETTINGS
 from tests.served import Model, log_run, make_model
 from tests.tracked import shown

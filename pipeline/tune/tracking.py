@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from interlace.jobs.console import say
-from interlace.jobs.silence import Silence
+from interlace.results.listener import Listener
 from interlace.store.journal import Journal, journal_path
 from interlace.tracking import Tracker, TrackingReport, context_tags, is_concluded, make_target
 from interlace.tune.folder import Sweep, Trial, read_json
@@ -16,15 +15,18 @@ ENDS: Mapping[str, Any] = {"finished": "FINISHED", "stopped": "FINISHED", "faile
 
 
 class SweepTracker:
-    """Listens to a search and says it to MLflow; nothing of it waits, fails, or runs in a trial.
+    """Listens to a search and says it to MLflow; nothing of it waits, fails, or runs in a trial."""
 
-    Attributes:
-        silence: hears of each sign of life of a trial.
-    """
+    def __init__(self, sweep: Sweep, plan: SweepPlan, listener: Listener) -> None:
+        """Say the facts of the search.
 
-    def __init__(self, sweep: Sweep, plan: SweepPlan) -> None:
+        Args:
+            sweep: open.
+            plan: of the search.
+            listener: hears of each sign of life of a trial, and how trials end.
+        """
         self._sweep, self._plan = sweep, plan
-        self.silence = Silence()
+        self._listener = listener
         self._short = short_names(list(plan.search.space))
         self._children: dict[int, Tracker] = {}
         self._parent = Tracker(sweep.folder, self._target(sweep.name, sweep.key, None))
@@ -42,7 +44,7 @@ class SweepTracker:
 
     def suggested(self, number: int, overrides: Mapping[str, Any]) -> None:
         """A trial is about to start or to go on."""
-        self.silence.heard()
+        self._listener.heard()
         if number in self._children:
             return
         target = self._target(f"{self._sweep.name}-{number:03d}", f"{self._sweep.key}-{number}", self._sweep.key)
@@ -51,11 +53,11 @@ class SweepTracker:
 
     def evaluated(self, number: int) -> None:
         """The trial's journal says it."""
-        self.silence.heard()
+        self._listener.heard()
 
     def ended(self, number: int) -> None:
         """A trial has come to its end."""
-        self.silence.heard()
+        self._listener.heard()
         trial = self._sweep.read(number, self._plan.goal)
         if number not in self._children:
             return
@@ -68,7 +70,7 @@ class SweepTracker:
         shown = f"{value:.4f}" if value is not None else "nothing"
         at = f" after {trial.scores[-1].share:.0%}" if trial.scores else ""
         why = f" ({trial.reason})" if trial.status == "failed" else ""
-        say(f"trial {number} {trial.status}{at}: {self._plan.goal.metric} {shown}{why}")
+        self._listener.say(f"trial {number} {trial.status}{at}: {self._plan.goal.metric} {shown}{why}")
 
     def _exchanges(self, number: int) -> dict[str, str]:
         """What a trial took over from others; MLflow keeps its first settings as params."""

@@ -1,4 +1,4 @@
-"""`interlace train`: one run of a recipe, from index to a model in MLflow. Also the body of `demo`.
+"""A run of a recipe to its end: from index to a model in MLflow.
 
 connect -> preflight -> index, plan -> train (Ray Train) -> best checkpoint -> evaluate -> export -> MLflow
 """
@@ -11,22 +11,18 @@ import torch
 
 from interlace.cluster.connect import Cluster, connect
 from interlace.cluster.probe import inspect_cluster, inspect_gpus
-from interlace.contract.errors import CheckpointError, StoppedError
-from interlace.data.read.open import open_reader
+from interlace.contract.errors import StoppedError
 from interlace.data.stream import map_units, run_data_on
-from interlace.jobs.console import say
-from interlace.jobs.evaluation_table import print_evaluation
-from interlace.jobs.progress import since_begin, watched
-from interlace.jobs.silence import spoken
 from interlace.recipe.identity import flatten
 from interlace.recipe.recipe import Recipe
 from interlace.results.evaluation import Evaluation, evaluate_model, model_card
+from interlace.results.listener import Listener
 from interlace.results.mistakes import write_mistakes
 from interlace.results.predictor import Predictor, export_model
 from interlace.results.run_figures import Stages, draw_contributions, draw_lengths, points_since
 from interlace.store.journal import Journal, journal_path
 from interlace.tracking import Tracker, TrackingReport, context_tags, make_target
-from interlace.train.checkpoint import checkpoint_folder, newest_checkpoint, verify
+from interlace.train.checkpoint import chosen_checkpoint
 from interlace.train.placement import fit_into
 from interlace.train.run import Prepared, Run, fit, open_run, prepare
 from interlace.train.summary import describe, state_bytes
@@ -55,30 +51,41 @@ class Outcome:
     tracking: TrackingReport
 
 
-def train(recipe: Recipe, launch: Launch) -> Outcome | None:
-    """Run a recipe to the end; None after a dry run. Raises InterlaceError, DoesNotFitError, StoppedError."""
+def train(recipe: Recipe, launch: Launch, listener: Listener) -> Outcome | None:
+    """Run a recipe to the end; None after a dry run.
+
+    Args:
+        recipe: as it was read.
+        launch: its name, where it runs, whether it goes on.
+        listener: is told of what happens.
+
+    Raises:
+        InterlaceError, DoesNotFitError, NotReadyError: recipe, data, cluster or folder are not as needed.
+        StoppedError: SIGTERM came; a checkpoint is written.
+    """
     there = connect(launch.address)
     stages = Stages()
     recipe, allotment = fit_into(recipe, there)
     run_data_on(recipe.data.labels)
     with stages.timed("index and plan"):
-        prepared = prepare(recipe, spoken(map_units))
+        prepared = prepare(recipe, listener.data_job(map_units))
     for line in describe(prepared, allotment, whole_recipe=launch.dry_run):
-        say(line)
-    look_at(there, prepared)
+        listener.say(line)
+    for doubt in doubts(there, prepared):
+        listener.say(f"note: {doubt}")
     if launch.dry_run:
         return None
     with open_run(prepared, launch.run_name, resume=launch.resume, fresh=launch.fresh) as run:
-        say(f"run {run.name}{' (goes on)' if run.resumed else ''} in {run.folder}, after {since_begin():.1f} s")
+        listener.opened(run)
         tracker = _open_tracker(run, prepared)
         try:
             path = journal_path(run.folder)
             before = path.stat().st_size if path.exists() else 0
             if not run.finished:
-                with watched(run.folder, prepared.schedule.num_steps, allotment), stages.timed("train"):
+                with listener.training(run.folder, prepared.schedule.num_steps, allotment), stages.timed("train"):
                     fit(run, prepared)
             stages.split_training(points_since(run.folder, before), recipe.tracking.log_every)
-            checkpoint, evaluation = _conclude(run, prepared, tracker, stages)
+            checkpoint, evaluation = _conclude(run, prepared, tracker, stages, listener)
             tracker.status("FINISHED")
         except (KeyboardInterrupt, StoppedError):
             tracker.status("KILLED")
@@ -88,18 +95,21 @@ def train(recipe: Recipe, launch: Launch) -> Outcome | None:
             raise
         finally:
             report = tracker.close(CLOSE_TIMEOUT_S)
-    say(f"checkpoint {checkpoint}\nmodel {run.folder / 'model'}\n{report}")
+    listener.say(f"checkpoint {checkpoint}\nmodel {run.folder / 'model'}\n{report}")
     return Outcome(run=run.folder, checkpoint=checkpoint, evaluation=evaluation, tracking=report)
 
 
-def look_at(there: Cluster, prepared: Prepared) -> None:
-    """Check the GPUs, and all of a cluster that was not started here; say what may go wrong. Raises NotReadyError."""
+def doubts(there: Cluster, prepared: Prepared) -> tuple[str, ...]:
+    """What may go wrong, after a look at the GPUs, and at all of a cluster that was not started here.
+
+    Raises:
+        NotReadyError: the job would fail there.
+    """
     recipe = prepared.recipe
-    doubts = inspect_gpus(recipe.train.gpus_per_worker, recipe.train.labels)
+    found = inspect_gpus(recipe.train.gpus_per_worker, recipe.train.labels)
     if not there.embedded:
-        doubts += inspect_cluster(str(Path(recipe.storage).absolute()), recipe.tracking.uri, state_bytes(prepared))
-    for doubt in doubts:
-        say(f"note: {doubt}")
+        found += inspect_cluster(str(Path(recipe.storage).absolute()), recipe.tracking.uri, state_bytes(prepared))
+    return found
 
 
 def _open_tracker(run: Run, prepared: Prepared) -> Tracker:
@@ -124,33 +134,21 @@ def _open_tracker(run: Run, prepared: Prepared) -> Tracker:
     return tracker
 
 
-def chosen_checkpoint(run: Path, recipe: Recipe) -> Path:
-    """The checkpoint that `train.model_from` names; the last where no evaluation was. Raises CheckpointError."""
-    newest = newest_checkpoint(run)
-    if newest.folder is None or newest.state is None:
-        raise CheckpointError(f"{run}: expected a whole checkpoint, but found none ({'; '.join(newest.refused)})")
-    if newest.state.best_step < 0 or recipe.train.model_from == "last":
-        return newest.folder
-    best = checkpoint_folder(run, newest.state.best_step)
-    try:
-        verify(best)
-    except CheckpointError as error:
-        say(f"best checkpoint refused, the last one is taken: {error}")
-        return newest.folder
-    return best
-
-
-def _conclude(run: Run, prepared: Prepared, tracker: Tracker, stages: Stages) -> tuple[Path, Evaluation]:
+def _conclude(
+    run: Run, prepared: Prepared, tracker: Tracker, stages: Stages, listener: Listener
+) -> tuple[Path, Evaluation]:
     """Export the best checkpoint's model, evaluate it, and hand everything to the tracker."""
     folder = run.folder / "model"
     with stages.timed("report"):
-        checkpoint = chosen_checkpoint(run.folder, prepared.recipe)
+        checkpoint, doubt = chosen_checkpoint(run.folder, prepared.recipe.train.model_from)
+        if doubt is not None:
+            listener.say(doubt)
         export_model(prepared.recipe, prepared.index.fitted, checkpoint, folder)
         split = next(s for s in ("test", "validation", "train") if s in prepared.index.manifests)
         torch.set_num_threads(max(torch.get_num_threads(), prepared.threads))
-        reader = open_reader(prepared.index, prepared.recipe, split, training=False)
+        reader = prepared.reader(split)
         evaluation = evaluate_model(folder, reader, split)
-        print_evaluation(evaluation)
+        listener.show(evaluation)
         evaluation.write(run.folder / "evaluation")
         predictor = Predictor.load(folder)
         draw_contributions(evaluation, predictor, run.folder / "evaluation")

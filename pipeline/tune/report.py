@@ -7,11 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
-from rich.measure import Measurement
-from rich.table import Table
-
-from interlace.jobs.console import console, say
 from interlace.recipe.identity import to_yaml
 from interlace.recipe.recipe import Recipe
 from interlace.results.importance import Importance, importances
@@ -39,6 +34,7 @@ class Findings:
         importance: of each searched setting, the greatest first.
         compared_at: share of a whole training at which trials are compared for it.
         metric: that trials are compared by.
+        plan: of the search.
     """
 
     trials: Sequence[Trial]
@@ -47,6 +43,7 @@ class Findings:
     importance: Sequence[Importance]
     compared_at: float
     metric: str
+    plan: SweepPlan
 
 
 def findings(sweep: Sweep, plan: SweepPlan, own: Recipe) -> Findings:
@@ -71,28 +68,13 @@ def findings(sweep: Sweep, plan: SweepPlan, own: Recipe) -> Findings:
         ),
         compared_at=share,
         metric=plan.goal.metric,
+        plan=plan,
     )
 
 
 def _value_at(trial: Trial, share: float) -> float | None:
     """The first evaluation at a share of the length or after it."""
     return next((s.value for s in trial.scores if s.share >= share - 1e-9), None)
-
-
-def print_findings(found: Findings, plan: SweepPlan) -> None:
-    """The tables of trials and of importance."""
-    paths = list(plan.search.space)
-    names = short_names(paths)
-    shown = Table(title=f"trials by {found.metric}", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("trial", "status", "done", found.metric, *names.values()):
-        shown.add_column(column, justify="left" if column == "status" else "right", no_wrap=True)
-    for trial in _ranked(found, plan):
-        mark = "*" if found.best is not None and trial.number == found.best.number else ""
-        shown.add_row(f"{mark}{trial.number}", *_cells(trial, plan))
-    console.print(shown, width=Measurement.get(console, console.options.update(max_width=1000), shown).maximum)
-    if found.importance:
-        parts = ", ".join(f"{names[i.path]} {i.share:.0%}" for i in found.importance)
-        say(f"variance of {found.metric} after {found.compared_at:.0%} each setting explains (eta²): {parts}")
 
 
 def write_report(found: Findings, sweep: Sweep, plan: SweepPlan, verified: str) -> None:
@@ -143,7 +125,7 @@ def rungs(plan: SweepPlan) -> list[float]:
     return found
 
 
-def _ranked(found: Findings, plan: SweepPlan) -> list[Trial]:
+def ranked(found: Findings, plan: SweepPlan) -> list[Trial]:
     """Finished trials first, then those that came furthest; the best first in each."""
     sign = -1 if plan.goal.mode == "max" else 1
 
@@ -155,7 +137,8 @@ def _ranked(found: Findings, plan: SweepPlan) -> list[Trial]:
     return sorted(found.trials, key=place)
 
 
-def _cells(trial: Trial, plan: SweepPlan) -> list[str]:
+def cells(trial: Trial, plan: SweepPlan) -> list[str]:
+    """A trial as texts: status, share of its length, result, the value of each searched setting."""
     value = trial.value(plan.goal)
     settings = values_of(plan.search, plan.recipe, trial.overrides).values()
     return [
@@ -183,8 +166,8 @@ def _page(found: Findings, sweep: Sweep, plan: SweepPlan, verified: str) -> str:
     trials = table(
         head("trial", "status", "done", found.metric, *names.values(), numbers=False),
         [
-            [cell(str(t.number), tag="th"), *(cell(text(c), "n" if i else "") for i, c in enumerate(_cells(t, plan)))]
-            for t in _ranked(found, plan)
+            [cell(str(t.number), tag="th"), *(cell(text(c), "n" if i else "") for i, c in enumerate(cells(t, plan)))]
+            for t in ranked(found, plan)
         ],
     )
     importance = table(

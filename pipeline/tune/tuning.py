@@ -1,4 +1,4 @@
-"""`interlace tune`: search a recipe's settings, from the section `search` to the best recipe and what mattered.
+"""A search of a recipe's settings to its end: from the section `search` to the best recipe and what mattered.
 
 connect -> indexes -> arithmetic -> trials (Ray Tune) -> table, plots, best recipe, its checkpoint verified -> MLflow
 """
@@ -13,28 +13,25 @@ from interlace.cluster.connect import connect
 from interlace.cluster.preflight import Need, Slots, slots
 from interlace.data.read.warm import Warmed, warm
 from interlace.data.stream import map_units, run_data_on
-from interlace.jobs.console import say
-from interlace.jobs.silence import speaking, spoken
-from interlace.jobs.sweep_report import Findings, findings, print_findings, rungs, write_report
-from interlace.jobs.sweep_tracking import SweepTracker
-from interlace.jobs.train import CLOSE_TIMEOUT_S, Launch, chosen_checkpoint, look_at, train
 from interlace.recipe.load import load_recipe
 from interlace.recipe.recipe import Recipe
 from interlace.results.evaluate import evaluate_checkpoint
+from interlace.results.listener import Listener
+from interlace.results.training import CLOSE_TIMEOUT_S, Launch, doubts, train
 from interlace.tracking import TrackingReport
+from interlace.train.checkpoint import chosen_checkpoint
 from interlace.train.placement import places
 from interlace.tune.exchange import stops
 from interlace.tune.folder import Sweep, open_sweep
 from interlace.tune.plan import SweepPlan, prepare_sweep
+from interlace.tune.report import Findings, findings, rungs, write_report
 from interlace.tune.run import run_sweep
 from interlace.tune.search import Search
 from interlace.tune.suggest import sample, values_of
+from interlace.tune.tracking import SweepTracker
 
 AS_REPORTED = 1e-6
 """Most difference between a reported value and that of its checkpoint: the same packs, only sums in another process."""
-
-WAITING = "Evaluations may be far apart; or other jobs hold what trials reserve, or nodes are gone"
-"""Why trials may give no sign of life."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +44,14 @@ class Tuned:
     tracking: TrackingReport
 
 
-def tune(recipe: Recipe, search: Search, launch: Launch, *, retrain: bool = False) -> Tuned | None:
+def tune(recipe: Recipe, search: Search, launch: Launch, listener: Listener, *, retrain: bool = False) -> Tuned | None:
     """Search to the end, or to the end of its time; None after a dry run.
 
     Args:
         recipe: that trials start from.
         search: its section `search`.
         launch: name of the search, cluster, `fresh`, `dry_run`.
+        listener: is told of what happens.
         retrain: train the best recipe at full length afterwards, as `interlace train` does.
 
     Raises:
@@ -69,43 +67,44 @@ def tune(recipe: Recipe, search: Search, launch: Launch, *, retrain: bool = Fals
     )
     run_data_on(recipe.data.labels)
     fit = slots(need, places(recipe, there), search.trials)
-    plan = prepare_sweep(recipe, search, spoken(map_units))
+    plan = prepare_sweep(recipe, search, listener.data_job(map_units))
     for line in describe(plan, fit):
-        say(line)
-    look_at(there, plan.base)
+        listener.say(line)
+    for doubt in doubts(there, plan.base):
+        listener.say(f"note: {doubt}")
     if launch.dry_run:
         for number in range(search.trials if search.searcher == "random" else 1):
-            say(_told(plan, number))
+            listener.say(_told(plan, number))
         return None
-    say(warmed(warm(plan.readers, spoken(map_units))))
+    listener.say(warmed(warm(plan.readers, listener.data_job(map_units))))
     data = {split: m.digest for split, m in plan.base.index.manifests.items()}
     with open_sweep(plan.recipe, search, data, launch.run_name, fresh=launch.fresh) as sweep:
-        say(f"search {sweep.name}{' (goes on)' if sweep.resumed else ''} in {sweep.folder}")
-        tuned = _search(sweep, plan, fit.concurrent, recipe)
+        listener.say(f"search {sweep.name}{' (goes on)' if sweep.resumed else ''} in {sweep.folder}")
+        tuned = _search(sweep, plan, fit.concurrent, recipe, listener)
     if retrain and tuned.findings.recipe is not None:
-        say("the best recipe, trained at full length")
-        train(tuned.findings.recipe, Launch(run_name=f"{sweep.name}-best", address=launch.address))
+        listener.say("the best recipe, trained at full length")
+        train(tuned.findings.recipe, Launch(run_name=f"{sweep.name}-best", address=launch.address), listener)
     return tuned
 
 
-def _search(sweep: Sweep, plan: SweepPlan, concurrent: int, own: Recipe) -> Tuned:
-    tracker = SweepTracker(sweep, plan)
+def _search(sweep: Sweep, plan: SweepPlan, concurrent: int, own: Recipe, listener: Listener) -> Tuned:
+    tracker = SweepTracker(sweep, plan, listener)
     status: Any = "FAILED"
     try:
-        with speaking(tracker.silence, "no trial has begun, been evaluated or ended", WAITING):
+        with listener.searching():
             ending = run_sweep(sweep, plan, concurrent, tracker)
         found = findings(sweep, plan, own)
         verified, said = verify_best(found, sweep, plan)
-        print_findings(found, plan)
-        say(said)
+        listener.show(found)
+        listener.say(said)
         write_report(found, sweep, plan, said)
         tracker.result(list(found.trials), found.best)
         status = {"complete": "FINISHED", "time": "FINISHED", "interrupted": "KILLED"}[ending]
     finally:
         report = tracker.close(status, CLOSE_TIMEOUT_S)
-    say(f"best recipe {sweep.report / 'best.yaml'}\nreport {sweep.report / 'sweep.html'}\n{report}")
+    listener.say(f"best recipe {sweep.report / 'best.yaml'}\nreport {sweep.report / 'sweep.html'}\n{report}")
     if ending == "time":
-        say("the time is over; the same command goes on with the trials that have not ended")
+        listener.say("the time is over; the same command goes on with the trials that have not ended")
     if ending == "interrupted":
         raise KeyboardInterrupt
     return Tuned(sweep=sweep.folder, findings=found, verified=verified, tracking=report)
@@ -117,7 +116,7 @@ def verify_best(found: Findings, sweep: Sweep, plan: SweepPlan) -> tuple[bool, s
         return False, "No trial has a result yet."
     folder = sweep.trial(found.best.number)
     recipe = load_recipe(folder / "recipe.yaml")
-    checkpoint = chosen_checkpoint(folder, recipe)
+    checkpoint, _ = chosen_checkpoint(folder, recipe.train.model_from)
     step = int(checkpoint.name.removeprefix("step-"))
     reported = next((s.value for s in found.best.scores if s.step == step), math.nan)
     metrics = evaluate_checkpoint(recipe, checkpoint)
