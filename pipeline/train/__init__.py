@@ -1,1 +1,1 @@
-"""Training: `loop` (PyTorch only), `checkpoint`, `optim`, `build`, and the Ray shell around them (`worker`, `run`)."""
+"""Training: the loop (PyTorch only), and the Ray shell around it. `README.md` beside this says how."""

@@ -1,153 +1,161 @@
-"""README.md is true: its file map is complete, its commands parse, its recipes are valid, CI installs as it says."""
+"""The documents are true: file maps are complete, commands parse, recipes are valid, CI installs as README.md says."""
 
 import contextlib
 import re
 import shlex
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import subprocess
 
 import pytest
 import typer
-import typer.main
 import yaml
 
-from interlace.jobs.cli import app
+from interlace.jobs.console import BAD_INPUT, INTERRUPTED, RESUME_ME
 from interlace.recipe.load import load_recipe, parse_recipe, parse_tree
 from interlace.recipe.prepare import PrepareRecipe
 from interlace.tune.check import check
 from interlace.tune.search import Search
-from tests.laws.code import PACKAGES, ROOT
+from tests.laws.code import PACKAGES, ROOT, sources
+from tests.laws.documents import (
+    COMMAND,
+    FOLDERS,
+    UsageError,
+    absent,
+    commands,
+    documents,
+    faults_of_figures,
+    faults_of_links,
+    faults_of_maps,
+    fences,
+    figures,
+    file_map,
+    inline,
+    opens_with_a_model,
+    parse,
+    section,
+    walk,
+    words_of,
+)
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMAND: Any = typer.main.get_command(app)
-UsageError = typer.BadParameter.__mro__[1]  # of the click that typer carries within it
-UNNAMED = ("__init__", "__main__", "conftest")
-
-
-def section(title: str, text: str = README) -> str:
-    """The text below a heading of the second level."""
-    return text.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
-
-
-def fences(language: str) -> list[str]:
-    """Fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
-def inline() -> list[str]:
-    """Code in backticks outside fenced blocks."""
-    outside = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
-    return re.findall(r"`([^`]+)`", outside)
-
-
-def commands(lines: list[str]) -> Iterator[list[str]]:
-    """Arguments of every `interlace` command, also at the end of a chain with `&&`."""
-    for line in "\n".join(lines).replace("\\\n", " ").split("\n"):  # a backslash goes on in the next line
-        for part in line.split("&&"):
-            words = shlex.split(part, comments=True)
-            if words and words[0].rpartition("/")[2] == "interlace":
-                yield words[1:]
+DOCUMENTS = documents()
+TEXTS = tuple(DOCUMENTS.values())
+README = DOCUMENTS["README.md"]
+MOST_LINES = 200
 
 
-def parse(words: list[str]) -> None:
-    """Parse as the command line does, without running anything. Raises UsageError."""
-    command, name = COMMAND, "interlace"
-    while hasattr(command, "commands"):
-        if not words or words[0] not in command.commands:
-            raise UsageError(f"no such verb: {words}")
-        command, name, words = command.commands[words[0]], words[0], words[1:]
-    command.make_context(name, list(words))
+def changed(document: str, pattern: str, becomes: str) -> dict[str, str]:
+    """The documents with a change in one of them."""
+    text = re.sub(pattern, becomes, DOCUMENTS[document], count=1, flags=re.MULTILINE)
+    assert text != DOCUMENTS[document], "nothing was planted"
+    return {**DOCUMENTS, document: text}
 
 
-def file_map(text: str) -> dict[str, list[str]]:
-    """Place -> names in backticks on its line, for each line of the section `File map` that opens with a place."""
-    rows = re.findall(r"^(?:\| *|- *)?`([^`]+)`(.*)$", section("File map", text), re.MULTILINE)
-    return {place: re.findall(r"`([^`]+)`", rest) for place, rest in rows}
+def test_the_readme_is_short_and_leads_to_all_other_documents() -> None:
+    assert len(README.splitlines()) <= MOST_LINES
+    assert [d for d in DOCUMENTS if d != "README.md" and f"]({d})" not in README] == []
+    assert len(DOCUMENTS) > 10
 
 
-def inside(folder: Path) -> set[str]:
-    """Modules right in a folder, and folders of modules, these with a slash; of tests only the folders."""
-    modules = {f.stem for f in folder.glob("*.py")} - set(UNNAMED) if folder.name != "tests" else set()
-    return modules | {f"{d.name}/" for d in folder.iterdir() if any(f.stem != "__init__" for f in d.rglob("*.py"))}
+def test_documents_of_folders_open_with_a_numbered_model_that_stands_once() -> None:
+    folders = {d: text for d, text in DOCUMENTS.items() if d != "README.md"}
+    assert [d for d, text in folders.items() if not opens_with_a_model(text)] == []
+    packages = [(ROOT / d).with_name("__init__.py") for d in folders]
+    twice = [p for p in packages if p.exists() and re.search(r"^1\. ", p.read_text(encoding="utf-8"), re.MULTILINE)]
+    assert twice == []
+    assert not opens_with_a_model(re.sub(r"^2\. ", "", DOCUMENTS["pipeline/README.md"], flags=re.MULTILINE))
 
 
-def needed() -> set[str]:
-    """What must be named: each folder of modules or recipes, and each module right in a package."""
-    files = [f.relative_to(ROOT) for p in PACKAGES for f in (ROOT / p).rglob("*.*") if f.suffix in (".py", ".yaml")]
-    folders = {f"{f.parent.as_posix()}/" for f in files} | {f"tests/{d}" for d in inside(ROOT / "tests")}
-    return folders - {"pipeline/"} | {f.as_posix() for f in files if len(f.parts) == 2 and f.stem not in UNNAMED}
-
-
-def faults_of(text: str) -> list[str]:
-    """What a file map lacks, and what it names though it is not there."""
-    rows = file_map(text)
-    named = set(rows)
-    faults = [f"`{place}` is not there" for place in rows if not (ROOT / place).exists()]
-    for place, names in rows.items():
-        if not (ROOT / place).is_dir():
-            continue
-        here = inside(ROOT / place)
-        named |= {f"{place}{n}" if n.endswith("/") else f"{place}{n}.py" for n in names}
-        faults += [f"`{place}`: `{n}` is not there" for n in names if n not in here]
-        if here & set(names):  # a line that names files of its folder names all, or they have lines of their own
-            elsewhere = {r.removeprefix(place) for r in rows}
-            left = here - set(names) - elsewhere
-            faults += [f"`{place}` does not name `{n}`" for n in sorted(left)]
-    return faults + [f"the file map does not name {n}" for n in sorted(needed() - named)]
-
-
-def test_the_file_map_is_complete_and_true() -> None:
-    assert faults_of(README) == []
-    assert len(file_map(README)) > 15
+def test_the_file_maps_are_complete_and_true() -> None:
+    assert faults_of_maps(DOCUMENTS) == []
+    assert sum(len(file_map(text)) for text in TEXTS) > 25
+    assert {d for d, text in DOCUMENTS.items() if file_map(text)} == {f"{f}/README.md" for f in FOLDERS}
 
 
 @pytest.mark.parametrize(
-    ("pattern", "becomes", "fault"),
+    ("document", "pattern", "becomes", "fault"),
     [
-        (r"^.*`pipeline/contract/`.*\n", "", "the file map does not name pipeline/contract/"),
-        (r"^.*`jobs/datasets/`.*\n", "", "the file map does not name jobs/datasets/"),
-        (r"`connect`", "`ghost`", "`cluster/`: `ghost` is not there"),
-        (r"`attention`, ", "", "`pipeline/model/` does not name `attention`"),
-        (r"^\| `tests/realdata", "| `tests/ghost", "`tests/ghost.py` is not there"),
+        ("pipeline", r"^.*`pipeline/contract/`.*\n", "", "no file map names pipeline/contract/"),
+        ("jobs", r"^.*`jobs/datasets/`.*\n", "", "no file map names jobs/datasets/"),
+        ("cluster", r"(`cluster/` .*)`connect`", r"\1`ghost`", "`cluster/`: `ghost` is not there"),
+        ("pipeline", r"(`pipeline/model/` .*)`attention`, ", r"\1", "`pipeline/model/` does not name `attention`"),
+        ("tests", r"^\| `tests/realdata", "| `tests/ghost", "`tests/ghost.py` is not there"),
+        ("pipeline", r"^(\| `pipeline/store/` \|)[^`]*", r"\1 ", "`pipeline/store/` has no sentence"),
+        ("jobs", r"^\| `jobs/`", "| `tests/unit/`", "jobs/README.md maps `tests/unit/`, which lies elsewhere"),
     ],
 )
-def test_a_hole_and_a_ghost_in_the_file_map_are_found(pattern: str, becomes: str, fault: str) -> None:
-    changed = re.sub(pattern, becomes, README, flags=re.MULTILINE)
-    assert fault in set(faults_of(changed)) - set(faults_of(README))
+def test_a_hole_and_a_ghost_in_a_file_map_are_found(document: str, pattern: str, becomes: str, fault: str) -> None:
+    assert fault in faults_of_maps(changed(f"{document}/README.md", pattern, becomes))
 
 
 def test_places_named_anywhere_are_there() -> None:
-    places = [c for c in inline() if re.fullmatch(rf"({'|'.join(PACKAGES)}|tests)/[\w./-]*", c)]
-    places += [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    codes = inline(TEXTS)
+    places = [c for c in codes if re.fullmatch(rf"({'|'.join(PACKAGES)}|tests)/[\w./-]*", c)]
     assert [p for p in places if not (ROOT / p).exists()] == []
-    assert len(places) > 15
+    files = [c for c in codes if re.fullmatch(r"[\w/]+\.py", c)]
+    there = [f"/{f.relative_to(ROOT).as_posix()}" for folder in FOLDERS for f in (ROOT / folder).rglob("*.py")]
+    assert [f for f in files if not any(t.endswith(f"/{f}") for t in there)] == []
+    modules = [c for c in codes if re.fullmatch(r"interlace(\.[a-z_]+)+", c)]
+    assert [m for m in modules if m not in sources()] == []
+    assert len(places) > 40
+    assert len(files) > 10
+
+
+def test_links_lead_to_files_and_headings_that_are_there() -> None:
+    assert faults_of_links(DOCUMENTS) == []
+    assert sum(text.count("](") for text in TEXTS) > 40
+
+
+@pytest.mark.parametrize(
+    ("link", "fault"),
+    [
+        ("ghost.md", "ghost.md is not there"),
+        ("tests/README.md#ghosts", "tests/README.md has no heading ghosts"),
+        ("#ghosts", " has no heading ghosts"),
+    ],
+)
+def test_a_planted_link_to_nothing_is_found(link: str, fault: str) -> None:
+    assert faults_of_links({**DOCUMENTS, "README.md": f"{README}\n[there]({link})\n"}) == [f"README.md: {fault}"]
 
 
 def test_commands_parse() -> None:
-    quoted = list(commands("\n".join(fences("sh")).splitlines()))
+    quoted = list(commands(fences("sh", TEXTS)))
     for words in quoted:
         parse(words)
-    assert {"demo", "train", "inspect", "evaluate", "schema"} <= {w[0] for w in quoted}
+    shown = {w[0] for w in commands(fences("sh", [README]))}
+    assert {"demo", "train", "inspect", "evaluate", "schema"} <= shown
+    scripts = fences("sh", TEXTS)
+    for script in scripts:
+        subprocess.run(["bash", "-n", "-c", script], check=True)
+    assert len(scripts) > 20
+
+
+def test_every_verb_has_an_example() -> None:
+    shown = {
+        tuple(w[:2]) if w[0] == "track" else (w[0],) for w in commands(fences("sh", [DOCUMENTS["jobs/README.md"]]))
+    }
+    verbs = {
+        ("track", n) if g == "track" else (g,) for g, c in COMMAND.commands.items() for n in getattr(c, "commands", [g])
+    }
+    assert verbs - shown == set()
+    assert ("track", "sync") in verbs
+    assert len(verbs) > 15
+
+
+def test_exit_codes_are_those_of_the_command_line() -> None:
+    codes = re.findall(r"^\| (\d+) \|", section("Exit codes", DOCUMENTS["jobs/README.md"]), re.MULTILINE)
+    assert {0, 1, BAD_INPUT, RESUME_ME, INTERRUPTED} == {int(c) for c in codes}
 
 
 def test_commands_in_the_text_name_verbs_and_flags_that_exist() -> None:
-    found = [c for c in inline() if c.startswith("interlace ")]
+    found = [c for c in inline(TEXTS) if c.startswith("interlace ")]
     for words in commands(found):
         with contextlib.suppress(typer.BadParameter):  # a sentence may name a verb without its arguments
-            parse(words)
+            if words[0] != "VERB":  # stands for any
+                parse(words)
     options = {o for command in walk(COMMAND) for p in command.params for o in p.opts}
-    flags = [word for code in inline() for word in code.split() if word.startswith("--")]
-    assert [f for f in flags if f not in options] == []
+    flags = [w for code in inline(TEXTS) if not code.startswith("mlflow ") for w in code.split() if w.startswith("--")]
+    assert [f for f in flags if f not in options and f != "--help"] == []
     assert found
     assert flags
-
-
-def walk(command: Any) -> Iterator[Any]:
-    """A command and all below it."""
-    yield command
-    for inner in getattr(command, "commands", {}).values():
-        yield from walk(inner)
 
 
 @pytest.mark.parametrize("words", [["demos"], ["train", "r.yaml", "--dryrun"], ["track", "sink", "x"], ["train"]])
@@ -156,8 +164,17 @@ def test_a_wrong_command_is_found(words: list[str]) -> None:
         parse(words)
 
 
+def test_commands_of_python_name_modules_and_tests_that_exist() -> None:
+    lines = [*fences("sh", TEXTS), *(c for c in inline(TEXTS) if c.startswith("python "))]
+    found = [w for w in words_of(lines) if w[0].rpartition("/")[2] == "python"]
+    assert [lack for words in found for lack in absent(words)] == []
+    assert len(found) > 25
+    assert absent(shlex.split("python -m tests.benchmarks.ghost")) == ["tests/benchmarks/ghost"]
+    assert absent(shlex.split("python -m pytest tests/ghost -q")) == ["tests/ghost"]
+
+
 def test_settings_and_recipes_are_valid() -> None:
-    recipes = [yaml.safe_load(text) for text in fences("yaml")]
+    recipes = [yaml.safe_load(text) for text in fences("yaml", TEXTS)]
     for tree in recipes:
         if "sources" in tree:
             parse_tree(tree, (), "README", PrepareRecipe)
@@ -165,17 +182,55 @@ def test_settings_and_recipes_are_valid() -> None:
             recipe = parse_recipe(tree)
             if "search" in tree:
                 assert check(parse_tree(tree["search"], (), "README", Search), recipe) == ()
-    settings = [s.rstrip(".,") for s in re.findall(r"--set ([\w.]+=[^\s`]+)", README)]
+    settings = [s.rstrip(".,") for text in TEXTS for s in re.findall(r"--set ([\w.]+=[^\s`]+)", text)]
     load_recipe(ROOT / "jobs" / "recipes" / "emoji.yaml", settings)
-    assert recipes
+    assert len(recipes) >= 8
     assert settings
+
+
+def test_every_figure_has_its_day_and_command() -> None:
+    text = DOCUMENTS["tests/README.md"]
+    assert faults_of_figures(text) == []
+    assert len(figures(text)) > 8
+    for words in commands(c for c in inline(figures(text).values()) if c.startswith("interlace ")):
+        with contextlib.suppress(typer.BadParameter):
+            parse(words)
+    benchmarks = {f.stem for f in (ROOT / "tests" / "benchmarks").glob("*.py")}
+    assert {b for b in benchmarks if not re.search(rf"benchmarks[./]{b}\b|`{b}`", text)} == set()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "becomes", "fault"),
+    [
+        (r"^20..-..-.., (`python -m tests.benchmarks.icu)", r"\1", "Intensive care: no day"),
+        (r"`python -m tests.benchmarks.icu`", "`icu`", "Intensive care: no command"),
+        (r"tests.benchmarks.icu", "tests.benchmarks.ghost", "Intensive care: tests/benchmarks/ghost is not there"),
+        (r"tests/e2e/test_serving.py", "tests/e2e/ghost.py", "Serving: tests/e2e/ghost.py is not there"),
+    ],
+)
+def test_a_figure_without_day_or_command_is_found(pattern: str, becomes: str, fault: str) -> None:
+    assert faults_of_figures(changed("tests/README.md", pattern, becomes)["tests/README.md"]) == [fault]
+
+
+def test_every_shipped_recipe_has_its_data_result_and_command() -> None:
+    text = DOCUMENTS["jobs/recipes/README.md"]
+    rows = dict(re.findall(r"^\| \[`(\w+)`\]\(\1\.yaml\) \|(.*)\|$", section("Recipes", text), re.MULTILINE))
+    shipped = {f.stem for f in (ROOT / "jobs" / "recipes").glob("*.yaml")}
+    assert set(rows) == shipped
+    assert all(len(cells.split(" | ")) == 3 and all(c.strip() for c in cells.split(" | ")) for cells in rows.values())
+    trained = {word for words in commands(fences("sh", [text])) if words[0] == "train" for word in words}
+    assert {f"jobs/recipes/{name}.yaml" for name in shipped} <= trained
+    measured = " ".join(figures(DOCUMENTS["tests/README.md"]).values())
+    results = {n: re.findall(r"\d+(?:[.,]\d+)+", cells.rpartition(" | ")[2]) for n, cells in rows.items()}
+    assert {n: f for n, found in results.items() for f in found if f not in measured} == {}
+    assert sum(len(found) for found in results.values()) > 10
 
 
 def test_ci_installs_and_tests_as_the_readme_says() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     body = script.split("install() {", 1)[1].split("\n}", 1)[0].partition("\n")[2]
     mine = [shlex.split(part) for part in body.replace("$venv", ".venv").split("&&")]
-    said = [shlex.split(part) for part in next(f for f in fences("sh") if "venv" in f).split("&&")]
+    said = [shlex.split(part) for part in next(f for f in fences("sh", [README]) if "venv" in f).split("&&")]
     quiet = [[w for w in words if w != "-q"] for words in said if "interlace" not in words[0]]
     assert [[w for w in words if w != "-q"] for words in mine] == quiet
     assert len(quiet) == 3
