@@ -1,14 +1,4 @@
-"""Modalities: how raw values become tokens.
-
-1. A *field* is a named column (or several, for a table) read through one modality.
-2. `learner(field)` gives what learns from the training rows: `partial` of each row group, anywhere; `merge` and
-   `finish` in one place. The result, `Fitted`, is plain JSON that travels with the model.
-3. `make(name, field, fitted)` gives the `Modality`, cheap enough to make in every data task.
-4. Per value: `measure -> grid` when indexing (headers only), `decode -> augment -> encode` when reading.
-
-To add a modality: its settings in `pipeline/recipe/fields.py`, one file here with a class that follows `base.Modality`
-and, if it learns, one that follows `base.Learner`; and one row of `MODALITIES`.
-"""
+"""Modalities: how raw values become tokens. `README.md` beside this says how."""
 
 from collections.abc import Callable
 from pathlib import Path

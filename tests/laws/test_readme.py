@@ -9,9 +9,13 @@ import pytest
 import typer
 import yaml
 
+from interlace.data.sources import FORMATS
 from interlace.jobs.console import BAD_INPUT, INTERRUPTED, RESUME_ME
+from interlace.modalities import MODALITIES
+from interlace.model.fusions import FUSIONS
 from interlace.recipe.load import load_recipe, parse_recipe, parse_tree
 from interlace.recipe.prepare import PrepareRecipe
+from interlace.tasks import TASKS
 from interlace.tune.check import check
 from interlace.tune.search import Search
 from tests.laws.code import PACKAGES, ROOT, sources
@@ -186,6 +190,23 @@ def test_settings_and_recipes_are_valid() -> None:
     load_recipe(ROOT / "jobs" / "recipes" / "emoji.yaml", settings)
     assert len(recipes) >= 8
     assert settings
+
+
+@pytest.mark.parametrize(
+    ("document", "names"),
+    [("modalities", set(MODALITIES)), ("model", set(FUSIONS)), ("tasks", set(TASKS))],
+)
+def test_every_name_that_a_recipe_may_choose_has_its_row(document: str, names: set[str]) -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", DOCUMENTS[f"pipeline/{document}/README.md"], re.MULTILINE)
+    assert sorted(rows) == sorted(names)
+    assert len(names) >= 5
+
+
+def test_every_format_of_shards_has_its_example() -> None:
+    text = DOCUMENTS["pipeline/data/README.md"]
+    shown = set(re.findall(r"format: (\w+)", "".join(fences("yaml", [text]))))
+    assert shown == set(FORMATS) - {"parquet"}  # which is the default
+    assert "Parquet by default" in text
 
 
 def test_every_figure_has_its_day_and_command() -> None:
