@@ -213,9 +213,6 @@ def test_every_figure_has_its_day_and_command() -> None:
     text = DOCUMENTS["tests/README.md"]
     assert faults_of_figures(text) == []
     assert len(figures(text)) > 8
-    for words in commands(c for c in inline(figures(text).values()) if c.startswith("interlace ")):
-        with contextlib.suppress(typer.BadParameter):
-            parse(words)
     benchmarks = {f.stem for f in (ROOT / "tests" / "benchmarks").glob("*.py")}
     assert {b for b in benchmarks if not re.search(rf"benchmarks[./]{b}\b|`{b}`", text)} == set()
 
@@ -245,6 +242,22 @@ def test_every_shipped_recipe_has_its_data_result_and_command() -> None:
     results = {n: re.findall(r"\d+(?:[.,]\d+)+", cells.rpartition(" | ")[2]) for n, cells in rows.items()}
     assert {n: f for n, found in results.items() for f in found if f not in measured} == {}
     assert sum(len(found) for found in results.values()) > 10
+
+
+def undefined(text: str) -> list[str]:
+    """Names in the section `Add to it` that no file of the library or of the tests defines."""
+    names = [c for c in inline([section("Add to it", text)]) if re.fullmatch(r"[A-Za-z_]+(\.(?!py$)[a-z_]+)?", c)]
+    code = "\n".join(f.read_text(encoding="utf-8") for d in ("pipeline", "tests") for f in (ROOT / d).rglob("*.py"))
+    defined = set(re.findall(r"^ *(?:def|class) (\w+)|^ *(\w+)(?::|\s*=) ", code, re.MULTILINE))
+    known = {name for pair in defined for name in pair}
+    return [n for n in names if n.rpartition(".")[2] not in known]
+
+
+def test_what_an_addition_follows_is_defined() -> None:
+    text = DOCUMENTS["pipeline/README.md"]
+    assert undefined(text) == []
+    assert undefined(text.replace("`measure`", "`measures_up`")) == ["measures_up"]
+    assert len(re.findall(r"`\w+`", section("Add to it", text))) > 20
 
 
 def test_ci_installs_and_tests_as_the_readme_says() -> None:
