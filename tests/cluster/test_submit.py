@@ -185,7 +185,7 @@ def drives(process: psutil.Process, name: str) -> bool:
 @pytest.mark.slow
 def test_an_embedded_ray_listens_on_loopback_only() -> None:
     program = (
-        "import sys, time, psutil, ray\nfrom cluster.connect import connect\nconnect(local_cpus=2)\n"
+        "import sys, time, psutil, ray\nfrom interlace.cluster.connect import connect\nconnect(local_cpus=2)\n"
         "ray.get(ray.remote(lambda: 1).remote())\nprint('up', flush=True)\nsys.stdin.readline()\n"
     )
     process = subprocess.Popen(

@@ -58,7 +58,7 @@ def pixels(png):
 
 
 def test_same_packages_give_the_same_bytes_in_another_process(report, tmp_path):
-    code = "import sys, pathlib; from jobs.datasets.emoji import build; build(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from interlace.jobs.datasets.emoji import build; build(pathlib.Path(sys.argv[1]))"
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)
     for file in report.files:

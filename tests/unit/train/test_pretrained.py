@@ -222,7 +222,7 @@ def test_special_tokens_stay_in_place_under_augmentation(tiny: Path):
 
 def test_the_data_arm_reads_a_folder_without_torch_and_transformers(tiny: Path):
     program = (
-        "import sys, pathlib\nfrom pipeline import modalities\nfrom interlace.recipe.fields import TextField\n"
+        "import sys, pathlib\nfrom interlace import modalities\nfrom interlace.recipe.fields import TextField\n"
         "from interlace.modalities.pretrained import fit_pretrained\n"
         f"folder = pathlib.Path({str(tiny)!r})\n"
         "field = TextField(modality='text', column='c', encoder={'pretrained': str(folder)})\n"
