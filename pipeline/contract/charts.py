@@ -43,11 +43,11 @@ class Curves:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
+class Table:
     """Rows for people and programs, written as CSV."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
 
-Exhibit: TypeAlias = Confusion | Density | Curves | Listing
+Chart: TypeAlias = Confusion | Density | Curves | Table

@@ -49,12 +49,12 @@ class FieldEmbedding(nn.Module):
         spec: the shape of the field's tokens.
         settings: the field's settings; `stem`, `zero`, `encoder`, `init` and `freeze` are read.
         dim: width of the vectors.
-        hides: whether a task hides tokens; a learned vector then stands for their content (Devlin et al. 2019, BERT).
+        maskable: whether a task masks tokens; a learned vector then stands for them (Devlin et al. 2019, BERT).
         id_scale: see `IdTable`.
     """
 
     def __init__(
-        self, spec: FieldSpec, settings: AnyField, dim: int, *, hides: bool = False, id_scale: float = 1.0
+        self, spec: FieldSpec, settings: AnyField, dim: int, *, maskable: bool = False, id_scale: float = 1.0
     ) -> None:
         super().__init__()
         convolve = settings.stem == "cnn"
@@ -76,11 +76,11 @@ class FieldEmbedding(nn.Module):
             self.stem = SequenceStem(dim)
         self.position = GridPosition((1, 1) if encoder else spec.max_grid, dim)  # a pretrained model has its own
         self.field_D = nn.Parameter(torch.zeros(dim))
-        self.mask_D = nn.Parameter(torch.zeros(dim)) if hides else None
+        self.mask_D = nn.Parameter(torch.zeros(dim)) if maskable else None
         self.clock = Clock(dim) if spec.clocked and stands_apart(settings) else None
 
     def forward(
-        self, tokens: FieldBatch, segments: Segments, clock: "Clock | None" = None, hidden: Tensor | None = None
+        self, tokens: FieldBatch, segments: Segments, clock: "Clock | None" = None, mask: Tensor | None = None
     ) -> Tensor:
         """Vectors of the tokens, float32 `[T, D]`.
 
@@ -88,14 +88,14 @@ class FieldEmbedding(nn.Module):
             tokens: of one field.
             segments: the samples.
             clock: shared by the clocked fields that have none of their own (`stands_apart`).
-            hidden: bool `[n]`, tokens of which only place and time are seen.
+            mask: bool `[n]`, tokens of which only place and time are seen.
         """
         cells = find_cells(tokens.grids, segments)
-        values = tokens.values if hidden is None else _blank(tokens.values, hidden, self.zero)
+        values = tokens.values if mask is None else _blank(tokens.values, mask, self.zero)
         content_TD = self.content(values, cells).float()
-        if self.mask_D is not None and hidden is not None:
-            hidden_T1 = pad(hidden, (0, len(content_TD) - len(hidden))).unsqueeze(1)
-            content_TD = torch.where(hidden_T1, self.mask_D, content_TD)
+        if self.mask_D is not None and mask is not None:
+            mask_T1 = pad(mask, (0, len(content_TD) - len(mask))).unsqueeze(1)
+            content_TD = torch.where(mask_T1, self.mask_D, content_TD)
         x_TD = content_TD + self.position(cells) + self.field_D
         if tokens.times is not None:
             own = self.clock or clock
@@ -116,10 +116,10 @@ def stands_apart(settings: AnyField) -> bool:
     return settings.init is not None or settings.freeze
 
 
-def _blank(values: Tensor, hidden_N: Tensor, zero: Zero) -> Tensor:
-    """Values without what is hidden, so that no convolution sees it: pixels of `zero`, the unknown id, zeros."""
+def _blank(values: Tensor, mask_N: Tensor, zero: Zero) -> Tensor:
+    """Values without what is masked, so that no convolution sees it: pixels of `zero`, the unknown id, zeros."""
     nothing = BLANK[zero] if values.dtype == torch.uint8 else 0
-    return values.masked_fill(hidden_N.view(-1, *[1] * (values.ndim - 1)), nothing)
+    return values.masked_fill(mask_N.view(-1, *[1] * (values.ndim - 1)), nothing)
 
 
 class GridPosition(nn.Module):

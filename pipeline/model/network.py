@@ -56,7 +56,7 @@ class Outputs:
         joint: the samples' tokens after all layers; after those within the fields, where the fusion has no others.
         groups: fused state of each group of fields that a task asks for, made from those fields alone, and whether any
             of them is there.
-        hidden: tokens that tasks hid from the network, bool `[n]` by field.
+        masks: tokens that tasks mask, bool `[n]` by field.
         weights_SF: what the fusion weighs each field with, detached, columns in the order of `fields`; None where the
             fusion has no such weights. Those that are attention are there only while `Network.measuring`.
         votes_SF: weights, with their gradient, by which tasks combine predictions that they make from each field alone;
@@ -69,7 +69,7 @@ class Outputs:
     tokens: Mapping[str, FieldTokens]
     joint: Joint
     groups: Mapping[tuple[str, ...], FieldState]
-    hidden: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor]
     weights_SF: Tensor | None = None
     votes_SF: Tensor | None = None
     tables: Mapping[str, Tensor] = field(default_factory=dict)
@@ -97,12 +97,14 @@ class Network(nn.Module):
         super().__init__()
         self.names = tuple(specs)
         self.model = model
-        hides = {name for task in tasks.values() for name in task.hides}
+        masked = {name for task in tasks.values() for name in task.masked_fields}
         shared = [spec.clocked and not stands_apart(fields[name]) for name, spec in specs.items()]
         self.clock = Clock(model.dim) if any(shared) else None
         self.embeddings = nn.ModuleDict(
             {
-                key(name): FieldEmbedding(spec, fields[name], model.dim, hides=name in hides, id_scale=model.id_scale)
+                key(name): FieldEmbedding(
+                    spec, fields[name], model.dim, maskable=name in masked, id_scale=model.id_scale
+                )
                 for name, spec in specs.items()
             }
         )
@@ -135,19 +137,19 @@ class Network(nn.Module):
             module.eval()
         return self
 
-    def forward(self, batch: Batch, *, hide: bool = True) -> Outputs:
+    def forward(self, batch: Batch, *, mask_tokens: bool = True) -> Outputs:
         """States of the samples; in training, fields are hidden at random (`modality_dropout`).
 
         Args:
             batch: of one pack.
-            hide: whether tasks hide tokens; what one hides is hidden from all.
+            mask_tokens: whether tasks mask tokens; what one masks is masked for all.
         """
-        hidden = self._hidden(batch) if hide else {}
+        masks = self._masks(batch) if mask_tokens else {}
         tokens = {}
         for name in self.names:
             item = batch.fields[name]
             segments = Segments(item.lengths)
-            x_TD = self.embeddings[key(name)](item, segments, self.clock, hidden.get(name))
+            x_TD = self.embeddings[key(name)](item, segments, self.clock, masks.get(name))
             tokens[name] = FieldTokens(x_TD=x_TD, segments=segments)
         present_SF = torch.stack([batch.fields[name].lengths > 0 for name in self.names], dim=1)
         rate = self.model.modality_dropout if self.training else 0.0
@@ -164,7 +166,7 @@ class Network(nn.Module):
             tokens=fused.tokens,
             joint=fused.joint or interlace(fused.tokens, kept_SF & self._reads_sample),
             groups={group: self._group(group, encoded, present_SF) for group in self._groups},
-            hidden=hidden,
+            masks=masks,
             weights_SF=fused.weights_SF,
             votes_SF=fused.votes_SF,
             tables=self._tables(),
@@ -190,12 +192,12 @@ class Network(nn.Module):
         contents = {name: self.embeddings[key(name)].content for name in self.names}
         return {name: content.table.weight for name, content in contents.items() if isinstance(content, IdTable)}
 
-    def _hidden(self, batch: Batch) -> dict[str, Tensor]:
-        """Tokens that the tasks hide; what one task hides is hidden from all."""
+    def _masks(self, batch: Batch) -> dict[str, Tensor]:
+        """Tokens that the tasks mask; what one task masks is masked for all."""
         found: dict[str, Tensor] = {}
         for task in self.tasks.values():
-            for name, hidden in task.hidden(batch).items():
-                found[name] = found[name] | hidden if name in found else hidden
+            for name, mask in task.mask(batch).items():
+                found[name] = found[name] | mask if name in found else mask
         return found
 
 

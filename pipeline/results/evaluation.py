@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import device
 
-from interlace.contract.charts import Exhibit
+from interlace.contract.charts import Chart
 from interlace.contract.errors import InterlaceError
 from interlace.data.index.build import build_index
 from interlace.data.read.open import open_reader
@@ -18,7 +18,7 @@ from interlace.data.read.reader import Reader
 from interlace.data.sources import usable_rows
 from interlace.recipe.load import load_recipe
 from interlace.results.evaluate import SubsetResult, evaluate_subsets, field_subsets
-from interlace.results.figures import bars_figure, write_exhibit
+from interlace.results.figures import bars_figure, write_chart
 from interlace.results.listener import Listener
 from interlace.results.predictor import Predictor, export_model
 from interlace.tracking import ColumnType, ModelCard
@@ -36,13 +36,13 @@ class Evaluation:
         split: `test`, `validation` or `train`.
         num_samples: samples read.
         results: one for each subset of fields, all fields first.
-        exhibits: figures and tables with all fields given, by file name without its ending.
+        charts: figures and tables with all fields given, by file name without its ending.
     """
 
     split: str
     num_samples: int
     results: tuple[SubsetResult, ...]
-    exhibits: Mapping[str, Exhibit]
+    charts: Mapping[str, Chart]
 
     def journal_metrics(self) -> dict[str, float]:
         """`test/task/metric` with all fields, `test_only/field/task/metric` for each alone; files have all subsets.
@@ -78,8 +78,8 @@ class Evaluation:
             title = f"what the fusion weighs each field with ({self.split})"
             bars_figure(bars, title, "mean over samples, and standard deviation", folder / "fields-model.png")
         (folder / "evaluation.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
-        for name, exhibit in self.exhibits.items():
-            write_exhibit(exhibit, f"{name} ({self.split})", folder / name)
+        for name, chart in self.charts.items():
+            write_chart(chart, f"{name} ({self.split})", folder / name)
 
 
 def _known(metrics: Mapping[str, float]) -> dict[str, float | None]:
@@ -93,15 +93,15 @@ def evaluate_model(folder: Path, reader: Reader, split: str) -> Evaluation:
     subsets = field_subsets(list(predictor.recipe.fields))
     results = evaluate_subsets(predictor.network, reader, predictor.recipe, subsets, device("cpu"))
     shown = {
-        f"{kind}-{name}": exhibit
+        f"{kind}-{name}": chart
         for name, state in results[0].states.items()
-        for kind, exhibit in predictor.network.tasks[name].exhibits(state).items()
+        for kind, chart in predictor.network.tasks[name].charts(state).items()
     }
     return Evaluation(
         split=split,
         num_samples=reader.manifest.num_rows - len(reader.manifest.bad),
         results=tuple(results),
-        exhibits=shown,
+        charts=shown,
     )
 
 

@@ -12,37 +12,37 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from interlace.contract.charts import Confusion, Curves, Density, Exhibit, Listing
+from interlace.contract.charts import Chart, Confusion, Curves, Density, Table
 
 mpl.use("Agg")
 NAMED_UP_TO = 40
 """Classes above which axes carry numbers instead of names."""
 
 
-def write_exhibit(exhibit: Exhibit, title: str, path: Path) -> None:
-    """Write what a task shows as a PNG, a listing as CSV.
+def write_chart(chart: Chart, title: str, path: Path) -> None:
+    """Write what a task shows as a PNG, a table as CSV.
 
     Args:
-        exhibit: what is shown.
+        chart: what is shown.
         title: above a figure.
         path: file to write, without its ending.
     """
-    if isinstance(exhibit, Listing):
+    if isinstance(chart, Table):
         with Path(f"{path}.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([exhibit.columns, *exhibit.rows])
+            csv.writer(file).writerows([chart.columns, *chart.rows])
         return
-    if isinstance(exhibit, Confusion):
-        figure = _confusion(exhibit)
+    if isinstance(chart, Confusion):
+        figure = _confusion(chart)
     else:
         figure = Figure(figsize=(6, 5), layout="constrained")
-        _density(exhibit, figure) if isinstance(exhibit, Density) else _curves(exhibit, figure)
+        _density(chart, figure) if isinstance(chart, Density) else _curves(chart, figure)
     figure.axes[0].set_title(title)
     figure.savefig(f"{path}.png", dpi=110)
 
 
-def _confusion(exhibit: Confusion) -> Figure:
+def _confusion(chart: Confusion) -> Figure:
     """Rows are true classes, columns predicted ones, shade is the share of the row."""
-    matrix, labels = exhibit.counts, exhibit.labels
+    matrix, labels = chart.counts, chart.labels
     count = len(labels)
     side = min(4 + 0.35 * count, 20)
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -61,27 +61,27 @@ def _confusion(exhibit: Confusion) -> Figure:
     return figure
 
 
-def _density(exhibit: Density, figure: Figure) -> None:
+def _density(chart: Density, figure: Figure) -> None:
     """True values to the right, predicted ones upwards, darker where there are more; the line is where both agree."""
     axes = figure.subplots()
-    low, high = exhibit.low, exhibit.high
-    counts = np.ma.masked_equal(exhibit.counts.T, 0)
+    low, high = chart.low, chart.high
+    counts = np.ma.masked_equal(chart.counts.T, 0)
     drawn = axes.imshow(counts, origin="lower", extent=(low, high, low, high), cmap="viridis_r", aspect="auto")
     axes.plot([low, high], [low, high], color="grey", linewidth=1)
     figure.colorbar(drawn, label="samples")
-    axes.set_xlabel(f"true {exhibit.unit}")
-    axes.set_ylabel(f"predicted {exhibit.unit}")
+    axes.set_xlabel(f"true {chart.unit}")
+    axes.set_ylabel(f"predicted {chart.unit}")
 
 
-def _curves(exhibit: Curves, figure: Figure) -> None:
+def _curves(chart: Curves, figure: Figure) -> None:
     axes = figure.subplots()
-    for name, values in exhibit.lines.items():
-        axes.plot(exhibit.xs, values, label=name, marker=".", linestyle="--" if name == "chance" else "-")
+    for name, values in chart.lines.items():
+        axes.plot(chart.xs, values, label=name, marker=".", linestyle="--" if name == "chance" else "-")
     axes.set_xscale("log")
     axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
-    axes.set_xlabel(exhibit.x_label)
-    axes.set_ylabel(exhibit.y_label)
+    axes.set_xlabel(chart.x_label)
+    axes.set_ylabel(chart.y_label)
     axes.legend()
 
 

@@ -22,7 +22,7 @@ from interlace.model.network import Network
 from interlace.recipe.identity import to_yaml
 from interlace.recipe.load import load_recipe
 from interlace.recipe.recipe import Recipe
-from interlace.tasks.base import Kind
+from interlace.tasks.base import ColumnType
 from interlace.train.build import network_for
 from interlace.train.checkpoint import MODEL, load_weights
 from interlace.train.loop import autocast
@@ -74,10 +74,10 @@ class Predictor:
         )
 
     @property
-    def columns(self) -> dict[str, Kind]:
-        """What `predict` gives for each row: the kind of every column, in order, the last of them `error`."""
+    def columns(self) -> dict[str, ColumnType]:
+        """What `predict` gives for each row: the type of every column, in order, the last of them `error`."""
         tasks = self.network.tasks.items()
-        said = {_column(name, key): kind for name, task in tasks for key, kind in task.says.items()}
+        said = {_column(name, key): kind for name, task in tasks for key, kind in task.prediction_types.items()}
         return {**said, "error": "string"}
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -127,7 +127,7 @@ class Predictor:
         pack = join(0, 0, np.arange(len(slots)), slots, self.recordings)
         tasks = self.network.tasks
         with torch.no_grad(), autocast(self.recipe, self.device):
-            outputs = self.network(to_batch(pack, self.device), hide=False)
+            outputs = self.network(to_batch(pack, self.device), mask_tokens=False)
             decoded = [task.predict(outputs) for task in tasks.values()]
         for parts, (_, error) in zip(zip(*decoded, strict=True), read, strict=True):
             said = _join_tasks(tuple(tasks), parts)

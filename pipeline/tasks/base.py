@@ -1,6 +1,6 @@
 """What every task is: a head on the network's states, its loss, and metrics as states that add.
 
-A task reads `Outputs` and `Batch`, and says beforehand what it needs of them (`groups`, `hides`, `reads_sample`).
+A task reads `Outputs` and `Batch`, and names what it needs of them (`groups`, `masked_fields`, `reads_sample`).
 `state` of a batch adds over batches and workers, `compute` turns the sum into numbers: averages are never averaged.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor, nn
 
 from interlace.contract.batch import Batch
-from interlace.contract.charts import Exhibit
+from interlace.contract.charts import Chart
 from interlace.contract.sample import FieldSpec
 from interlace.model.network import Outputs
 from interlace.recipe.fields import AnyField
@@ -21,8 +21,8 @@ from interlace.recipe.model import Model
 State: TypeAlias = dict[str, Tensor | list[Any]]
 """Metrics of a batch: tensors on the CPU and lists of plain values; two states of a task add by `+`, key by key."""
 
-Kind: TypeAlias = Literal["string", "double", "doubles"]
-"""Kind of a predicted value: text, number, list of numbers."""
+ColumnType: TypeAlias = Literal["string", "double", "doubles"]
+"""Type of a predicted value: text, number, list of numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +54,13 @@ class Task(nn.Module, ABC):
     """Whether it reads the fused state or tokens of all fields."""
     groups: tuple[tuple[str, ...], ...] = ()
     """Groups of fields whose fused state, made from them alone, it reads as `outputs.groups[group]`."""
-    hides: tuple[str, ...] = ()
-    """Fields of which it hides tokens from the network; see `hidden`."""
+    masked_fields: tuple[str, ...] = ()
+    """Fields of which it masks tokens; see `mask`."""
     thorough: bool = False
     """Whether `state` spares no cost, as for the evaluation at the end; while training it may look at some samples."""
 
-    def hidden(self, batch: Batch) -> dict[str, Tensor]:
-        """Which tokens the network must not see: bool `[n]` for each field in `hides`."""
+    def mask(self, batch: Batch) -> dict[str, Tensor]:
+        """Which tokens the network must not see: bool `[n]` for each field in `masked_fields`."""
         return {}
 
     @abstractmethod
@@ -80,8 +80,8 @@ class Task(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def says(self) -> Mapping[str, Kind]:
-        """The kind of each column of `predict`, in its order."""
+    def prediction_types(self) -> Mapping[str, ColumnType]:
+        """The type of each column of `predict`, in its order."""
 
     @abstractmethod
     def state(self, outputs: Outputs, batch: Batch) -> State:
@@ -91,6 +91,6 @@ class Task(nn.Module, ABC):
     def compute(self, state: Mapping[str, Any]) -> dict[str, float]:
         """The numbers of a summed state; every metric is nan where no target was seen."""
 
-    def exhibits(self, state: Mapping[str, Any]) -> dict[str, Exhibit]:
+    def charts(self, state: Mapping[str, Any]) -> dict[str, Chart]:
         """Figures and tables of a summed state, by what they show; none where no target was seen."""
         return {}

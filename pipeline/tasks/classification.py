@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from interlace.contract.batch import Batch, TargetBatch
-from interlace.contract.charts import Confusion, Exhibit, Listing
+from interlace.contract.charts import Chart, Confusion, Table
 from interlace.contract.errors import DataError
 from interlace.model.fusion import key
 from interlace.model.network import Outputs
 from interlace.recipe import tasks as recipe
 from interlace.tasks import ranking
-from interlace.tasks.base import Context, Kind, State, Task
+from interlace.tasks.base import ColumnType, Context, State, Task
 
 RANKED_CLASSES = 100
 """Tasks of more classes have no metrics of ranking: their scores would fill the memory."""
@@ -204,20 +204,20 @@ class ClassificationTask(Task):
         rows = zip(self.classes, tp_C.tolist(), fp_C.tolist(), fn_C.tolist(), strict=True)
         return [{"class": name, "count": tp + fn, **_counted(tp, fp, fn)} for name, tp, fp, fn in rows]
 
-    def exhibits(self, state: Mapping[str, Any]) -> dict[str, Exhibit]:
+    def charts(self, state: Mapping[str, Any]) -> dict[str, Chart]:
         """`confusion` (single label), and `classes`: what `by_class` says of each."""
         if not int(state["count"]):
             return {}
         rows = [tuple(row.values()) for row in self.by_class(state)]
-        shown: dict[str, Exhibit] = {
-            "classes": Listing(columns=("class", "samples", "precision", "recall", "f1"), rows=rows)
+        shown: dict[str, Chart] = {
+            "classes": Table(columns=("class", "samples", "precision", "recall", "f1"), rows=rows)
         }
         if not self.settings.multi_label:
             shown["confusion"] = Confusion(counts=state["confusion"].numpy(), labels=[str(c) for c in self.classes])
         return shown
 
     @property
-    def says(self) -> Mapping[str, Kind]:
+    def prediction_types(self) -> Mapping[str, ColumnType]:
         """The label, or labels and probabilities as JSON."""
         return {"": "string", "probability": "string" if self.settings.multi_label else "double"}
 

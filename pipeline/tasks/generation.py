@@ -24,7 +24,7 @@ from interlace.model.fusion import FieldTokens
 from interlace.model.network import Outputs
 from interlace.model.next_token import ABSENT, vocabulary_loss
 from interlace.recipe import tasks as recipe
-from interlace.tasks.base import Context, Kind, State, Task
+from interlace.tasks.base import ColumnType, Context, State, Task
 from interlace.tasks.ctc import CtcHead, best_path, can_align, ctc_losses
 from interlace.tasks.search import Text, beam_search, greedy, length_norm
 from interlace.tasks.text_metrics import bleu, character_errors, chrf, word_errors
@@ -137,7 +137,7 @@ class GenerationTask(Task):
         return best
 
     @property
-    def says(self) -> Mapping[str, Kind]:
+    def prediction_types(self) -> Mapping[str, ColumnType]:
         """The text and its score."""
         return {"": "string", "score": "double"}
 

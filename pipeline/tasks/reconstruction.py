@@ -1,7 +1,7 @@
-"""Reconstruction: tokens of some fields are hidden and predicted from all that is left, without labels.
+"""Reconstruction: tokens of some fields are masked and predicted from all that is left, without labels.
 
 Ids by cross entropy (Devlin et al. 2019, BERT, without its random replacements), patches by squared error on their
-numbers, pixels in -1..1 (He et al. 2022, MAE; here the encoder sees the hidden places, so there is no decoder but a
+numbers, pixels in -1..1 (He et al. 2022, MAE; here the encoder sees the masked places, so there is no decoder but a
 head). A token is predicted from its own vector after all layers, plus the sample's state: so fusions whose tokens never
 meet see the other fields too.
 """
@@ -22,14 +22,14 @@ from interlace.model.embedding import scale_pixels
 from interlace.model.fusion import Joint, key
 from interlace.model.network import Outputs
 from interlace.recipe import tasks as recipe
-from interlace.tasks.base import Context, Kind, State, Task
+from interlace.tasks.base import ColumnType, Context, State, Task
 from interlace.tasks.classification import apply_head
 
 
 class ReconstructionTask(Task):
-    """Predict the hidden tokens of fields.
+    """Predict the masked tokens of fields.
 
-    A sample's loss is the mean over its fields of the mean over hidden tokens: long fields weigh no more than short
+    A sample's loss is the mean over its fields of the mean over masked tokens: long fields weigh no more than short
     ones. Fields that modality dropout hides from the sample are not predicted.
 
     Args:
@@ -44,15 +44,15 @@ class ReconstructionTask(Task):
         super().__init__()
         self.name = context.name
         self.settings = settings
-        self.hides = settings.fields
+        self.masked_fields = settings.fields
         self.specs = {name: context.specs[name] for name in settings.fields}
         dim = context.model.dim
         self.decoders = nn.ModuleDict({key(name): decoder(dim, spec) for name, spec in self.specs.items()})
 
-    def hidden(self, batch: Batch) -> dict[str, Tensor]:
+    def mask(self, batch: Batch) -> dict[str, Tensor]:
         """`share` of each sample's tokens of each field: drawn by torch in training, from sample ids in evaluation."""
         found = {}
-        for i, name in enumerate(self.hides):
+        for i, name in enumerate(self.masked_fields):
             lengths_S, ids_S = batch.fields[name].lengths, batch.sample_ids
             offset_N = offsets(lengths_S)
             if self.training:
@@ -66,15 +66,15 @@ class ReconstructionTask(Task):
 
     def count(self, batch: Batch) -> int:
         """Samples that have a token of any of the fields."""
-        return int(torch.stack([batch.fields[n].lengths > 0 for n in self.hides]).any(0).sum())
+        return int(torch.stack([batch.fields[n].lengths > 0 for n in self.masked_fields]).any(0).sum())
 
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """Sum over samples of the mean over fields of the mean loss of their hidden tokens."""
+        """Sum over samples of the mean over fields of the mean loss of their masked tokens."""
         loss_S, _ = sample_losses(self._tokens(outputs, batch), batch)
         return loss_S.sum()
 
     @property
-    def says(self) -> Mapping[str, Kind]:
+    def prediction_types(self) -> Mapping[str, ColumnType]:
         """The sample's state."""
         return {"": "doubles"}
 
@@ -83,7 +83,7 @@ class ReconstructionTask(Task):
         return [{"": row} for row in outputs.sample_SD.tolist()]
 
     def state(self, outputs: Outputs, batch: Batch) -> State:
-        """`loss` and `count` over samples; of each field `<field>_loss`, `_right` and `_tokens` over hidden tokens."""
+        """`loss` and `count` over samples; of each field `<field>_loss`, `_right` and `_tokens` over masked tokens."""
         tokens = self._tokens(outputs, batch)
         loss_S, there_S = sample_losses(tokens, batch)
         state: State = {"loss": loss_S.double().sum().cpu(), "count": there_S.sum().cpu()}
@@ -94,7 +94,7 @@ class ReconstructionTask(Task):
         return state
 
     def compute(self, state: Mapping[str, Any]) -> dict[str, float]:
-        """`loss`; over hidden tokens `mse_<field>` of patches, `perplexity_<field>` and `accuracy_<field>` of ids."""
+        """`loss`; over masked tokens `mse_<field>` of patches, `perplexity_<field>` and `accuracy_<field>` of ids."""
         found = {"loss": ratio(state["loss"], state["count"])}
         for name, spec in self.specs.items():
             tokens = state[f"{name}_tokens"]
@@ -107,7 +107,7 @@ class ReconstructionTask(Task):
         return found
 
     def _tokens(self, outputs: Outputs, batch: Batch) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """Of each field's tokens `[N]`: loss, whether it counts (hidden, and its field kept), whether it is right."""
+        """Of each field's tokens `[N]`: loss, whether it counts (masked, and its field kept), whether it is right."""
         joint_TD = outputs.joint.of_fields(outputs.tokens)
         kept_T = kept_tokens(outputs.joint, {n: t.segments.num_rows for n, t in outputs.tokens.items()})
         found = {}
@@ -117,7 +117,7 @@ class ReconstructionTask(Task):
             owner_N = torch.arange(len(item.lengths), device=item.lengths.device).repeat_interleave(item.lengths)
             x_ND = functional.layer_norm(joint_TD[name][:count], joint_TD[name].shape[1:])
             said_NP = apply_head(self.decoders[key(name)], x_ND + outputs.sample_SD[owner_N])
-            asked_N = outputs.hidden[name] & kept_T[name][:count]
+            asked_N = outputs.masks[name] & kept_T[name][:count]
             found[name] = (*self._judge(said_NP, item, spec), asked_N)
         return {name: (loss_N, asked_N, right_N) for name, (loss_N, right_N, asked_N) in found.items()}
 
@@ -151,15 +151,15 @@ def choose(draw_N: Tensor, lengths_S: Tensor, wanted_S: Tensor) -> Tensor:
     owner_N = torch.arange(len(lengths_S), device=lengths_S.device).repeat_interleave(lengths_S)
     order_N = draw_N.argsort(stable=True)
     order_N = order_N[owner_N[order_N].argsort(stable=True)]  # by sample, then by draw
-    hidden_N = torch.zeros_like(owner_N, dtype=torch.bool)
-    hidden_N[order_N] = offsets(lengths_S) < wanted_S.repeat_interleave(lengths_S)
-    return hidden_N
+    mask_N = torch.zeros_like(owner_N, dtype=torch.bool)
+    mask_N[order_N] = offsets(lengths_S) < wanted_S.repeat_interleave(lengths_S)
+    return mask_N
 
 
 def fixed_draw(ids_N: Tensor, offset_N: Tensor, salt: int) -> Tensor:
     """Numbers in [0, 1) that depend on sample, place and salt only: float64, by splitmix64 (Steele et al. 2014).
 
-    So the same tokens are hidden whatever else is in their pack, and evaluations repeat.
+    So the same tokens are masked whatever else is in their pack, and evaluations repeat.
     """
     x_N = ids_N * 0x5851F42D4C957F2D + offset_N * 0x14057B7EF767814F + salt + 1
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
@@ -184,7 +184,7 @@ def mean_of(value_N: Tensor, asked_N: Tensor, lengths_S: Tensor) -> tuple[Tensor
 
 
 def sample_losses(tokens: Mapping[str, tuple[Tensor, Tensor, Tensor]], batch: Batch) -> tuple[Tensor, Tensor]:
-    """The loss of each sample `[S]`, 0 where nothing of it was hidden, and whether something was."""
+    """The loss of each sample `[S]`, 0 where nothing of it was masked, and whether something was."""
     means = [mean_of(loss_N, asked_N, batch.fields[n].lengths) for n, (loss_N, asked_N, _) in tokens.items()]
     fields_S = torch.stack([there_S for _, there_S in means]).sum(0)
     return torch.stack([mean_S for mean_S, _ in means]).sum(0) / fields_S.clamp(min=1), fields_S > 0

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from interlace.contract.batch import Batch, TargetBatch
-from interlace.contract.charts import Density, Exhibit
+from interlace.contract.charts import Chart, Density
 from interlace.model.fusion import key
 from interlace.model.network import Outputs
 from interlace.recipe import tasks as recipe
-from interlace.tasks.base import Context, Kind, State, Task
+from interlace.tasks.base import ColumnType, Context, State, Task
 from interlace.tasks.classification import apply_head
 
 NUM_BINS = 48
@@ -67,7 +67,7 @@ class RegressionTask(Task):
         return total
 
     @property
-    def says(self) -> Mapping[str, Kind]:
+    def prediction_types(self) -> Mapping[str, ColumnType]:
         """The number of each column."""
         return dict.fromkeys(self._keys(), "double")
 
@@ -123,7 +123,7 @@ class RegressionTask(Task):
                 found |= {f"{name}_{column}": float(value_K[i]) for name, value_K in columns.items()}
         return found
 
-    def exhibits(self, state: Mapping[str, Any]) -> dict[str, Exhibit]:
+    def charts(self, state: Mapping[str, Any]) -> dict[str, Chart]:
         """`scatter` (of several columns `scatter-<column>`): true values against predicted ones."""
         columns = self.settings.columns
         return {

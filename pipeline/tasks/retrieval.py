@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from interlace.contract.batch import Batch
-from interlace.contract.charts import Curves, Exhibit
+from interlace.contract.charts import Chart, Curves
 from interlace.model.network import Outputs
 from interlace.recipe import tasks as recipe
-from interlace.tasks.base import Context, Kind, State, Task
+from interlace.tasks.base import ColumnType, Context, State, Task
 from interlace.tasks.classification import apply_head
 
 RECALL_AT = (1, 5, 10)
@@ -68,7 +68,7 @@ class RetrievalTask(Task):
         return self._losses(outputs, batch, over_ranks=self.settings.negatives == "ranks").sum()
 
     @property
-    def says(self) -> Mapping[str, Kind]:
+    def prediction_types(self) -> Mapping[str, ColumnType]:
         """An embedding of each side."""
         return {"left": "doubles", "right": "doubles"}
 
@@ -114,7 +114,7 @@ class RetrievalTask(Task):
             found |= {f"{direction}_{name}": value for name, value in zip(names, numbers, strict=True)}
         return found
 
-    def exhibits(self, state: Mapping[str, Any]) -> dict[str, Exhibit]:
+    def charts(self, state: Mapping[str, Any]) -> dict[str, Chart]:
         """`ranks`: the share of pairs found among the first so many, in both directions and by chance."""
         count = int(state["count"])
         if not count:

@@ -326,15 +326,15 @@ def batch_states(network: Network, batch: Batch, recipe: Recipe, device: torch.d
 def evaluated(network: Network, batch: Batch, recipe: Recipe, device: torch.device) -> list[tuple[Outputs, States]]:
     """What the network says of a batch, and the metric states of the tasks that read it.
 
-    Tasks that hide tokens see what is left; the others are judged by what they say of all.
+    Tasks that mask tokens see what is left; the others are judged by what they say of all.
     """
     network.eval()
     found = []
     with torch.no_grad(), autocast(recipe, device):
-        for hide in (False, True):
-            tasks = {n: t for n, t in network.tasks.items() if bool(t.hides) == hide}
+        for masks in (False, True):
+            tasks = {n: t for n, t in network.tasks.items() if bool(t.masked_fields) == masks}
             if tasks:
-                outputs = network(batch, hide=hide)
+                outputs = network(batch, mask_tokens=masks)
                 found.append((outputs, {n: t.state(outputs, batch) for n, t in tasks.items()}))
     return found
 

@@ -21,7 +21,7 @@ from interlace.train.tensors import read_weights
 
 HEADS = "heads."
 UNPAIRED = ".mask_D"
-"""End of the one tensor of a field that may be on one side only: what stands for hidden tokens, if a task hides any."""
+"""End of the one tensor of a field that may be on one side only: what stands for masked tokens, if a task masks any."""
 
 
 def start(network: Network, recipe: Recipe, home: Path) -> list[str]:

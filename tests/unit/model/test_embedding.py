@@ -65,12 +65,12 @@ def test_paper_of_the_colour_zero_is_nothing_to_the_network(stem, zero, level):
     torch.manual_seed(0)
     embedding, item = FieldEmbedding(SPECS["photo"], settings, 16), draw_batch().fields["photo"]
     ink = embedding(item, Segments(item.lengths))
-    hidden = torch.ones(len(item.values), dtype=torch.bool)
+    mask = torch.ones(len(item.values), dtype=torch.bool)
     blank = replace(item, values=torch.full_like(item.values, level))
     paper = embedding.content(blank.values, find_cells(item.grids, Segments(item.lengths)))
     nothing = embedding.content.project.bias.expand_as(paper)
     torch.testing.assert_close(paper, nothing, atol=1e-5, rtol=0)
-    unseen = embedding(item, Segments(item.lengths), hidden=hidden)
+    unseen = embedding(item, Segments(item.lengths), mask=mask)
     torch.testing.assert_close(unseen, embedding(blank, Segments(item.lengths)), atol=1e-5, rtol=0)
     assert not torch.allclose(ink, unseen, atol=1e-2)
 

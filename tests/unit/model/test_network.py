@@ -232,18 +232,18 @@ def test_state_of_a_group_is_that_of_its_fields_alone(fusion: str):
 def test_what_a_task_hides_is_seen_by_nothing(name: str):
     batch = draw_batch(missing=0.0)
     item = batch.fields[name]
-    hidden = torch.arange(len(item.values)) % 3 == 0
+    mask = torch.arange(len(item.values)) % 3 == 0
     plain = build()
-    plain.tasks["label"].hides = (name,)
-    plain.tasks["label"].hidden = lambda batch: {name: hidden}
+    plain.tasks["label"].masked_fields = (name,)
+    plain.tasks["label"].mask = lambda batch: {name: mask}
     network = Network(SPECS, FIELDS, plain.model, plain.tasks).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     other = item.values.flip(0)
-    hidden_N = hidden if other.ndim == 1 else hidden[:, None]
-    there = with_fields(batch, {name: replace(item, values=torch.where(hidden_N, other, item.values))})
-    here = with_fields(batch, {name: replace(item, values=torch.where(hidden_N, item.values, other))})
+    mask_N = mask if other.ndim == 1 else mask[:, None]
+    there = with_fields(batch, {name: replace(item, values=torch.where(mask_N, other, item.values))})
+    here = with_fields(batch, {name: replace(item, values=torch.where(mask_N, item.values, other))})
     want, got = network(batch), network(there)
     assert not torch.equal(there.fields[name].values, item.values)
     torch.testing.assert_close(got.sample_SD, want.sample_SD)

@@ -56,7 +56,7 @@ def test_figures_of_a_run_are_written(model: Model, tmp_path: Path) -> None:
         SubsetResult(fields=fields, metrics=metrics, states={}, weights={})
         for fields in field_subsets(list(predictor.recipe.fields))
     )
-    evaluation = Evaluation(split="train", num_samples=64, results=results, exhibits={})
+    evaluation = Evaluation(split="train", num_samples=64, results=results, charts={})
     draw_contributions(evaluation, predictor, tmp_path)
     draw_lengths(model.prepared, tmp_path / "tokens.png")
     names = {path.name for path in tmp_path.iterdir()}

@@ -59,7 +59,7 @@ def outputs_of(sample_SD: Tensor, states: dict[str, FieldState]) -> Outputs:
     segments = Segments(torch.zeros(len(sample_SD), dtype=torch.int64))
     none = torch.zeros(0, dtype=torch.int64)
     nothing = Joint(x_TD=torch.zeros(0, DIM), segments=segments, order_T=none, ends_F=none)
-    return Outputs(sample_SD=sample_SD, fields=states, tokens={}, joint=nothing, groups={}, hidden={})
+    return Outputs(sample_SD=sample_SD, fields=states, tokens={}, joint=nothing, groups={}, masks={})
 
 
 def holding(target: TargetBatch) -> Batch:
@@ -381,7 +381,7 @@ def test_the_table_of_classes_equals_the_reference(multi_label: bool):
         task.head.bias[4] = -100.0
     wanted = torch.randint(0, 4, (200,), generator=torch.Generator().manual_seed(1))
     target = multi([row.nonzero().flatten().tolist() for row in hits]) if multi_label else single(wanted.tolist())
-    shown = task.exhibits(task.state(out, target))
+    shown = task.charts(task.state(out, target))
     rows = shown["classes"].rows
     logits = task.logits(out).detach()
     if multi_label:

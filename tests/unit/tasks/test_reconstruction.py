@@ -13,23 +13,23 @@ from interlace.tasks.reconstruction import fixed_draw
 from tests.networks import FUSIONS, SPECS, draw_batch, one_sample, rows_of, with_fields
 from tests.tasked import network_of, summed, task_of
 
-HIDES = ("photo", "series", "values")
+MASKED = ("photo", "series", "values")
 
 
 def made(fusion: str = "mid", **settings):
     """Task, network in evaluation mode."""
-    task = task_of("reconstruction", **({"fields": HIDES} | settings))
+    task = task_of("reconstruction", **({"fields": MASKED} | settings))
     return task, network_of({"it": task}, fusion)
 
 
-def changed(batch: Batch, hidden: dict[str, torch.Tensor]) -> Batch:
+def changed(batch: Batch, masks: dict[str, torch.Tensor]) -> Batch:
     """The batch with other values in all hidden places."""
     fields = {}
-    for name, hidden_N in hidden.items():
+    for name, mask_N in masks.items():
         item = batch.fields[name]
         values = item.values.clone()
-        other = 1 - values[hidden_N].clamp(0, 1) if values.dtype != torch.float32 else -values[hidden_N] + 1
-        values[hidden_N] = other
+        other = 1 - values[mask_N].clamp(0, 1) if values.dtype != torch.float32 else -values[mask_N] + 1
+        values[mask_N] = other
         fields[name] = FieldBatch(values=values, lengths=item.lengths, grids=item.grids, times=item.times)
     return with_fields(batch, fields)
 
@@ -39,12 +39,12 @@ def test_what_is_hidden_changes_nothing_but_the_target(fusion: str):
     task, network = made(fusion, share=0.5)
     batch = draw_batch(1)
     outputs = network(batch)
-    other = changed(batch, outputs.hidden)
+    other = changed(batch, outputs.masks)
     torch.testing.assert_close(network(other).sample_SD, outputs.sample_SD)
-    assert not torch.allclose(network(other, hide=False).sample_SD, network(batch, hide=False).sample_SD)
+    assert not torch.allclose(network(other, mask_tokens=False).sample_SD, network(batch, mask_tokens=False).sample_SD)
     assert not torch.isclose(task.loss(network(other), other), task.loss(outputs, batch))
-    assert set(outputs.hidden) == set(HIDES)
-    assert all(0 < int(h.sum()) < len(h) for h in outputs.hidden.values())
+    assert set(outputs.masks) == set(MASKED)
+    assert all(0 < int(h.sum()) < len(h) for h in outputs.masks.values())
 
 
 @pytest.mark.parametrize("normalise", [False, True])
@@ -52,17 +52,17 @@ def test_what_is_hidden_changes_nothing_but_the_target(fusion: str):
 def test_loss_and_metrics_equal_plain_loops_over_hidden_tokens(normalise: bool):
     task, network = made(share=0.5, normalise=normalise)
     batches = [draw_batch(seed) for seed in range(3)]
-    total, samples, tokens = 0.0, 0, {name: [] for name in HIDES}
+    total, samples, tokens = 0.0, 0, {name: [] for name in MASKED}
     right = 0
     for batch in batches:
         outputs = network(batch)
         states = outputs.joint.of_fields(outputs.tokens)
         for sample in range(batch.num_samples):
             means = []
-            for name in HIDES:
+            for name in MASKED:
                 item, losses = batch.fields[name], []
                 for row in range(*rows_of(item, sample).indices(len(item.values))):
-                    if not outputs.hidden[name][row]:
+                    if not outputs.masks[name][row]:
                         continue
                     x = functional.layer_norm(states[name][row], (32,)) + outputs.sample_SD[sample]
                     said, value = task.decoders[f"of_{name}"](x), item.values[row]
@@ -96,12 +96,12 @@ def test_loss_and_metrics_equal_plain_loops_over_hidden_tokens(normalise: bool):
 def test_evaluation_hides_the_same_tokens_whatever_else_is_in_the_pack():
     task, _ = made(share=0.4)
     batch = draw_batch(2)
-    whole = task.hidden(batch)
-    assert all(torch.equal(whole[n], h) for n, h in task.hidden(batch).items())
+    whole = task.mask(batch)
+    assert all(torch.equal(whole[n], h) for n, h in task.mask(batch).items())
     seen = 0
     for sample in range(batch.num_samples):
-        alone = task.hidden(one_sample(batch, sample))
-        for name in HIDES:
+        alone = task.mask(one_sample(batch, sample))
+        for name in MASKED:
             assert torch.equal(alone[name], whole[name][rows_of(batch.fields[name], sample)])
             seen += len(alone[name])
     assert seen > 50
@@ -112,17 +112,17 @@ def test_training_hides_by_torchs_generator_and_exactly_the_share_on_average():
     task.train()
     batch = draw_batch(2)
     torch.manual_seed(5)
-    first = task.hidden(batch)
-    again = task.hidden(batch)
+    first = task.mask(batch)
+    again = task.mask(batch)
     torch.manual_seed(5)
-    assert all(torch.equal(first[n], h) for n, h in task.hidden(batch).items())
+    assert all(torch.equal(first[n], h) for n, h in task.mask(batch).items())
     assert any(not torch.equal(first[n], h) for n, h in again.items())
-    counts = torch.stack([task.hidden(batch)["values"].sum() for _ in range(400)])
+    counts = torch.stack([task.mask(batch)["values"].sum() for _ in range(400)])
     length = int(batch.fields["values"].lengths.sum())
     assert float(counts.float().mean()) / length == pytest.approx(0.3, abs=0.02)
     assert int(counts.max() - counts.min()) <= batch.num_samples
     whole, _ = made(share=1.0)
-    assert all(h.all() for h in whole.hidden(batch).values())
+    assert all(h.all() for h in whole.mask(batch).values())
 
 
 def test_fixed_draws_are_even():
@@ -147,7 +147,7 @@ def test_fields_that_modality_dropout_hides_are_not_predicted():
     outputs.sample_SD.retain_grad()
     tokens = task._tokens(outputs, batch)
     asked = sum(int(asked_N.sum()) for _, asked_N, _ in tokens.values())
-    hidden = sum(int(h.sum()) for h in outputs.hidden.values())
+    hidden = sum(int(h.sum()) for h in outputs.masks.values())
     assert 0 < asked < hidden / 2
 
 
@@ -164,7 +164,7 @@ def test_no_token_at_all_gives_zero_with_gradients():
 def test_prediction_is_the_fused_state_of_what_is_there():
     task, network = made()
     batch = draw_batch(0)
-    outputs = network(batch, hide=False)
+    outputs = network(batch, mask_tokens=False)
     assert [row[""] for row in task.predict(outputs)] == outputs.sample_SD.tolist()
     assert len(task.predict(outputs)[0][""]) == 32
 

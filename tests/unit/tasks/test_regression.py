@@ -115,13 +115,13 @@ def test_one_column_has_no_name_in_predictions_and_metrics():
     head = task.head(outputs.sample_SD).double() * STDS[0] + MEANS[0]
     assert [row[""] for row in task.predict(outputs)] == pytest.approx(head.flatten().tolist())
     assert set(task.compute(task.state(outputs, batch))) == {"loss", "mae", "rmse", "r2"}
-    assert set(task.exhibits(task.state(outputs, batch))) == {"scatter"}
+    assert set(task.charts(task.state(outputs, batch))) == {"scatter"}
 
 
 def test_the_scatter_holds_every_value_once_at_its_place():
     task, network, batch = made()
     outputs = network(batch)
-    shown = task.exhibits(task.state(outputs, batch))
+    shown = task.charts(task.state(outputs, batch))
     assert set(shown) == {"scatter-a", "scatter-b"}
     counts, y = shown["scatter-a"].counts, target()[:, 0].double() * STDS[0] + MEANS[0]
     bins = (y[~y.isnan()] / 20 * 48).floor().clamp(0, 47).long()  # lows and highs of column a are 0 and 20

@@ -123,7 +123,7 @@ def test_metrics_add_and_equal_a_full_matrix(monkeypatch):
     assert 0 < got["recall_1"] < got["recall_10"] < 1
     back = task.compute(summed(states[::-1]))
     assert {k: v for k, v in back.items() if k != "loss"} == {k: v for k, v in got.items() if k != "loss"}
-    curves = task.exhibits(summed(states))["ranks"]
+    curves = task.charts(summed(states))["ranks"]
     assert curves.lines["left to right"][0] == pytest.approx(got["left_to_right_recall_1"])
     assert curves.lines["chance"][-1] == 1
 

@@ -136,7 +136,7 @@ def test_evaluation_hides_tokens_from_the_tasks_that_ask_for_it_only(shapes: Emo
     one, two = (batch_states(network, batch, recipe, device) for network in (alone, both))
     torch.testing.assert_close(one["number"], two["number"])
     passes = evaluated(both, batch, recipe, device)
-    assert [bool(outputs.hidden) for outputs, _ in passes] == [False, True]
+    assert [bool(outputs.masks) for outputs, _ in passes] == [False, True]
     assert float(two["fill"]["count"]) > 0
 
 
@@ -151,4 +151,4 @@ def test_every_kind_of_task_learns_without_the_others_labels(shapes: EmojiLike, 
     losses = [r.loss for r in reports]
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
     assert len(losses) == 30
-    assert network_for(recipe, index.fitted).tasks["fill"].hides == ("image", "caption")
+    assert network_for(recipe, index.fitted).tasks["fill"].masked_fields == ("image", "caption")
