@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from interlace.modalities.audio import AudioModality
-from interlace.modalities.base import Fitted, Known, Learner, Modality
+from interlace.modalities.base import Fitted, FixedLearner, Learner, Modality
 from interlace.modalities.image import ImageModality
 from interlace.modalities.pretrained import PretrainedText, fit_pretrained
 from interlace.modalities.pretrained_image import PretrainedImage, fit_pretrained_image
@@ -28,7 +28,7 @@ def make_text(name: str, field: TextField, fitted: Fitted) -> Modality:
 
 def _nothing(field: AnyField) -> Learner:
     """Pictures and sounds have nothing to learn from the training rows."""
-    return Known({})
+    return FixedLearner({})
 
 
 MODALITIES: dict[str, tuple[Callable[[Any], Learner], Callable[[str, Any, Fitted], Modality]]] = {
@@ -42,7 +42,7 @@ MODALITIES: dict[str, tuple[Callable[[Any], Learner], Callable[[str, Any, Fitted
 
 
 def learner(field: AnyField) -> Learner:
-    """What learns for a field, and has learned nothing yet; `Known` where there is nothing to learn from rows.
+    """What learns for a field, and has learned nothing yet; `FixedLearner` where there is nothing to learn from rows.
 
     Raises:
         DataError: settings that can't be followed (a tokenizer file that can't be read).

@@ -89,7 +89,7 @@ class Learner(ABC):
 
 
 @final
-class Known(Learner):
+class FixedLearner(Learner):
     """The learner of a field whose state needs no values."""
 
     def __init__(self, fitted: Fitted) -> None:

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from interlace.contract.errors import DataError
 from interlace.contract.sample import NUM_SPECIALS
-from interlace.modalities.base import Fitted, Known, Learner, Values
+from interlace.modalities.base import Fitted, FixedLearner, Learner, Values
 from interlace.recipe.fields import TextField
 
 _REPEATS = 1000
@@ -41,8 +41,8 @@ def text_learner(field: TextField) -> Learner:
         DataError: `tokenizer_file` can't be read, or is given beside another tokenizer than `bpe`.
     """
     if field.tokenizer_file is not None:
-        return Known({"tokenizer": _load(field)})
-    return Known({}) if field.tokenizer == "bytes" else Vocabulary(field)
+        return FixedLearner({"tokenizer": _load(field)})
+    return FixedLearner({}) if field.tokenizer == "bytes" else Vocabulary(field)
 
 
 @final

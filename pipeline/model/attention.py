@@ -26,8 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interlace.model.buckets import ROW_GRAIN, Plan, make_plan, mix, round_up
-from interlace.model.cross import CrossPlan, make_cross_plan, mix_across
+from interlace.model.buckets import ROW_GRAIN, Plan, make_plan, padded_attention, round_up
+from interlace.model.cross import CrossPlan, make_cross_plan, padded_cross_attention
 
 
 class Segments:
@@ -116,7 +116,7 @@ def attend(qkv_T3HK: Tensor, segments: Segments, *, causal: bool = False) -> Ten
         `o_THK` in the same dtype, zeros at slack; empty where there is no token at all.
     """
     if not _has_varlen(qkv_T3HK):
-        return mix(qkv_T3HK, segments.plan(qkv_T3HK.shape[2]), causal=causal)
+        return padded_attention(qkv_T3HK, segments.plan(qkv_T3HK.shape[2]), causal=causal)
     from torch.nn.attention.varlen import varlen_attn  # brings torch's compiler: 2 s that a CPU need not pay
 
     q_THK, k_THK, v_THK = qkv_T3HK.unbind(1)
@@ -140,7 +140,7 @@ def attend_to(q_THK: Tensor, kv_U2HK: Tensor, q_segments: Segments, kv_segments:
         `o_THK` in the same dtype; zeros at slack and where there is nothing to attend to.
     """
     if not _has_varlen(q_THK):
-        return mix_across(q_THK, kv_U2HK, q_segments.cross_plan(kv_segments, q_THK.shape[1]))
+        return padded_cross_attention(q_THK, kv_U2HK, q_segments.cross_plan(kv_segments, q_THK.shape[1]))
     from torch.nn.attention.varlen import varlen_attn
 
     k_UHK, v_UHK = kv_U2HK.unbind(1)

@@ -1,7 +1,8 @@
 """Padded buckets: attention of segments of similar length as batched matrix products, with a backward of its own.
 
-`make_plan` lays the tokens of a sequence out in buckets; `mix` carries rows into that layout, attends, and carries the
-values back. `cross` does the same for two sequences, by the same products (`mix_bucket`, `mix_bucket_backward`).
+`make_plan` lays the tokens of a sequence out in buckets; `padded_attention` carries rows into that layout, attends, and
+carries the values back. `cross` does the same for two sequences, by the same products (`bucket_attention` and its
+backward).
 """
 
 # T rows of the sequence (tokens, then slack: see `attention`), H heads, K width of a head, R rows of the padded layout,
@@ -190,13 +191,13 @@ def invert(pack: NDArray[np.int64], pad: NDArray[np.int64], size: int) -> Tensor
     return torch.from_numpy(inverse)
 
 
-def mix(qkv_T3HK: Tensor, plan: Plan, *, causal: bool) -> Tensor:
+def padded_attention(qkv_T3HK: Tensor, plan: Plan, *, causal: bool) -> Tensor:
     """Attention within the segments of a plan, `o_THK`, zeros at slack."""
-    o_THK: Tensor = _Mix.apply(qkv_T3HK, plan, causal)  # type: ignore[no-untyped-call]
+    o_THK: Tensor = _PaddedAttention.apply(qkv_T3HK, plan, causal)  # type: ignore[no-untyped-call]
     return o_THK
 
 
-class _Mix(torch.autograd.Function):
+class _PaddedAttention(torch.autograd.Function):
     """Attention by buckets. Its own backward, since autograd's copies: it stacks and transposes three gradients."""
 
     @staticmethod
@@ -204,7 +205,7 @@ class _Mix(torch.autograd.Function):
         tokens, _, heads, width = qkv_T3HK.shape
         qkv_RK = qkv_T3HK.reshape(tokens * 3 * heads, width).index_select(0, plan.pack_R3)
         o_RK = qkv_RK.new_empty(plan.pack_R.shape[0], width)
-        kept = [mix_bucket(_views(b, qkv_RK, o_RK), _bias(b, qkv_RK, causal)) for b in plan.buckets]
+        kept = [bucket_attention(_views(b, qkv_RK, o_RK), _bias(b, qkv_RK, causal)) for b in plan.buckets]
         ctx.plan, ctx.shape, ctx.causal = plan, qkv_T3HK.shape, causal
         ctx.save_for_backward(qkv_RK, o_RK, *kept)
         o_THK = o_RK.index_select(0, plan.unpack_TH).view(tokens, heads, width)
@@ -223,7 +224,7 @@ class _Mix(torch.autograd.Function):
         for bucket, state in zip(plan.buckets, kept, strict=True):
             *grads, grad_XLK = _views(bucket, dqkv_RK, grad_RK)
             saved = (*_views(bucket, qkv_RK, o_RK), state)
-            mix_bucket_backward(saved, grad_XLK, grads, _bias(bucket, qkv_RK, ctx.causal))
+            bucket_attention_backward(saved, grad_XLK, grads, _bias(bucket, qkv_RK, ctx.causal))
         dqkv_T3HK = dqkv_RK.index_select(0, plan.unpack_T3H).view(ctx.shape)
         dqkv_T3HK[plan.num_tokens :] = 0
         return dqkv_T3HK, None, None
@@ -247,7 +248,7 @@ def _ahead(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.full((1, length, length), -torch.inf, dtype=dtype, device=device).triu_(1)
 
 
-def mix_bucket(views: tuple[Tensor, Tensor, Tensor, Tensor], bias: Tensor) -> Tensor:
+def bucket_attention(views: tuple[Tensor, Tensor, Tensor, Tensor], bias: Tensor) -> Tensor:
     """Write the outputs of queries `[X, L, K]`, keys and values `[X, M, K]` into the last of the views `[X, L, K]`.
 
     Args:
@@ -271,14 +272,14 @@ def mix_bucket(views: tuple[Tensor, Tensor, Tensor, Tensor], bias: Tensor) -> Te
     return p_XLM
 
 
-def mix_bucket_backward(saved: tuple[Tensor, ...], g_XLK: Tensor, grads: Sequence[Tensor], bias: Tensor) -> None:
+def bucket_attention_backward(saved: tuple[Tensor, ...], g_XLK: Tensor, grads: Sequence[Tensor], bias: Tensor) -> None:
     """Write the gradients of queries, keys and values (Dao et al. 2022, algorithm 4, without tiles).
 
     Args:
-        saved: the views of `mix_bucket` and what it returned.
+        saved: the views of `bucket_attention` and what it returned.
         g_XLK: gradient of the outputs.
         grads: where the three gradients go.
-        bias: as in `mix_bucket`.
+        bias: as in `bucket_attention`.
     """
     q_XLK, k_XMK, v_XMK, o_XLK, state = saved
     dq_XLK, dk_XMK, dv_XMK = grads

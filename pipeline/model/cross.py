@@ -15,13 +15,13 @@ from torch import Tensor
 from interlace.model.buckets import (
     BUCKET_GRAIN,
     Layout,
+    bucket_attention,
+    bucket_attention_backward,
     bucket_lengths,
     fill,
     invert,
     join_rows,
     lay_out,
-    mix_bucket,
-    mix_bucket_backward,
 )
 
 Rows: TypeAlias = NDArray[np.int64]
@@ -150,14 +150,14 @@ def _idle(lengths: Rows, alive: Flags, num_rows: int) -> Rows:
     return np.concatenate([np.flatnonzero(idle), np.arange(len(idle), num_rows)])
 
 
-def mix_across(q_THK: Tensor, kv_U2HK: Tensor, plan: CrossPlan) -> Tensor:
+def padded_cross_attention(q_THK: Tensor, kv_U2HK: Tensor, plan: CrossPlan) -> Tensor:
     """Attention of the pairs of a plan, `o_THK`, zeros at `idle_T`."""
-    o_THK: Tensor = _MixAcross.apply(q_THK, kv_U2HK, plan)  # type: ignore[no-untyped-call]
+    o_THK: Tensor = _PaddedCrossAttention.apply(q_THK, kv_U2HK, plan)  # type: ignore[no-untyped-call]
     return o_THK
 
 
-class _MixAcross(torch.autograd.Function):
-    """As `buckets._Mix`, for two sequences."""
+class _PaddedCrossAttention(torch.autograd.Function):
+    """As `buckets._PaddedAttention`, for two sequences."""
 
     @staticmethod
     def forward(ctx: Any, q_THK: Tensor, kv_U2HK: Tensor, plan: CrossPlan) -> Tensor:
@@ -166,7 +166,7 @@ class _MixAcross(torch.autograd.Function):
         q_RK = q_THK.reshape(-1, width).index_select(0, plan.pack_R)
         kv_RK = kv_U2HK.reshape(-1, width).index_select(0, plan.pack_R2)
         o_RK = torch.empty_like(q_RK)
-        kept = [mix_bucket((*_views(b, q_RK, kv_RK), _rows(b, o_RK)), _bias(b, q_RK)) for b in plan.buckets]
+        kept = [bucket_attention((*_views(b, q_RK, kv_RK), _rows(b, o_RK)), _bias(b, q_RK)) for b in plan.buckets]
         ctx.save_for_backward(q_RK, kv_RK, o_RK, *kept)
         return _unpack(o_RK, plan.unpack_TH, plan.idle_T, q_THK.shape)
 
@@ -180,7 +180,7 @@ class _MixAcross(torch.autograd.Function):
         for bucket, state in zip(plan.buckets, kept, strict=True):
             saved = (*_views(bucket, q_RK, kv_RK), _rows(bucket, o_RK), state)
             grads = _views(bucket, dq_RK, dkv_RK)
-            mix_bucket_backward(saved, _rows(bucket, grad_RK), grads, _bias(bucket, q_RK))
+            bucket_attention_backward(saved, _rows(bucket, grad_RK), grads, _bias(bucket, q_RK))
         dq_THK = _unpack(dq_RK, plan.unpack_TH, plan.idle_T, ctx.shapes[0])
         return dq_THK, _unpack(dkv_RK, plan.unpack_U2H, plan.idle_U, ctx.shapes[1]), None
 

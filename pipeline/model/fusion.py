@@ -31,7 +31,7 @@ class FieldTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joint:
-    """Tokens of the samples, ordered by sample and inside a sample by field: see `interlace`.
+    """Tokens of the samples, ordered by sample and inside a sample by field: see `join_fields`.
 
     Args:
         x_TD, segments: as in `FieldTokens`, over all kept fields.
@@ -153,7 +153,7 @@ class Pool(nn.Module):
         return segments.max(normal_TD) if self.kind == "max" else segments.mean(normal_TD)
 
 
-def interlace(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Joint:
+def join_fields(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Joint:
     """Tokens of the kept fields, ordered by sample and inside a sample by field, and one segment a sample.
 
     Fields a = [a0 a0 a1], b = [b0 b1] (numbers are samples) become [a0 a0 b0 a1 b1] with lengths [3, 2].

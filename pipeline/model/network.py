@@ -17,7 +17,7 @@ from interlace.contract.sample import FieldSpec
 from interlace.model.attention import Segments
 from interlace.model.decoder import Decoder
 from interlace.model.embedding import Clock, FieldEmbedding, IdTable, IdVectors, stands_apart
-from interlace.model.fusion import FieldTokens, Fusion, Joint, interlace, key
+from interlace.model.fusion import FieldTokens, Fusion, Joint, join_fields, key
 from interlace.model.fusions import FUSIONS
 from interlace.model.pretrained import Pretrained
 from interlace.model.transformer import CrossLayer, Layer
@@ -28,7 +28,7 @@ FIELD_PARTS = ("embeddings", "fusion.encoders")
 """Where in the network the modules are that a field has to itself, each under the field's `key`.
 
 They are what the field's own state depends on. What a fusion learns where fields meet is no field's own, also where it
-is named after one (layers of `bottleneck` and `cross_attention`; weights, gates and projections in `fusions.states`).
+is named after one (layers of `bottleneck` and `cross_attention`; weights, gates and projections in `fusions.late`).
 """
 
 
@@ -164,7 +164,7 @@ class Network(nn.Module):
             sample_SD=fused.sample_SD,
             fields=fields,
             tokens=fused.tokens,
-            joint=fused.joint or interlace(fused.tokens, kept_SF & self._reads_sample),
+            joint=fused.joint or join_fields(fused.tokens, kept_SF & self._reads_sample),
             groups={group: self._group(group, encoded, present_SF) for group in self._groups},
             masks=masks,
             weights_SF=fused.weights_SF,

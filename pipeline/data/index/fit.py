@@ -20,7 +20,7 @@ from interlace import modalities
 from interlace.contract.errors import DataError, StartError
 from interlace.data.index.targets import target_learner
 from interlace.data.sources import Mapper, RowGroup, ShardFormat, open_source, usable_rows
-from interlace.modalities.base import Known, Learner
+from interlace.modalities.base import FixedLearner, Learner
 from interlace.recipe.base import PretrainedEncoder
 from interlace.recipe.fields import AnyField, TextField
 from interlace.recipe.recipe import Recipe
@@ -32,15 +32,15 @@ Fitted = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
+class ColumnLearner:
     """Something to learn, and the columns of each field (or of the target) that it is learned from."""
 
     learner: Learner
     columns: tuple[tuple[str, ...], ...]
 
 
-def lessons(recipe: Recipe) -> dict[str, Lesson]:
-    """All that a recipe learns, by setting: one lesson a field, shared vocabulary and task; nothing learned yet.
+def column_learners(recipe: Recipe) -> dict[str, ColumnLearner]:
+    """All that a recipe learns, by setting: one learner a field, shared vocabulary and task; nothing learned yet.
 
     A field that starts from elsewhere brings its state, which then is that of all fields of its vocabulary.
 
@@ -49,41 +49,41 @@ def lessons(recipe: Recipe) -> dict[str, Lesson]:
         StartError: the recipe (pinned) has a field that can't start from what its `init` names, or two fields of one
             vocabulary bring unequal ones.
     """
-    made: dict[str, Lesson] = {}
+    made: dict[str, ColumnLearner] = {}
     known = _known(recipe)
     for name, field in recipe.fields.items():
-        key = _lesson_of(name, field)
+        key = _key_of_field(name, field)
         before = made[key].columns if key in made else ()
-        learner = Known(known[key]) if key in known else modalities.learner(field)
-        made[key] = Lesson(learner=learner, columns=(*before, field.columns))
+        learner = FixedLearner(known[key]) if key in known else modalities.learner(field)
+        made[key] = ColumnLearner(learner=learner, columns=(*before, field.columns))
     for name, task in recipe.tasks.items():
         if task.columns:
-            key = _lesson_of_task(name, task)
+            key = _key_of_task(name, task)
             before = made[key].columns if key in made else ()
-            learner = Known(known[key]) if key in known else target_learner(task)
-            made[key] = Lesson(learner=learner, columns=(*before, task.columns))
+            learner = FixedLearner(known[key]) if key in known else target_learner(task)
+            made[key] = ColumnLearner(learner=learner, columns=(*before, task.columns))
     return made
 
 
-def _lesson_of(name: str, field: AnyField) -> str:
+def _key_of_field(name: str, field: AnyField) -> str:
     shared = isinstance(field, TextField) and field.vocabulary
     return f"vocabulary.{shared}" if shared else f"fields.{name}"
 
 
-def _lesson_of_task(name: str, task: AnyTask) -> str:
+def _key_of_task(name: str, task: AnyTask) -> str:
     shared = isinstance(task, GenerationTask) and task.vocabulary
     return f"vocabulary.{shared}" if shared else f"tasks.{name}"
 
 
 def _known(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
-    """The states that fields bring, by lesson."""
+    """The states that fields bring, by the learner they stand for."""
     known: dict[str, Mapping[str, Any]] = {}
     first: dict[str, str] = {}
     for name, field in recipe.fields.items():
         state = _started(recipe, name, field)
         if state is None:
             continue
-        key = _lesson_of(name, field)
+        key = _key_of_field(name, field)
         if known.setdefault(key, state) != state:
             raise StartError(
                 f"fields.{name}.init",
@@ -113,42 +113,42 @@ def fit(recipe: Recipe, groups: Sequence[RowGroup], mapper: Mapper) -> Fitted:
 
     Raises:
         DataError: settings that can't be followed, or a column from which nothing can be learned.
-        StartError: as `lessons`.
+        StartError: as `column_learners`.
     """
-    totals = lessons(recipe)
-    asked = {n: lesson for n, lesson in lessons(recipe).items() if not isinstance(lesson.learner, Known)}
+    totals = column_learners(recipe)
+    asked = {n: one for n, one in column_learners(recipe).items() if not isinstance(one.learner, FixedLearner)}
     readers = tuple(open_source(source) for source in recipe.data.splits()["train"])
     for table in mapper(FitGroup(readers, asked), groups) if asked else ():
-        for name, partial in zip(table["lesson"].to_pylist(), table["partial"].to_pylist(), strict=True):
+        for name, partial in zip(table["learner"].to_pylist(), table["partial"].to_pylist(), strict=True):
             totals[name].learner.merge(json.loads(partial))
-    states = {n: lesson.learner.finish() for n, lesson in totals.items()}
+    states = {n: one.learner.finish() for n, one in totals.items()}
     return {
-        "fields": {n: states[_lesson_of(n, f)] for n, f in recipe.fields.items()},
-        "targets": {n: states[_lesson_of_task(n, t)] for n, t in recipe.tasks.items() if t.columns},
+        "fields": {n: states[_key_of_field(n, f)] for n, f in recipe.fields.items()},
+        "targets": {n: states[_key_of_task(n, t)] for n, t in recipe.tasks.items() if t.columns},
     }
 
 
 @dataclass(frozen=True, slots=True)
 class FitGroup:
-    """Reads the columns of a row group that something learns from, and makes the partial of each lesson."""
+    """Reads the columns of a row group that something learns from, and makes the partial of each."""
 
     readers: tuple[ShardFormat, ...]
-    lessons: Mapping[str, Lesson]
+    learners: Mapping[str, ColumnLearner]
 
     def __call__(self, group: RowGroup) -> pa.Table:
-        """One row a lesson: `lesson`, its name, and `partial` as JSON."""
-        columns = dict.fromkeys(c for lesson in self.lessons.values() for own in lesson.columns for c in own)
+        """One row a learner: `learner`, its name, and `partial` as JSON."""
+        columns = dict.fromkeys(c for one in self.learners.values() for own in one.columns for c in own)
         partials: dict[str, str] = {}
         try:
             table = usable_rows(self.readers[group.source].read(group, list(columns)))
         except DataError:
             pass  # the index lists the rows of a damaged row group, one by one
         else:
-            for name, lesson in self.lessons.items():
-                values = chain.from_iterable(_values(table, own) for own in lesson.columns)
-                partials[name] = json.dumps(lesson.learner.partial(values))
+            for name, one in self.learners.items():
+                values = chain.from_iterable(_values(table, own) for own in one.columns)
+                partials[name] = json.dumps(one.learner.partial(values))
         return pa.table(
-            {"lesson": pa.array(partials, pa.string()), "partial": pa.array(partials.values(), pa.string())}
+            {"learner": pa.array(partials, pa.string()), "partial": pa.array(partials.values(), pa.string())}
         )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from interlace.contract.errors import DataError, RecordError
 from interlace.contract.sample import END
-from interlace.modalities.base import Fitted, Known, Learner, Values
+from interlace.modalities.base import Fitted, FixedLearner, Learner, Values
 from interlace.modalities.numeric import Moments, number
 from interlace.modalities.text import TextModality
 from interlace.modalities.vocabulary import text_learner
@@ -199,7 +199,7 @@ class GroupTarget(Target):
 
 def _group_learner(task: RetrievalTask) -> Learner:
     """A group is told from others by its value alone: nothing is learned."""
-    return Known({})
+    return FixedLearner({})
 
 
 @final

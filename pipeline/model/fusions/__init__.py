@@ -1,15 +1,15 @@
 """How fields meet: each fusion is a small class, by name in `FUSIONS`, all safe with any subset of the fields.
 
 1. `joint`: tokens meet. Layers attend within the sample, at once, late, or through a few shared tokens.
-2. `asking`: tokens of one field, or of each, attend to those of the others.
-3. `states`: one vector a field, combined by numbers that are learned, computed, or none.
-4. `mass` finds what share of attention each field gets.
+2. `cross_attention`: tokens of one field, or of each, attend to those of the others.
+3. `late`: one vector a field, combined by numbers that are learned, computed, or none.
+4. `attention_share` finds what share of attention each field gets.
 """
 
 from interlace.model.fusion import Fusion
-from interlace.model.fusions.asking import CrossAttention
+from interlace.model.fusions.cross_attention import CrossAttention
 from interlace.model.fusions.joint import Bottleneck, Early, Mid
-from interlace.model.fusions.states import Concat, Decision, Gated, Product, WeightedSum
+from interlace.model.fusions.late import Concat, Decision, Gated, Product, WeightedSum
 
 FUSIONS: dict[str, type[Fusion]] = {
     "early": Early,

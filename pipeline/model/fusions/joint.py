@@ -17,11 +17,11 @@ from interlace.model.fusion import (
     Joint,
     Pool,
     find_present,
-    interlace,
+    join_fields,
     key,
     mean_of_present,
 )
-from interlace.model.fusions.mass import mass_within, normalise
+from interlace.model.fusions.attention_share import normalise, share_within
 from interlace.model.transformer import Encoder, Layer
 from interlace.recipe.model import Model
 
@@ -37,7 +37,7 @@ class Early(Fusion):
 
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """See `Fusion`."""
-        sample_SD, joint, weights_SF = join(self.joint, self.pool, interlace(tokens, keep_SF), measure=self.measures)
+        sample_SD, joint, weights_SF = join(self.joint, self.pool, join_fields(tokens, keep_SF), measure=self.measures)
         return Fused(sample_SD=sample_SD, fields=self.states(tokens), tokens=tokens, joint=joint, weights_SF=weights_SF)
 
 
@@ -50,7 +50,7 @@ class Mid(Fusion):
 
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """See `Fusion`."""
-        sample_SD, joint, weights_SF = join(self.joint, self.pool, interlace(tokens, keep_SF), measure=self.measures)
+        sample_SD, joint, weights_SF = join(self.joint, self.pool, join_fields(tokens, keep_SF), measure=self.measures)
         return Fused(sample_SD=sample_SD, fields=self.states(tokens), tokens=tokens, joint=joint, weights_SF=weights_SF)
 
 
@@ -66,7 +66,7 @@ def join(layers: Encoder, pool: Pool, joint: Joint, *, measure: bool) -> tuple[T
     if measure and len(layers.layers):
         last = layers.layers[-1]
         assert isinstance(last, Layer)
-        weights_SF = joint.segments.mean(mass_within(last, into_last, joint))
+        weights_SF = joint.segments.mean(share_within(last, into_last, joint))
     return pool(x_TD, joint.segments), replace(joint, x_TD=x_TD), weights_SF
 
 
@@ -91,13 +91,13 @@ class Bottleneck(Fusion):
         present_SF = find_present(tokens, keep_SF)
         shared = self._shared(keep_SF)
         pairs = {name: self._pair(item, shared) for name, item in tokens.items()}
-        joints = {name: interlace(pair, present_SF[:, [i, i]]) for i, (name, pair) in enumerate(pairs.items())}
+        joints = {name: join_fields(pair, present_SF[:, [i, i]]) for i, (name, pair) in enumerate(pairs.items())}
         weights_SF = None
         for number, layers in enumerate(self.layers, start=1):
             assert isinstance(layers, nn.ModuleDict)
             joints = {name: replace(joint, x_TD=joint.gather(pairs[name])) for name, joint in joints.items()}
             if self.measures and number == len(self.layers):
-                weights_SF = normalise(self._mass(layers, joints, pairs))
+                weights_SF = normalise(self._share(layers, joints, pairs))
             for name, joint in joints.items():
                 joints[name] = replace(joint, x_TD=layers[key(name)](joint.x_TD, joint.segments))
             pairs = self._exchange(joints, pairs, present_SF)
@@ -107,7 +107,7 @@ class Bottleneck(Fusion):
             sample_SD=mean_of_present(pooled, present_SF),
             fields=self.states(tokens),
             tokens=tokens,
-            joint=interlace(after, present_SF),
+            joint=join_fields(after, present_SF),
             weights_SF=weights_SF,
         )
 
@@ -136,7 +136,7 @@ class Bottleneck(Fusion):
         }
 
     @staticmethod
-    def _mass(
+    def _share(
         layers: nn.ModuleDict, joints: Mapping[str, Joint], pairs: Mapping[str, dict[str, FieldTokens]]
     ) -> Tensor:
         """Share of the bottleneck tokens' attention that goes to each field's own tokens, `[S, F]`."""
@@ -144,6 +144,6 @@ class Bottleneck(Fusion):
         for name, joint in joints.items():
             layer, pair = layers[key(name)], pairs[name]
             assert isinstance(layer, Layer)
-            mass_T2 = replace(joint, x_TD=mass_within(layer, joint.x_TD, joint)).of_fields(pair)["shared"]
-            columns.append(pair["shared"].segments.mean(mass_T2)[:, 0])
+            share_T2 = replace(joint, x_TD=share_within(layer, joint.x_TD, joint)).of_fields(pair)["shared"]
+            columns.append(pair["shared"].segments.mean(share_T2)[:, 0])
         return torch.stack(columns, dim=1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from interlace.model.attention import Segments
-from interlace.model.fusion import FieldTokens, interlace
+from interlace.model.fusion import FieldTokens, join_fields
 from interlace.model.network import Network, draw_kept
 from interlace.model.transformer import Block
 from interlace.tasks import ClassificationTask
@@ -42,11 +42,11 @@ def test_interlaced_tokens_are_ordered_by_sample_then_field():
         return FieldTokens(x_TD=x, segments=segments)
 
     both = {"a": tokens([10.0, 11.0, 12.0], [2, 0, 1]), "b": tokens([20.0, 21.0, 22.0], [1, 1, 1])}
-    joint = interlace(both, torch.ones(3, 2, dtype=torch.bool))
+    joint = join_fields(both, torch.ones(3, 2, dtype=torch.bool))
     assert joint.x_TD[:6, 0].tolist() == [10, 11, 20, 21, 12, 22]
     assert joint.segments.lengths_N.tolist() == [3, 1, 2]
     torch.testing.assert_close(joint.of_fields(both)["b"][:3, 0], torch.tensor([20.0, 21.0, 22.0]))
-    joint = interlace(both, torch.tensor([[True, False], [True, False], [True, True]]))
+    joint = join_fields(both, torch.tensor([[True, False], [True, False], [True, True]]))
     assert joint.x_TD[:4, 0].tolist() == [10, 11, 12, 22]
     assert joint.segments.lengths_N.tolist() == [2, 0, 2]
     assert joint.segments.num_tokens == 4

@@ -67,7 +67,7 @@ CASES = {
     "ddp rare": Case(parallel="ddp", last=3, rare=True),
     "fsdp rare": Case(parallel="fsdp", last=3, rare=True),
     "fsdp numbers": Case(parallel="fsdp", last=3, fusion="weighted_sum"),
-    "fsdp asking": Case(parallel="fsdp", last=2, fusion="cross_attention"),
+    "fsdp cross-attention": Case(parallel="fsdp", last=2, fusion="cross_attention"),
     "fsdp bottleneck": Case(parallel="fsdp", last=2, fusion="bottleneck"),
     "fsdp muon": Case(parallel="fsdp", last=4, optimizer="muon"),
     "ddp frozen": Case(parallel="ddp", last=3, frozen=True),
@@ -210,7 +210,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         "mid": losses,
         "rare": run(CASES["fsdp rare"], folder)[1],
         "numbers": run(CASES["fsdp numbers"], folder)[1],
-        "asking": run(CASES["fsdp asking"], folder)[1],
+        "cross-attention": run(CASES["fsdp cross-attention"], folder)[1],
         "bottleneck": run(CASES["fsdp bottleneck"], folder)[1],
         "bf16": run(CASES["fsdp bf16"], folder)[1],
         "frozen": run(CASES["ddp frozen"], folder)[1],
@@ -324,7 +324,7 @@ def test_a_run_starts_from_a_checkpoint_in_parts(results: Results, tmp_path: Pat
         pin(settings.model_copy(update={"storage": str(tmp_path / "other")}))
 
 
-@pytest.mark.parametrize("name", ["asking", "bottleneck"])
+@pytest.mark.parametrize("name", ["cross-attention", "bottleneck"])
 def test_layers_that_look_elsewhere_are_sharded_too(results: Results, name: str) -> None:
     assert losses_of(results, f"fsdp {name}") == pytest.approx(results.alone[name], abs=1e-5)
     assert results.found[0][f"fsdp {name}"]["sharded"] == results.found[0][f"fsdp {name}"]["all"]

@@ -14,7 +14,7 @@ from interlace.model.fusion import Joint
 from interlace.model.transformer import CrossLayer, Layer
 
 
-def mass_within(layer: Layer, x_TD: Tensor, joint: Joint) -> Tensor:
+def share_within(layer: Layer, x_TD: Tensor, joint: Joint) -> Tensor:
     """Share of each token's attention in a layer that goes to each field, mean over heads, float32 `[T, F]`.
 
     Args:
@@ -24,17 +24,17 @@ def mass_within(layer: Layer, x_TD: Tensor, joint: Joint) -> Tensor:
     """
     with torch.no_grad(), torch.autocast(x_TD.device.type, enabled=False):
         q_THK, k_THK, _ = layer.project(x_TD).unbind(1)
-        return _mass((q_THK, k_THK), joint, joint.segments)
+        return _share((q_THK, k_THK), joint, joint.segments)
 
 
-def mass_across(layer: CrossLayer, x_TD: Tensor, segments: Segments, source: Joint) -> Tensor:
-    """As `mass_within`, for a layer that attends from the tokens of `segments` to those of `source`."""
+def share_across(layer: CrossLayer, x_TD: Tensor, segments: Segments, source: Joint) -> Tensor:
+    """As `share_within`, for a layer that attends from the tokens of `segments` to those of `source`."""
     with torch.no_grad(), torch.autocast(x_TD.device.type, enabled=False):
         k_UHK = layer.project_keys(source.x_TD)[:, 0]
-        return _mass((layer.project_queries(x_TD), k_UHK), source, segments)
+        return _share((layer.project_queries(x_TD), k_UHK), source, segments)
 
 
-def _mass(qk: tuple[Tensor, Tensor], source: Joint, segments: Segments) -> Tensor:
+def _share(qk: tuple[Tensor, Tensor], source: Joint, segments: Segments) -> Tensor:
     """The share for as many fields at once as a head is wide."""
     q_THK, k_UHK = qk
     heads, width = k_UHK.shape[1:]
@@ -47,6 +47,6 @@ def _mass(qk: tuple[Tensor, Tensor], source: Joint, segments: Segments) -> Tenso
     return torch.cat(shares, dim=1)[:, :num_fields]
 
 
-def normalise(mass_SF: Tensor) -> Tensor:
+def normalise(share_SF: Tensor) -> Tensor:
     """Rows that sum to 1, or to 0 where there was nothing to attend to."""
-    return mass_SF / mass_SF.sum(1, keepdim=True).clamp(min=torch.finfo(mass_SF.dtype).tiny)
+    return share_SF / share_SF.sum(1, keepdim=True).clamp(min=torch.finfo(share_SF.dtype).tiny)
