@@ -17,7 +17,7 @@ from interlace.cluster.usage import Usage, usage
 from interlace.jobs.console import console, say
 from interlace.jobs.silence import Silence, at_work
 from interlace.store.journal import Point, journal_path, read
-from interlace.train.binding import binding
+from interlace.train.bottleneck import bottleneck
 
 POLL_S = 0.5
 PLAIN_EVERY_S = 10.0
@@ -51,7 +51,7 @@ def watched(run_folder: Path, num_steps: int, allotment: Allotment) -> Iterator[
         stop.set()
         thread.join()
         if watch.recent:
-            say(binding(watch.recent, allotment.data_cpus))
+            say(bottleneck(watch.recent, allotment.data_cpus))
 
 
 def waits_for(silent: float, plan: str, now: Usage, *, workers_came: bool) -> str:

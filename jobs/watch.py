@@ -11,7 +11,7 @@ from interlace.contract.errors import InterlaceError
 from interlace.jobs.console import say
 from interlace.jobs.progress import CLUSTER, PLACE
 from interlace.store.journal import Point, journal_path, read_on
-from interlace.train.binding import binding
+from interlace.train.bottleneck import bottleneck
 from interlace.train.checkpoint import newest_checkpoint
 from interlace.train.worker import RANKS
 
@@ -74,7 +74,7 @@ class View:
             yield "  training is finished"
         elif silent_s > SILENT_S:
             yield f"  no step for {silent_s:.0f} s: the run was stopped, restarts, or waits (see events.jsonl)"
-        yield f"  {binding(metrics, place.get('data_cpus'))}"
+        yield f"  {bottleneck(metrics, place.get('data_cpus'))}"
         yield from self._ranks()
         yield from self._cluster()
 

@@ -2,7 +2,7 @@
 
 In: three aligned lists (times, channel names, readings), in any order. Out: patches float32 `[n, P * C]`, of the C
 channels kept: each of `statistics` (by default the mean) of the scores of its readings in the window, 0 without one;
-with `deviations` these without their sign; last log(1 + their number). Scores are z-scores or ranks (`ranks`).
+with `deviations` these without their sign; last log(1 + their number). Scores are z-scores or ranks (`quantiles`).
 
 A reading is absent if it is None or NaN or of a channel that isn't kept. The length of a series is its largest time;
 its last window is closed, so that a reading at 48 h lies in a series of 48 h. Extent: (tokens, readings) of the part
@@ -20,7 +20,7 @@ from interlace.contract.errors import DataError, RecordError
 from interlace.contract.sample import FieldSpec, Tokens
 from interlace.modalities.base import Extent, Fitted, Learner, Modality, Values
 from interlace.modalities.numeric import MAX_Z, Moments, all_present, numbers, plain_list, shown
-from interlace.modalities.ranks import Points, Quantiles, RankScores, fit_knots
+from interlace.modalities.quantiles import NormalScores, Points, Quantiles, fit_knots
 from interlace.recipe.fields import SeriesField, SeriesStatistic
 
 MAX_WINDOWS = 100_000
@@ -110,7 +110,7 @@ class IrregularSeries(Modality):
         self._stds = np.array(fitted["stds"], np.float64)
         self._last = max(0, math.ceil(field.max_seconds / field.window_s - 1e-9) - 1)
         knots = [(np.array(v, np.float64), np.array(s, np.float64)) for v, s in fitted.get("knots", ())]
-        self._ranks = RankScores(knots) if knots else None
+        self._ranks = NormalScores(knots) if knots else None
         self._parts = len(field.statistics) * (1 + field.deviations) + 1
         self._spec = FieldSpec(
             name=name, kind="patches", patch_dim=self._parts * self._width, max_grid=(self._last + 1, 1), clocked=True

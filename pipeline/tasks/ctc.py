@@ -14,7 +14,7 @@ from torch.nn.functional import ctc_loss
 from interlace.contract.sample import BEGIN, END, UNKNOWN
 from interlace.model.attention import Segments
 from interlace.model.decoder import padded_rows
-from interlace.tasks.search import Text
+from interlace.tasks.beam_search import Text
 
 BLANK = BEGIN
 

@@ -25,8 +25,8 @@ from interlace.model.network import Outputs
 from interlace.model.next_token import ABSENT, vocabulary_loss
 from interlace.recipe import tasks as recipe
 from interlace.tasks.base import ColumnType, Context, State, Task
+from interlace.tasks.beam_search import Text, beam_search, greedy, length_norm
 from interlace.tasks.ctc import CtcHead, best_path, can_align, ctc_losses
-from interlace.tasks.search import Text, beam_search, greedy, length_norm
 from interlace.tasks.text_metrics import bleu, character_errors, chrf, word_errors
 
 

@@ -24,9 +24,9 @@ from interlace.recipe.recipe import Recipe
 from interlace.tasks import State
 from interlace.tasks.weighting import UncertaintyWeights
 from interlace.train.average import WeightAverage
-from interlace.train.notice import Notice
 from interlace.train.optim import learning_rate, set_rate
 from interlace.train.parallel import delay_exchange, finish_gradients, whole_state
+from interlace.train.signals import Signals
 
 
 class Losses(nn.Module):
@@ -80,7 +80,7 @@ class StepReport:
         metrics: further numbers by journal key.
         bad: records found bad in this step's packs on this rank.
         traces: this rank's packs.
-        notice: what all ranks know to be asked after this step.
+        signals: what all ranks know to be asked after this step.
         ranks: of each rank, seconds that it waited for packs and seconds of its forward passes (on a GPU: of their
             launch); without the exchange of gradients, in which all wait for the slowest.
     """
@@ -91,7 +91,7 @@ class StepReport:
     metrics: Mapping[str, float]
     bad: tuple[BadRecord, ...]
     traces: tuple[PackTrace, ...]
-    notice: Notice
+    signals: Signals
     ranks: tuple[tuple[float, float], ...]
 
 
@@ -113,7 +113,7 @@ class Loop:
         distributed: `Losses(network)` as `parallel.distribute` gave it, for more than one rank.
         whole: another network of the recipe to evaluate with, where that of the loop is sharded.
         rate_scale: factor of the scheduled rate; set from outside after evaluations.
-        lookout: what this rank is asked from outside, as numbers that are summed over ranks with each step's.
+        watcher: what this rank is asked from outside, as numbers that are summed over ranks with each step's.
 
     Attributes:
         average: of the weights, with `optim.ema`.
@@ -130,7 +130,7 @@ class Loop:
     distributed: nn.Module | None = None
     whole: Network | None = None
     rate_scale: float = 1.0
-    lookout: Callable[[], tuple[float, float, float, float]] = _nothing
+    watcher: Callable[[], tuple[float, float, float, float]] = _nothing
     losses: nn.Module = field(init=False)
     average: WeightAverage | None = field(init=False)
     forward_s: float = field(init=False, default=0.0)
@@ -190,7 +190,7 @@ class Loop:
         losses = torch.stack([by_task for _, by_task in own]).sum(0).tolist()
         times = [0.0] * (2 * self.world_size)
         times[2 * self.rank : 2 * self.rank + 2] = waited, self.forward_s
-        numbers = self._sum([sum(x for x, _ in own), *_sizes(packs), *self.lookout(), *losses, *times])
+        numbers = self._sum([sum(x for x, _ in own), *_sizes(packs), *self.watcher(), *losses, *times])
         loss, tokens, samples, stop, save, look, read, *losses = numbers[: -len(times)]
         times = numbers[-len(times) :]
         ranks = tuple(zip(times[::2], times[1::2], strict=True))
@@ -228,7 +228,7 @@ class Loop:
                 PackTrace(step=step + 1, position=p.position, sample_ids=tuple(p.sample_ids.tolist()), loss=one)
                 for p, (one, _) in zip(packs, own, strict=True)
             ),
-            notice=Notice(stop=stop > 0, save=save > 0, look_at_nodes=look > 0),
+            signals=Signals(stop=stop > 0, save=save > 0, look_at_nodes=look > 0),
             ranks=ranks,
         )
 

@@ -22,7 +22,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
 )
 
 from interlace.train.elastic import Rules
-from interlace.train.notice import LeavingError, ask_for_checkpoint, checkpoint_wanted
+from interlace.train.signals import PreemptedError, ask_for_checkpoint, checkpoint_wanted
 
 SAVE_WAIT_S = 120.0
 """How long a group that shall grow is waited for, for its checkpoint."""
@@ -64,9 +64,9 @@ class Failures(DefaultFailurePolicy):  # type: ignore[misc]
     """Ray's rule of when to try again, by which workers that leave nodes in time are no failure."""
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
-        """Ray's decision; to try again, uncounted, where the group ended for `LeavingError`."""
+        """Ray's decision; to try again, uncounted, where the group ended for `PreemptedError`."""
         failures = getattr(training_failed_error, "worker_failures", {}).values()
-        if any(isinstance(failure, LeavingError) for failure in failures):
+        if any(isinstance(failure, PreemptedError) for failure in failures):
             return FailureDecision.RETRY
         return super().make_decision(training_failed_error)
 

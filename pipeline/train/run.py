@@ -39,8 +39,8 @@ from interlace.store.system import sampled
 from interlace.train.build import network_for
 from interlace.train.checkpoint import newest_checkpoint
 from interlace.train.elastic import Rules
-from interlace.train.notice import checkpoint_given
 from interlace.train.policy import ElasticTrainer
+from interlace.train.signals import checkpoint_given
 from interlace.train.start import start
 from interlace.train.stop import asking_on_sigterm, clear, ctrl_c_restored, is_asked
 from interlace.train.worker import FAILURE, Job, OnEvaluation, Worker, train_worker

@@ -38,16 +38,23 @@ from interlace.train.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from interlace.train.feed import read_ahead
-from interlace.train.gauges import Gauges
 from interlace.train.loop import Loop, Losses, StepReport, sum_over_ranks
-from interlace.train.notice import LeavingError, Lookout, Notice, checkpoint_given, checkpoint_wanted, enough_stay
 from interlace.train.optim import after_evaluation, make_optimizer, rate_factor
 from interlace.train.parallel import distribute, holds_shards
+from interlace.train.prefetch import prefetch
+from interlace.train.prometheus import RunGauges
 from interlace.train.quarantine import Quarantine
+from interlace.train.signals import (
+    PreemptedError,
+    Signals,
+    SignalWatcher,
+    checkpoint_given,
+    checkpoint_wanted,
+    enough_stay,
+)
 from interlace.train.start import start
 
-READ_AHEAD = 4
+PREFETCH = 4
 LOCK_WAIT_S = 60.0
 VALIDATION_CACHE_BYTES = 256 * 1024 * 1024
 TELL_RANKS_EVERY_S = 5.0
@@ -104,7 +111,7 @@ def train_worker(config: dict[str, Job]) -> None:
         with held(job.run / worker_lock(rank), wait_s=LOCK_WAIT_S), _node_sampled(job.run, job.recipe, context):
             watched = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") == "1"
             worker = Worker(job, rank, context.get_world_size(), nodes_are_watched=watched)
-            worker.run(_packs(worker.lookout))
+            worker.run(_packs(worker.watcher))
     except (NonFiniteLossError, BadShareError) as error:
         # Every rank raises these at the same step, and trying again would not help: end without a restart.
         if rank == 0:
@@ -119,11 +126,11 @@ def _node_sampled(run: Path, recipe: Recipe, context: Any) -> AbstractContextMan
     return sampled(run, every_s, node=context.get_node_rank(), name=name)
 
 
-def _packs(lookout: Lookout) -> Iterator[Pack]:
+def _packs(watcher: SignalWatcher) -> Iterator[Pack]:
     """This rank's packs, one a block; what they cost is noted."""
     shard = ray.train.get_dataset_shard("train")
     for table in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
-        lookout.read_cpu_s += table[CPU_SECONDS][0].as_py()
+        watcher.read_cpu_s += table[CPU_SECONDS][0].as_py()
         yield table_to_pack(table)
 
 
@@ -155,7 +162,7 @@ class Worker:
         distributed = distribute(Losses(network, job.recipe), job.recipe.train.parallel, world_size)
         self.sharded = holds_shards(network)
         evaluates = self.sharded and job.validation is not None
-        self.lookout = Lookout(job.run, rank, nodes=nodes_are_watched)
+        self.watcher = SignalWatcher(job.run, rank, nodes=nodes_are_watched)
         self.loop = Loop(
             network=network,
             optimizer=make_optimizer(job.recipe.optim, network, (rate_factor(job.recipe.fields),)),
@@ -166,7 +173,7 @@ class Worker:
             world_size=world_size,
             distributed=distributed,
             whole=network_for(job.recipe, job.fitted).to(self.device) if evaluates else None,
-            lookout=self.lookout.numbers,
+            watcher=self.watcher.numbers,
         )
         self.state = self._restore(found)
         self.loop.rate_scale = self.state.rate_scale
@@ -181,7 +188,7 @@ class Worker:
         self.saved_at = time.monotonic()
         self.leaving: frozenset[int] = frozenset()  # ranks on nodes that go away
         self.told_ranks_at = -math.inf
-        self.gauges = Gauges(job.run.name) if rank == 0 and nodes_are_watched else None
+        self.gauges = RunGauges(job.run.name) if rank == 0 and nodes_are_watched else None
 
     def run(self, packs: Iterator[Pack]) -> None:
         """Train from where the newest checkpoint stands to the end."""
@@ -196,7 +203,7 @@ class Worker:
 
     def _train(self, packs: Iterator[Pack]) -> None:
         self._say(f"{self.world_size} workers ready on {self.device}, {self.job.threads} threads each; reading begins")
-        ahead = read_ahead(packs, READ_AHEAD, self._say)
+        ahead = prefetch(packs, PREFETCH, self._say)
         first = self.state.step + 1
         for report in self.loop.steps(ahead, self.state.step):
             if report.step == first:
@@ -207,28 +214,28 @@ class Worker:
             patience = self.job.recipe.train.patience
             stop = patience is not None and self.state.evaluations_since_best >= patience
             self.state = replace(self.state, finished=stop or report.step == self.job.num_steps)
-            wanted = self._wanted(report.notice)
+            wanted = self._wanted(report.signals)
             if improved or self.state.finished or self._checkpoint_is_due() or wanted:
                 self._save()
                 self._answer(wanted)
             if self.on_evaluation is not None and self._is_due(report.step):
                 self.on_evaluation(self.state, self.metrics)
-            if self.state.finished or report.notice.stop:
+            if self.state.finished or report.signals.stop:
                 break
             if enough_stay(self.leaving, self.world_size, self.job.recipe.world_sizes):
-                raise LeavingError(f"ranks {sorted(self.leaving)} of {self.world_size}")
+                raise PreemptedError(f"ranks {sorted(self.leaving)} of {self.world_size}")
 
-    def _wanted(self, notice: Notice) -> str | None:
+    def _wanted(self, signals: Signals) -> str | None:
         """Why a checkpoint is asked for from outside; the same on all ranks."""
-        if notice.look_at_nodes and (leaving := ray.train.get_preemption_info()) is not None:
+        if signals.look_at_nodes and (leaving := ray.train.get_preemption_info()) is not None:
             ranks = frozenset(leaving.preempted_ranks)
             if not ranks <= self.leaving:
                 self.leaving |= ranks
                 when = f" in {leaving.deadline_ms / 1000 - time.time():.0f} s" if leaving.deadline_ms else ""
                 return f"nodes of ranks {leaving.preempted_ranks} go away{when}"
-        if notice.stop:
+        if signals.stop:
             return "asked to stop"
-        return (checkpoint_wanted(self.job.run) or "asked for") if notice.save else None
+        return (checkpoint_wanted(self.job.run) or "asked for") if signals.save else None
 
     def _answer(self, wanted: str | None) -> None:
         if wanted is not None and self.rank == 0:

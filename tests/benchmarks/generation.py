@@ -20,8 +20,8 @@ from interlace.model.network import Network, Outputs
 from interlace.recipe import fields as settings
 from interlace.recipe import recipe
 from interlace.tasks import Context, GenerationTask
+from interlace.tasks.beam_search import NEVER
 from interlace.tasks.generation import memory_of
-from interlace.tasks.search import NEVER
 from tests.training import Lines
 
 CAPTIONS, TOKENS, VOCAB = 100, 24, 1000

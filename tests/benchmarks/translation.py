@@ -18,8 +18,8 @@ from interlace.contract.batch import Batch
 from interlace.recipe.load import load_recipe
 from interlace.recipe.recipe import Recipe
 from interlace.tasks import GenerationTask
+from interlace.tasks.beam_search import beam_search, greedy
 from interlace.tasks.generation import memory_of
-from interlace.tasks.search import beam_search, greedy
 from tests.realdata import multi30k
 from tests.training import DATA, RECIPES, Lines, Trained, batches, lasting, metrics, train
 

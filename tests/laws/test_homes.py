@@ -26,7 +26,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pynvml": ("pipeline/store/system.py",),
     "ray": (
         "cluster/", "pipeline/data/stream.py", "pipeline/train/run.py",
-        "pipeline/train/policy.py", "pipeline/train/estimate.py", "pipeline/train/gauges.py",
+        "pipeline/train/policy.py", "pipeline/train/estimate.py", "pipeline/train/prometheus.py",
     ),
     "ray.data": ("pipeline/data/stream.py",),
     "ray.train": (

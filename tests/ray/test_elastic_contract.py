@@ -8,8 +8,8 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from interlace.train.notice import LeavingError
 from interlace.train.policy import Failures
+from interlace.train.signals import PreemptedError
 
 
 def test_ray_decides_where_the_rules_expect_it() -> None:
@@ -23,7 +23,7 @@ def test_ray_decides_where_the_rules_expect_it() -> None:
 
 
 def test_workers_that_leave_nodes_in_time_are_no_failure_and_all_others_are() -> None:
-    left = WorkerGroupError("", {0: RuntimeError("connection reset by the other"), 1: LeavingError("nodes go away")})
+    left = WorkerGroupError("", {0: RuntimeError("connection reset by the other"), 1: PreemptedError("nodes go away")})
     failed = WorkerGroupError("", {1: RuntimeError("out of memory")})
     rule = Failures(FailureConfig(max_failures=1))
     assert [rule.make_decision(e) for e in (left, left, failed, left)] == [FailureDecision.RETRY] * 4

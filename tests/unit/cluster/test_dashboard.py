@@ -4,7 +4,7 @@ import json
 import re
 from importlib import resources
 
-from interlace.train.gauges import SHOWN
+from interlace.train.prometheus import SHOWN
 
 RAY_OWN = {"ray_object_store_memory", "ray_node_cpu_utilization", "ray_node_gpus_utilization"}
 

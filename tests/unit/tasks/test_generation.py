@@ -14,9 +14,9 @@ from interlace.contract.detokenizer import Detokenizer
 from interlace.contract.sample import BEGIN, END, NUM_SPECIALS
 from interlace.model.attention import Segments
 from interlace.model.network import Network
+from interlace.tasks.beam_search import beam_search
 from interlace.tasks.ctc import best_path
 from interlace.tasks.generation import memory_of
-from interlace.tasks.search import beam_search
 from interlace.tasks.text_metrics import character_errors, word_errors
 from interlace.train.loop import add_states
 from tests.networks import one_sample

@@ -11,7 +11,7 @@ from interlace.contract.errors import RecipeError
 from interlace.recipe.load import parse_recipe
 from interlace.store.journal import Journal, last_point
 from interlace.train.elastic import Rules, has
-from interlace.train.notice import Lookout, ask_for_checkpoint, checkpoint_given, checkpoint_wanted, enough_stay
+from interlace.train.signals import SignalWatcher, ask_for_checkpoint, checkpoint_given, checkpoint_wanted, enough_stay
 from interlace.train.stop import ask, clear
 from tests.data import EmojiLike
 
@@ -98,7 +98,7 @@ def test_workers_are_numbers_that_divide_the_global_batch(shapes: EmojiLike, tmp
 
 def test_rank_0_alone_tells_what_is_asked_and_at_most_once_a_second(tmp_path: Path) -> None:
     now = [0.0]
-    first, second = (Lookout(tmp_path, rank, nodes=True, clock=lambda: now[0]) for rank in (0, 1))
+    first, second = (SignalWatcher(tmp_path, rank, nodes=True, clock=lambda: now[0]) for rank in (0, 1))
     ask(tmp_path)
     ask_for_checkpoint(tmp_path, "1 to 2 workers")
     assert first.numbers() == (0, 0, 0, 0)

@@ -26,9 +26,9 @@ from interlace.train.checkpoint import (
     save_checkpoint,
     verify,
 )
-from interlace.train.feed import read_ahead
 from interlace.train.loop import Loop, StepReport
 from interlace.train.optim import make_optimizer
+from interlace.train.prefetch import prefetch
 from tests.data import EmojiLike
 
 
@@ -191,13 +191,13 @@ def test_pruning_keeps_the_newest_and_the_best(recipe: Recipe, tmp_path: Path) -
 
 def test_read_ahead_keeps_order_raises_errors_and_speaks_while_waiting(recipe: Recipe) -> None:
     packs = list(Here(recipe, num_steps=4).packs())
-    assert [p.position for p in read_ahead(packs, 2, print)] == list(range(8))
+    assert [p.position for p in prefetch(packs, 2, print)] == list(range(8))
 
     def broken() -> Iterator[Pack]:
         yield packs[0]
         raise OSError("gone")
 
-    stream = read_ahead(broken(), 2, print)
+    stream = prefetch(broken(), 2, print)
     assert next(stream).position == 0
     with pytest.raises(OSError, match="gone"):
         next(stream)
@@ -208,6 +208,6 @@ def test_read_ahead_keeps_order_raises_errors_and_speaks_while_waiting(recipe: R
             pass
         yield packs[0]
 
-    assert next(read_ahead(late(), 2, said.append, warn_after_s=0.05)).position == 0
+    assert next(prefetch(late(), 2, said.append, warn_after_s=0.05)).position == 0
     assert "waiting for data" in said[0]
     assert "`train.cpus_per_worker`" in said[0]

@@ -8,7 +8,7 @@ AT_WORK = 0.6
 """Share of the data CPUs that must be busy for decoding, and not storage, to be what binds."""
 
 
-def binding(steps: Sequence[Mapping[str, float]], data_cpus: float | None) -> str:
+def bottleneck(steps: Sequence[Mapping[str, float]], data_cpus: float | None) -> str:
     """One sentence.
 
     Args:

@@ -97,7 +97,7 @@ def fit_knots(quantiles: Quantiles) -> Knots:
 
 
 @final
-class RankScores:
+class NormalScores:
     """Scores of readings by the knots of their channels, clipped at the outermost ones.
 
     One binary search over all channels together: `np.interp` for each of 30 channels took 4 times as long.

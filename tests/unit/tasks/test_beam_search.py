@@ -12,7 +12,7 @@ from interlace.contract.sample import BEGIN, END
 from interlace.model.attention import Segments
 from interlace.model.decoder import Decoder, Memory, Writing
 from interlace.recipe.model import Model
-from interlace.tasks.search import Text, beam_search, greedy, length_norm
+from interlace.tasks.beam_search import Text, beam_search, greedy, length_norm
 
 MODEL = Model(dim=32, head_dim=16, dropout=0.0)
 VOCAB = 8

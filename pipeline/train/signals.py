@@ -23,12 +23,12 @@ LOOK_EVERY_S = 1.0
 LOOK_AT_NODES_EVERY_S = 5.0
 
 
-class LeavingError(Exception):
+class PreemptedError(Exception):
     """Workers end, with a checkpoint, since nodes of theirs go away; a group of fewer goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
+class Signals:
     """What all ranks know to be asked after a step: stop, write a checkpoint, ask Ray about nodes going away."""
 
     stop: bool = False
@@ -67,7 +67,7 @@ def checkpoint_given(run: Path) -> None:
     (run / SAVE).unlink(missing_ok=True)
 
 
-class Lookout:
+class SignalWatcher:
     """What one rank has seen since the last step, as numbers that ranks can sum.
 
     Args:

@@ -10,7 +10,7 @@ from interlace.contract.errors import InterlaceError
 from interlace.jobs.progress import CLUSTER, PLACE
 from interlace.jobs.watch import View, run_watch
 from interlace.store.journal import Journal, journal_path
-from interlace.train.binding import binding
+from interlace.train.bottleneck import bottleneck
 from interlace.train.worker import RANKS
 
 
@@ -19,19 +19,19 @@ def steps(wait: float, read: float, **more: float) -> list[dict[str, float]]:
 
 
 def test_the_sentence_names_the_stage_that_the_others_wait_for() -> None:
-    assert binding(steps(0.0, 0.4), 1).startswith("training binds: data tasks keep 0.4 of 1 CPUs busy")
-    assert binding(steps(0.22, 3.1), 4).startswith(
+    assert bottleneck(steps(0.0, 0.4), 1).startswith("training binds: data tasks keep 0.4 of 1 CPUs busy")
+    assert bottleneck(steps(0.22, 3.1), 4).startswith(
         "decoding binds: data tasks keep 3.1 of 4 CPUs busy, workers wait for data 22% of the time"
     )
-    assert binding(steps(0.22, 0.5), 4).startswith("reading binds, not decoding")
-    assert "wait for data 22%" in binding(steps(0.22, 0.5), None)
+    assert bottleneck(steps(0.22, 0.5), 4).startswith("reading binds, not decoding")
+    assert "wait for data 22%" in bottleneck(steps(0.22, 0.5), None)
 
 
 def test_a_rank_that_holds_the_others_up_is_named() -> None:
     slow = {"rank/slowest": 3.0, "rank/slowest_s": 0.09, "rank/mean_s": 0.06}
-    assert "rank 3 is 50% slower than the mean" in binding(steps(0.0, 0.4, **slow), 1)
+    assert "rank 3 is 50% slower than the mean" in bottleneck(steps(0.0, 0.4, **slow), 1)
     even = {"rank/slowest": 3.0, "rank/slowest_s": 0.061, "rank/mean_s": 0.06}
-    assert "rank" not in binding(steps(0.0, 0.4, **even), 1)
+    assert "rank" not in bottleneck(steps(0.0, 0.4, **even), 1)
 
 
 def test_a_watched_run_tells_all_from_its_folder(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from interlace.modalities.ranks import MOST, NUM_QUANTILES, PART, Quantiles, RankScores, fit_knots
+from interlace.modalities.quantiles import MOST, NUM_QUANTILES, PART, NormalScores, Quantiles, fit_knots
 
 
 def whole(readings: NDArray[np.float64]) -> Quantiles:
@@ -19,7 +19,7 @@ def whole(readings: NDArray[np.float64]) -> Quantiles:
 
 def test_normal_readings_score_as_themselves_up_to_the_outermost_knots() -> None:
     exact = np.array([NormalDist().inv_cdf((i + 0.5) / 5000) for i in range(5000)])
-    ours = RankScores([fit_knots(whole(exact))])(np.zeros(5000, np.intp), exact)
+    ours = NormalScores([fit_knots(whole(exact))])(np.zeros(5000, np.intp), exact)
     clipped = exact.clip(exact[25], exact[-25])  # at 0.5 % and 99.5 %
     assert ours == pytest.approx(clipped / clipped.std(), abs=0.02)
     assert exact.max() > clipped.max() + 1
@@ -41,7 +41,7 @@ def test_tied_readings_share_the_mean_of_their_scores() -> None:
     assert len(tied) == 1
     assert 0 < tied[0] < 1
     assert fit_knots(whole(np.full(9, 4.0)))[1].tolist() == [0.0]
-    assert RankScores([fit_knots(whole(np.zeros(0)))])(np.zeros(2, np.intp), np.array([1.0, -1.0])).tolist() == [
+    assert NormalScores([fit_knots(whole(np.zeros(0)))])(np.zeros(2, np.intp), np.array([1.0, -1.0])).tolist() == [
         0.0,
         0.0,
     ]
@@ -54,9 +54,9 @@ def test_scores_equal_numpys_interpolation_of_each_channel() -> None:
     channels = rng.integers(0, 4, 3000)
     readings = np.where(rng.random(3000) < 0.3, rng.choice(fits[2], 3000), rng.normal(1, 5, 3000))
     want = [np.interp(x, *knots[c]) for c, x in zip(channels, readings, strict=True)]
-    assert RankScores(knots)(channels, readings) == pytest.approx(want, abs=1e-9)
+    assert NormalScores(knots)(channels, readings) == pytest.approx(want, abs=1e-9)
     assert len(knots[3][0]) == NUM_QUANTILES
-    assert RankScores(knots)(channels[:0], readings[:0]).shape == (0,)
+    assert NormalScores(knots)(channels[:0], readings[:0]).shape == (0,)
 
 
 def test_merged_parts_are_small_and_close_to_the_whole() -> None:

@@ -16,7 +16,7 @@ SHOWN = {
 """Name in Prometheus -> key in the journal, and what it is."""
 
 
-class Gauges:
+class RunGauges:
     """Shows the metrics of a run's steps; the name of the run is a tag."""
 
     def __init__(self, run: str) -> None:

@@ -9,7 +9,7 @@ from interlace.contract.sample import Pack
 _END = object()
 
 
-def read_ahead(
+def prefetch(
     packs: Iterable[Pack], depth: int, warn: Callable[[str], None], warn_after_s: float = 30.0
 ) -> Iterator[Pack]:
     """The packs in order, up to `depth` of them fetched before they are asked for.
