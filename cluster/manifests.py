@@ -31,28 +31,28 @@ DOCKER = ("ARG", "FROM", "ENV", "RUN", "WORKDIR", "COPY", "USER", "CMD")
 
 
 class ManifestError(ClusterError):
-    """A rendered file that its place would not take; every fault has a line."""
+    """A rendered file that its place would not take; every error has a line."""
 
 
 def check(files: Mapping[str, str]) -> None:
     """Check every file by its name. Raises ManifestError."""
-    faults = [f"{name}: {fault}" for name, text in files.items() for fault in _checker(name)(text)]
-    if faults:
-        raise ManifestError("\n  - ".join(["what was rendered is not valid:", *faults]))
+    errors = [f"{name}: {error}" for name, text in files.items() for error in _checker(name)(text)]
+    if errors:
+        raise ManifestError("\n  - ".join(["what was rendered is not valid:", *errors]))
 
 
 def _checker(name: str) -> Callable[[str], Iterator[str]]:
     if name in ("aws.yaml", "gcp.yaml", "onprem.yaml"):
-        return ray_up_faults
+        return ray_up_errors
     if name.endswith(".yaml"):
-        return kubernetes_faults
+        return kubernetes_errors
     return {
-        "job.json": job_faults, "job.sbatch": sbatch_faults, "Dockerfile": docker_faults, ".dockerignore": no_faults
+        "job.json": job_errors, "job.sbatch": sbatch_errors, "Dockerfile": docker_errors, ".dockerignore": no_errors
     }[name]  # fmt: skip
 
 
-def kubernetes_faults(text: str) -> Iterator[str]:
-    """Faults of the documents in a file for `kubectl apply`."""
+def kubernetes_errors(text: str) -> Iterator[str]:
+    """Errors of the documents in a file for `kubectl apply`."""
     schema = yaml.safe_load(_template("kubernetes.schema.yaml"))
     for document in yaml.safe_load_all(text):
         kind = document.get("kind") if isinstance(document, dict) else None
@@ -60,15 +60,15 @@ def kubernetes_faults(text: str) -> Iterator[str]:
             yield f"no such kind here: {kind}"
             continue
         own = {"$ref": f"#/$defs/{kind}", "$defs": schema["$defs"]}
-        yield from _schema_faults(document, own)
-        yield from (f"{kind}: {fault}" for fault in _unmounted(document))
+        yield from _schema_errors(document, own)
+        yield from (f"{kind}: {error}" for error in _unmounted(document))
 
 
-def ray_up_faults(text: str) -> Iterator[str]:
-    """Faults of a file for `ray up`, by Ray's own schema, and of what it names."""
+def ray_up_errors(text: str) -> Iterator[str]:
+    """Errors of a file for `ray up`, by Ray's own schema, and of what it names."""
     settings = yaml.safe_load(text)
     schema = json.loads(resources.files("ray").joinpath("autoscaler", "ray-schema.json").read_text(encoding="utf-8"))
-    yield from _schema_faults(settings, schema)
+    yield from _schema_errors(settings, schema)
     types = settings.get("available_node_types", {})
     head = settings.get("head_node_type")
     if types and head not in types:
@@ -78,8 +78,8 @@ def ray_up_faults(text: str) -> Iterator[str]:
         yield f"max_workers: {settings['max_workers']} is less than its node types may have ({most})"
 
 
-def job_faults(text: str) -> Iterator[str]:
-    """Faults of a request to the Jobs API, by the class that Ray reads it into."""
+def job_errors(text: str) -> Iterator[str]:
+    """Errors of a request to the Jobs API, by the class that Ray reads it into."""
     from ray.dashboard.modules.job.common import JobSubmitRequest
 
     known = {field.name for field in dataclasses.fields(JobSubmitRequest)}
@@ -91,8 +91,8 @@ def job_faults(text: str) -> Iterator[str]:
         yield str(error)
 
 
-def sbatch_faults(text: str) -> Iterator[str]:
-    """Faults of a batch script: shell syntax, directives, and directives that come too late to count."""
+def sbatch_errors(text: str) -> Iterator[str]:
+    """Errors of a batch script: shell syntax, directives, and directives that come too late to count."""
     done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
     yield from (line for line in done.stderr.splitlines() if line)
     lines = text.splitlines()
@@ -109,8 +109,8 @@ def sbatch_faults(text: str) -> Iterator[str]:
             yield f"{line}: no directive that is known here, or an odd value"
 
 
-def docker_faults(text: str) -> Iterator[str]:
-    """Faults of a Dockerfile: instructions, a user that is root, an argument that is not declared."""
+def docker_errors(text: str) -> Iterator[str]:
+    """Errors of a Dockerfile: instructions, a user that is root, an argument that is not declared."""
     joined = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE))
     steps = [line.split(None, 1) for line in joined.splitlines() if line.strip()]
     yield from (f"no such instruction: {step[0]}" for step in steps if step[0] not in DOCKER)
@@ -121,7 +121,7 @@ def docker_faults(text: str) -> Iterator[str]:
         yield "no ARG VARIANT"
 
 
-def no_faults(text: str) -> Iterator[str]:
+def no_errors(text: str) -> Iterator[str]:
     """Any text is fine."""
     return iter(())
 
@@ -148,7 +148,7 @@ def _pods(node: Any) -> Iterator[dict[str, Any]]:
             yield from _pods(value)
 
 
-def _schema_faults(document: Any, schema: Mapping[str, Any]) -> Iterator[str]:
+def _schema_errors(document: Any, schema: Mapping[str, Any]) -> Iterator[str]:
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     for error in kind(schema).iter_errors(document):
         yield f"{'.'.join(str(p) for p in error.absolute_path) or 'the whole'}: {error.message}"

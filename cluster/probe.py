@@ -136,10 +136,10 @@ def judge(
         driver: its versions of Python and Ray.
     """
     python, ray_version = driver
-    faults, doubts = [], []
+    errors, doubts = [], []
     for sight in sights:
         if sight.write_error:
-            faults.append(f"node {sight.node} can't write into `storage` {storage}: {sight.write_error}")
+            errors.append(f"node {sight.node} can't write into `storage` {storage}: {sight.write_error}")
         elif sight.storage_free < LEAST_STORAGE_BYTES:
             doubts.append(f"node {sight.node}: {sight.storage_free / 2**30:.1f} GiB left in `storage` {storage}")
         if sight.spill_free < LEAST_SPILL_BYTES:
@@ -152,17 +152,17 @@ def judge(
                 f" optimizer take {memory / 2**30:.1f}"
             )
         if sight.ray_version != ray_version:
-            faults.append(
+            errors.append(
                 f"node {sight.node} has Ray {sight.ray_version}, the driver {ray_version}: equal ones are needed"
             )
         if sight.python.rpartition(".")[0] != python.rpartition(".")[0]:
-            faults.append(f"node {sight.node} has Python {sight.python}, the driver {python}: 3.x must be equal")
+            errors.append(f"node {sight.node} has Python {sight.python}, the driver {python}: 3.x must be equal")
     if blind:
-        faults.append(
+        errors.append(
             f"`storage` {storage} is not shared: node {', '.join(blind)} does not see what another node wrote there."
             " Give a folder that all nodes see (--storage)"
         )
-    return tuple(faults), tuple(doubts)
+    return tuple(errors), tuple(doubts)
 
 
 def inspect_cluster(
@@ -181,9 +181,9 @@ def inspect_cluster(
     """
     sights, blind = probe(storage, tracking_uri, wait_s)
     driver = (platform.python_version(), metadata.version("ray"))
-    faults, doubts = judge(sights, blind, storage, memory, driver)
-    if faults:
-        raise NotReadyError("\n  - ".join(["the cluster is not ready for this job:", *faults]))
+    errors, doubts = judge(sights, blind, storage, memory, driver)
+    if errors:
+        raise NotReadyError("\n  - ".join(["the cluster is not ready for this job:", *errors]))
     return doubts
 
 

@@ -24,7 +24,7 @@ def run_prepare(recipe: PrepareRecipe, launch: Launch) -> None:
     """Show the plan, do the job or what is left of it, and show the result.
 
     Raises:
-        InterlaceError: the data has faults.
+        InterlaceError: the data has errors.
         DoesNotFitError: no node can do the work.
     """
     plan = make_plan(recipe)

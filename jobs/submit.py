@@ -81,7 +81,7 @@ def order(command: Any, verb: str, words: Sequence[str], folder: Path, base: Pat
 
     Raises:
         JobError: the verb can't be submitted, or a flag would show a password.
-        InterlaceError: the recipe has faults.
+        InterlaceError: the recipe has errors.
         typer's UsageError: an argument or flag is wrong.
     """
     if verb not in VERBS:

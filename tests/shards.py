@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from interlace.contract.errors import DataError
-from interlace.data.sources import faults_of, open_source, usable_rows
+from interlace.data.sources import open_source, row_errors, usable_rows
 from interlace.recipe.data import Source
 from tests.data import EmojiLike
 
@@ -114,13 +114,13 @@ def read(made: Source, path: Path, *columns: str) -> tuple[list[Row], dict[int, 
     """Usable rows of all columns, and reasons by row."""
     reader = open_source(made)
     rows: list[Row] = []
-    faults: dict[int, str] = {}
+    errors: dict[int, str] = {}
     for group in reader.row_groups(str(path)):
         table = reader.read(group, columns)
         assert table.num_rows == group.num_rows
-        faults |= {group.first_row + i: f for i, f in enumerate(faults_of(table)) if f}
+        errors |= {group.first_row + i: f for i, f in enumerate(row_errors(table)) if f}
         rows += usable_rows(table).to_pylist()
-    return rows, faults
+    return rows, errors
 
 
 def refused(made: Source, path: Path) -> str:

@@ -10,21 +10,21 @@ class InterlaceError(Exception):
 
 
 class RecipeError(InterlaceError):
-    """A recipe with one or more faults.
+    """A recipe with one or more errors.
 
     Args:
-        faults: one line a fault, each `dotted.path: what was expected, what it is`.
+        errors: one line an error, each `dotted.path: what was expected, what it is`.
         source: the file or object the recipe came from.
     """
 
-    def __init__(self, faults: tuple[str, ...], source: str = "recipe") -> None:
-        super().__init__(faults, source)
-        self.faults = faults
+    def __init__(self, errors: tuple[str, ...], source: str = "recipe") -> None:
+        super().__init__(errors, source)
+        self.errors = errors
         self.source = source
 
     def __str__(self) -> str:
-        head = f"{self.source}: {len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
-        return "\n  - ".join([head, *self.faults])
+        head = f"{self.source}: {len(self.errors)} error{'s' if len(self.errors) != 1 else ''}"
+        return "\n  - ".join([head, *self.errors])
 
 
 class DataError(InterlaceError):
@@ -52,16 +52,16 @@ class StartError(InterlaceError):
 
     Args:
         setting: the part of the recipe that asks for it.
-        faults: one line each.
+        errors: one line each.
     """
 
-    def __init__(self, setting: str, faults: tuple[str, ...]) -> None:
-        super().__init__(setting, faults)
+    def __init__(self, setting: str, errors: tuple[str, ...]) -> None:
+        super().__init__(setting, errors)
         self.setting = setting
-        self.faults = faults
+        self.errors = errors
 
     def __str__(self) -> str:
-        return "\n  - ".join([f"{self.setting}: can't start from there", *self.faults])
+        return "\n  - ".join([f"{self.setting}: can't start from there", *self.errors])
 
 
 class ResumeError(InterlaceError):

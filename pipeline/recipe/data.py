@@ -22,8 +22,8 @@ def read_labels(words: Sequence[str]) -> dict[str, str]:
     try:
         return TypeAdapter(NodeLabels).validate_python(dict(word.partition("=")[::2] for word in words))
     except ValidationError as error:
-        fault = f"--label: expected NAME=VALUE of letters, digits, `.`, `_` and `-`, but is {' '.join(words)}"
-        raise RecipeError((fault,)) from error
+        message = f"--label: expected NAME=VALUE of letters, digits, `.`, `_` and `-`, but is {' '.join(words)}"
+        raise RecipeError((message,)) from error
 
 
 ColumnType = Literal["string", "integer", "number", "boolean", "binary", "strings", "integers", "numbers"]

@@ -269,17 +269,17 @@ def check_vocabularies(fields: Mapping[str, AnyField]) -> None:
     for name, field in fields.items():
         if isinstance(field, TextField) and field.vocabulary is not None:
             users.setdefault(field.vocabulary, []).append(name)
-    faults = []
+    errors = []
     for vocabulary, (first, *others) in users.items():
         if not others:
-            faults.append(f"`{first}.vocabulary`: expected another user of the vocabulary `{vocabulary}`")
+            errors.append(f"`{first}.vocabulary`: expected another user of the vocabulary `{vocabulary}`")
         for other in others:
             for setting in ("tokenizer", "vocab_size", "ngram"):
                 one, two = getattr(fields[first], setting), getattr(fields[other], setting)
                 if one != two:
-                    faults.append(
+                    errors.append(
                         f"`{first}.{setting}` and `{other}.{setting}` must be equal, because they share the vocabulary"
                         f" `{vocabulary}`, but are {one!r} and {two!r}"
                     )
-    if faults:
-        raise ValueError("; ".join(faults))
+    if errors:
+        raise ValueError("; ".join(errors))

@@ -24,7 +24,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: `dotted.path=value`, the value read as YAML.
 
     Raises:
-        RecipeError: the file can't be read or has faults; all of them are named.
+        RecipeError: the file can't be read or has errors; all of them are named.
     """
     return load_tree(path, overrides, Recipe)
 
@@ -33,7 +33,7 @@ def parse_recipe(tree: Any, overrides: Sequence[str] = (), source: str = "recipe
     """Turn a plain tree (as YAML gives it) and overrides into a Recipe.
 
     Raises:
-        RecipeError: all faults of tree and overrides.
+        RecipeError: all errors of tree and overrides.
     """
     return parse_tree(tree, overrides, source, Recipe)
 
@@ -57,13 +57,13 @@ def parse_tree(tree: Any, overrides: Sequence[str], source: str, root: type[Tree
     """Turn a plain tree and overrides into settings of any class, as `parse_recipe` does for a Recipe."""
     if not isinstance(tree, dict):
         raise RecipeError((f"expected a mapping of settings, but it is {type(tree).__name__}",), source)
-    faults = [fault for override in overrides if (fault := _apply(tree, override))]
+    errors = [found for override in overrides if (found := _apply(tree, override))]
     try:
         settings = root.model_validate({k: v for k, v in tree.items() if k not in getattr(root, "beside", ())})
     except ValidationError as error:
-        raise RecipeError((*faults, *(describe(e, root) for e in error.errors())), source) from error
-    if faults:
-        raise RecipeError(tuple(faults), source)
+        raise RecipeError((*errors, *(describe(e, root) for e in error.errors())), source) from error
+    if errors:
+        raise RecipeError(tuple(errors), source)
     return settings
 
 
@@ -86,7 +86,7 @@ _Loader.add_implicit_resolver(
 
 
 def _apply(tree: dict[str, Any], override: str) -> str | None:
-    """Set one `path=value` in the tree; the fault if it can't be set."""
+    """Set one `path=value` in the tree; the error if it can't be set."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         return f"--set {override}: expected dotted.path=value"

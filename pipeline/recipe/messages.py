@@ -1,4 +1,4 @@
-"""Faults of a recipe as lines for people: where, what was expected, what it is, and the nearest known name."""
+"""Errors of a recipe as lines for people: where, what was expected, what it is, and the nearest known name."""
 
 import difflib
 from collections.abc import Mapping, Sequence

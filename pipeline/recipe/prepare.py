@@ -1,6 +1,6 @@
 """Settings of `interlace prepare`: which sources are joined by which key, how rows are split, how shards are cut.
 
-Read, overridden and checked as a training recipe is (`interlace.recipe.recipe`): dotted paths, all faults at once.
+Read, overridden and checked as a training recipe is (`interlace.recipe.recipe`): dotted paths, all errors at once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -104,6 +104,6 @@ def load_preparation(path: str | Path, overrides: Sequence[str] = ()) -> Prepare
     """Read a file of these settings and apply overrides `dotted.path=value`.
 
     Raises:
-        RecipeError: the file can't be read or has faults; all of them are named.
+        RecipeError: the file can't be read or has errors; all of them are named.
     """
     return load_tree(path, overrides, PrepareRecipe)

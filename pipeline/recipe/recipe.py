@@ -1,6 +1,6 @@
 """The recipe: everything that decides a run, one frozen tree read from YAML.
 
-`load_recipe` reads a file, applies `path=value` overrides, and reports every fault at once. A setting is addressed by
+`load_recipe` reads a file, applies `path=value` overrides, and reports every error at once. A setting is addressed by
 its dotted path everywhere (`--set optim.lr=1e-3`, search spaces, MLflow parameters, messages).
 """
 

@@ -181,8 +181,8 @@ def fitted_from(home: Path, name: str, field: AnyField) -> Mapping[str, Any] | N
     known = load_recipe(folder / RECIPE).fields
     if there not in known:
         raise StartError(setting, (f"expected a field of {init.run} ({', '.join(known)}), but is {there!r}",))
-    if faults := _differences(field, known[there]):
-        raise StartError(f"{setting} (`{there}` of {init.run})", tuple(faults))
+    if errors := _differences(field, known[there]):
+        raise StartError(f"{setting} (`{there}` of {init.run})", tuple(errors))
     state: Mapping[str, Any] = json.loads((folder / FITTED).read_text(encoding="utf-8"))["fields"][there]
     return state
 
@@ -192,10 +192,10 @@ def _differences(here: AnyField, there: AnyField) -> list[str]:
     if here.modality != there.modality:
         return [f"modality: is {here.modality!r}, but {there.modality!r} there"]
     ours, theirs = (_comparable(f) for f in (here, there))
-    faults = [f"{k}: is {ours[k]!r}, but {theirs[k]!r} there" for k in ours if ours[k] != theirs[k]]
+    errors = [f"{k}: is {ours[k]!r}, but {theirs[k]!r} there" for k in ours if ours[k] != theirs[k]]
     if getattr(here, "tokenizer_file", None) is not None:
-        faults.append("tokenizer_file: has no effect, since the tokenizer is taken from there")
-    return faults
+        errors.append("tokenizer_file: has no effect, since the tokenizer is taken from there")
+    return errors
 
 
 def _comparable(field: AnyField) -> dict[str, Any]:

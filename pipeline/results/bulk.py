@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from interlace.contract.errors import DataError, InterlaceError, ResumeError
 from interlace.data.prepare.work import whole, write_json
 from interlace.data.sources import SPARSE, RowGroup, ShardFormat, find_shards, open_source
-from interlace.data.sources.base import FAULT
+from interlace.data.sources.base import ROW_ERROR
 from interlace.data.sources.fingerprint import fingerprint
 from interlace.recipe.data import Source
 from interlace.recipe.load import load_recipe
@@ -296,7 +296,9 @@ class WritePart:
 
     def _group(self, group: RowGroup, predictor: Predictor, schema: pa.Schema) -> pa.Table:
         rows = list(self._rows(group))
-        predictions = predictor.stream(({c: row.get(c) for c in self.columns}, row.pop(FAULT, None)) for row in rows)
+        predictions = predictor.stream(
+            ({c: row.get(c) for c in self.columns}, row.pop(ROW_ERROR, None)) for row in rows
+        )
         first = group.first_row
         filled = [
             {SHARD: group.shard, ROW: first + i, **{c: row.get(c) for c in self.keep}, **said}
@@ -309,7 +311,7 @@ class WritePart:
         try:
             table = self.reader.read(group, tuple(dict.fromkeys((*self.columns, *self.keep))))
         except DataError as error:
-            yield from ({FAULT: str(error)} for _ in range(group.num_rows))
+            yield from ({ROW_ERROR: str(error)} for _ in range(group.num_rows))
             return
         yield from table.to_pylist()
 

@@ -17,7 +17,7 @@ from interlace.contract.errors import DataError
 from interlace.data.index.manifest import Manifest
 from interlace.data.index.records import Record
 from interlace.data.read.reader import Reader
-from interlace.data.sources import faults_of
+from interlace.data.sources import row_errors
 from interlace.recipe.tasks import ClassificationTask, GenerationTask, RegressionTask
 from interlace.results.inspection import html
 from interlace.results.inspection.cards import render_cards
@@ -82,8 +82,8 @@ def _records(manifest: Manifest, columns: Sequence[str]) -> Iterator[tuple[str, 
         except DataError:
             continue  # told by the evaluation already
         unusable = manifest.unusable[starts[number] : starts[number + 1]]
-        for i, (record, fault) in enumerate(zip(table.to_pylist(), faults_of(table), strict=True)):
-            if not (fault or unusable[i]):
+        for i, (record, row_error) in enumerate(zip(table.to_pylist(), row_errors(table), strict=True)):
+            if not (row_error or unusable[i]):
                 left -= 1
                 yield f"{group.shard} row {group.first_row + i}", record
 

@@ -100,8 +100,8 @@ class Predictor:
         """
         pack: list[tuple[Slot, str | None]] = []
         tokens = 0
-        for row, fault in rows:
-            slot, error = self._read(row) if fault is None else (EMPTY, fault)
+        for row, row_error in rows:
+            slot, error = self._read(row) if row_error is None else (EMPTY, row_error)
             size = sum(t.values.shape[0] for t in slot.tokens.values())
             if pack and tokens + size > self.recipe.batch.token_budget:  # a row over the budget goes alone
                 yield from self._say(pack)

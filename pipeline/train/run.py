@@ -83,7 +83,7 @@ def prepare(recipe: Recipe, mapper: Mapper) -> Prepared:
     """Index the data (or take the index from the cache) and plan the run. Raises InterlaceError."""
     recipe = pin(recipe)
     index = build_index(recipe, mapper)
-    start(network_for(recipe, index.fitted), recipe, starts_folder(recipe))  # faults are for now, not for workers
+    start(network_for(recipe, index.fitted), recipe, starts_folder(recipe))  # errors are for now, not for workers
     train = open_reader(index, recipe, "train", training=True)
     plan = train.plan()
     schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)

@@ -33,7 +33,7 @@ def start(network: Network, recipe: Recipe, home: Path) -> list[str]:
         home: the folder of kept copies (`interlace.recipe.start.starts_folder`).
 
     Raises:
-        StartError: shapes or layers differ; all faults of a field are named, and nothing has been changed.
+        StartError: shapes or layers differ; all errors of a field are named, and nothing has been changed.
     """
     state = network.state_dict()
     found: dict[str, Tensor] = {}
@@ -72,10 +72,10 @@ def _shared(state: Mapping[str, Tensor], recipe: Recipe, home: Path) -> dict[str
     there = read_weights(home / init.digest / MODEL)
     own = tuple(p for name in recipe.fields for p in prefixes(name))
     found = {n: there[n] for n in state if n in there and not n.startswith((HEADS, *own))}
-    faults = [_shapes(n, state[n], t) for n, t in found.items() if t.shape != state[n].shape]
-    faults += _heads(recipe, home / init.digest) if found else []
-    if faults:
-        raise StartError(f"model.init ({init.run})", tuple(faults))
+    errors = [_shapes(n, state[n], t) for n, t in found.items() if t.shape != state[n].shape]
+    errors += _heads(recipe, home / init.digest) if found else []
+    if errors:
+        raise StartError(f"model.init ({init.run})", tuple(errors))
     return found
 
 
@@ -87,20 +87,20 @@ def _field(state: Mapping[str, Tensor], recipe: Recipe, name: str, home: Path) -
     there = read_weights(home / init.digest / MODEL)
     source = init.field or name
     left = {n for n in there if n.startswith(prefixes(source)) and not n.endswith(UNPAIRED)}
-    found, faults = {}, []
+    found, errors = {}, []
     for mine, theirs in _pairs(state, name, source, there):
         left.discard(theirs)
         if theirs not in there:
-            faults += [] if mine.endswith(UNPAIRED) else [f"{mine}: is {_shape(state[mine])}, but is not there"]
+            errors += [] if mine.endswith(UNPAIRED) else [f"{mine}: is {_shape(state[mine])}, but is not there"]
         elif there[theirs].shape != state[mine].shape:
-            faults.append(_shapes(mine, state[mine], there[theirs]))
+            errors.append(_shapes(mine, state[mine], there[theirs]))
         else:
             found[mine] = there[theirs]
-    faults += [f"{n}: is {_shape(there[n])} there, but this recipe has no place for it" for n in sorted(left)]
+    errors += [f"{n}: is {_shape(there[n])} there, but this recipe has no place for it" for n in sorted(left)]
     if any(n.startswith("fusion.") for n in found):
-        faults += _heads(recipe, home / init.digest)
-    if faults:
-        raise StartError(f"fields.{name}.init (`{source}` of {init.run})", tuple(faults))
+        errors += _heads(recipe, home / init.digest)
+    if errors:
+        raise StartError(f"fields.{name}.init (`{source}` of {init.run})", tuple(errors))
     return found
 
 

@@ -20,27 +20,27 @@ def load_search(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Search]:
     """Read a recipe file with its section `search`; overrides may set `search.trials` and the like.
 
     Raises:
-        RecipeError: all faults of recipe, search, and of the one against the other.
+        RecipeError: all errors of recipe, search, and of the one against the other.
     """
     own = [o.removeprefix("search.") for o in overrides if o.startswith("search.")]
-    faults: list[str] = []
+    errors: list[str] = []
     recipe = search = None
     try:
         recipe = load_recipe(path, [o for o in overrides if not o.startswith("search.")])
     except RecipeError as error:
-        faults += error.faults
+        errors += error.errors
     tree = read_yaml(path)
     section = tree.get("search") if isinstance(tree, dict) else None
     if section is None:
-        raise RecipeError((*faults, "search: required by `interlace tune`, but not given"), str(path))
+        raise RecipeError((*errors, "search: required by `interlace tune`, but not given"), str(path))
     try:
         search = parse_tree(section, own, str(path), Search)
     except RecipeError as error:
-        faults += [f"search.{fault}" for fault in error.faults]
+        errors += [f"search.{line}" for line in error.errors]
     if recipe is not None and search is not None:
-        faults += check(search, recipe)
-    if faults or recipe is None or search is None:
-        raise RecipeError(tuple(faults), str(path))
+        errors += check(search, recipe)
+    if errors or recipe is None or search is None:
+        raise RecipeError(tuple(errors), str(path))
     return recipe, search
 
 
@@ -53,20 +53,20 @@ def schema() -> dict[str, Any]:
 
 
 def check(search: Search, recipe: Recipe) -> tuple[str, ...]:
-    """Every fault of a search against its recipe, before anything starts; see `load_search`."""
-    faults = list(_general(search, recipe))
+    """Every error of a search against its recipe, before anything starts; see `load_search`."""
+    errors = list(_general(search, recipe))
     sound = []
     for path, space in search.space.items():
-        found = list(_path_faults(path, space, search, recipe))
-        faults += [f"search.space.{path}: {fault}" for fault in found]
+        found = list(_path_errors(path, space, search, recipe))
+        errors += [f"search.space.{path}: {error}" for error in found]
         sound += [] if found else [path]
     if len(sound) < len(search.space):
-        return tuple(faults)
+        return tuple(errors)
     bad: dict[str, int] = {}
     for number in range(1, search.trials if search.searcher == "random" else 1):
-        for fault in _faults(recipe, sample(search, number)):
-            bad.setdefault(fault, number)
-    return (*faults, *(f"search.space: trial {number} would be invalid: {fault}" for fault, number in bad.items()))
+        for error in _errors(recipe, sample(search, number)):
+            bad.setdefault(error, number)
+    return (*errors, *(f"search.space: trial {number} would be invalid: {error}" for error, number in bad.items()))
 
 
 def _general(search: Search, recipe: Recipe) -> Iterator[str]:
@@ -103,8 +103,8 @@ def _changes_in_flight(path: str, recipe: Recipe) -> bool:
     return (section == "optim" and rest != ["name"]) or path in ("model.dropout", "model.modality_dropout")
 
 
-def _path_faults(path: str, space: Space, search: Search, recipe: Recipe) -> Iterator[str]:
-    """Faults of one path by itself."""
+def _path_errors(path: str, space: Space, search: Search, recipe: Recipe) -> Iterator[str]:
+    """Errors of one path by itself."""
     known = [*flatten(recipe), FIELDS]
     if path not in known:
         near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
@@ -113,25 +113,25 @@ def _path_faults(path: str, space: Space, search: Search, recipe: Recipe) -> Ite
     if path.startswith(PLACE_KEYS) or path in OWN_KEYS:
         yield "can't be searched: it does not decide what a trial computes, or decides what trials are compared by"
         return
-    yield from _condition_faults(path, space, search)
+    yield from _condition_errors(path, space, search)
     if path == FIELDS:
-        yield from _fields_faults(space, recipe)
+        yield from _fields_errors(space, recipe)
         return
     points = list(space.choice) if space.choice is not None else [space.at(share) for share in (0.0, 0.37, 0.999999)]
     for value in points:
-        found = [fault for fault in _faults(recipe, {path: value}) if _about(fault, path)]
+        found = [error for error in _errors(recipe, {path: value}) if _about(error, path)]
         if found:
             yield f"value {value!r} is invalid: {found[0]}"
             return
 
 
-def _about(fault: str, path: str) -> bool:
-    """Whether a fault is about the setting itself and not about how it goes with others."""
-    where = fault.partition(":")[0]
+def _about(error: str, path: str) -> bool:
+    """Whether an error is about the setting itself and not about how it goes with others."""
+    where = error.partition(":")[0]
     return where.split(".")[-1] == path.split(".")[-1] and where.split(".")[0] == path.split(".")[0]
 
 
-def _condition_faults(path: str, space: Space, search: Search) -> Iterator[str]:
+def _condition_errors(path: str, space: Space, search: Search) -> Iterator[str]:
     for other, wanted in space.when.items():
         if other not in search.space:
             near = difflib.get_close_matches(other, search.space, n=1, cutoff=0.5)
@@ -156,7 +156,7 @@ def _ancestors(path: str, search: Search) -> set[str]:
     return seen
 
 
-def _fields_faults(space: Space, recipe: Recipe) -> Iterator[str]:
+def _fields_errors(space: Space, recipe: Recipe) -> Iterator[str]:
     if space.choice is None:
         yield "expected `choice`: lists of the recipe's fields"
         return
@@ -170,9 +170,9 @@ def _fields_faults(space: Space, recipe: Recipe) -> Iterator[str]:
                 yield f"unknown field `{name}`" + (f"; did you mean `{near[0]}`?" if near else "")
 
 
-def _faults(recipe: Recipe, overrides: Mapping[str, Any]) -> tuple[str, ...]:
+def _errors(recipe: Recipe, overrides: Mapping[str, Any]) -> tuple[str, ...]:
     try:
         overridden(recipe, overrides)
     except RecipeError as error:
-        return error.faults
+        return error.errors
     return ()

@@ -1,6 +1,6 @@
 """The section `search:` of a recipe file: which settings `interlace tune` varies, and which values trial n has.
 
-    search section + recipe -> all faults at once -> sample(search, n) -> overrides -> recipe of trial n
+    search section + recipe -> all errors at once -> sample(search, n) -> overrides -> recipe of trial n
 
 `sample` is a pure function of (seed, number, path): values stay the same when the driver is killed, when more trials
 are asked for, and when another path joins the space. Trial 0 is the recipe as it stands, what others have to beat.

@@ -39,7 +39,7 @@ def test_recipes_are_named_as_their_files_and_ship() -> None:
     assert "emoji.yaml" in shipped
 
 
-def test_shipped_searches_have_no_fault() -> None:
+def test_shipped_searches_have_no_error() -> None:
     searched = [p for p in RECIPES if "search:" in p.read_text(encoding="utf-8")]
     assert [load_search(p, [])[0] for p in searched] == [load_recipe(p) for p in searched]
     assert searched

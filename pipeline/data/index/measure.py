@@ -11,7 +11,7 @@ from interlace.contract.errors import DataError, RecordError
 from interlace.data.index.manifest import MISSING
 from interlace.data.index.records import Recordings, field_value, record_hash
 from interlace.data.index.targets import Target, TextTarget, ctc_tokens
-from interlace.data.sources import RowGroup, ShardFormat, faults_of
+from interlace.data.sources import RowGroup, ShardFormat, row_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,11 @@ class MeasureGroup:
             table = self.readers[group.source].read(group, self.recordings.columns)
         except DataError as error:
             return self._table([(0, [(MISSING, MISSING)] * len(names), str(error), False)] * group.num_rows)
-        rows = zip(table.to_pylist(), faults_of(table), strict=True)
+        rows = zip(table.to_pylist(), row_errors(table), strict=True)
         unread = [(MISSING, MISSING)] * len(names)
-        return self._table([(0, unread, fault, False) if fault else self._measure(record) for record, fault in rows])
+        return self._table(
+            [(0, unread, row_error, False) if row_error else self._measure(record) for record, row_error in rows]
+        )
 
     def _measure(self, record: Mapping[str, Any]) -> tuple[int, list[tuple[int, int]], str | None, bool]:
         reason: str | None = None

@@ -88,7 +88,7 @@ def _task_check(task: AnyTask) -> Check:
 
 
 def check_schema(recipe: Recipe, schema: pa.Schema, shard: str) -> None:
-    """Refuse a shard that lacks a column or has one in a type that can't be used; all faults at once.
+    """Refuse a shard that lacks a column or has one in a type that can't be used; all errors at once.
 
     Raises:
         DataError: names column, expected type, the type it has, and the recipe's key that reads it.
@@ -98,16 +98,16 @@ def check_schema(recipe: Recipe, schema: pa.Schema, shard: str) -> None:
         wanted += [(f"fields.{name}", column, _field_check(field, column)) for column in field.columns]
     for name, task in recipe.tasks.items():
         wanted += [(f"tasks.{name}", column, _task_check(task)) for column in task.columns]
-    faults = []
+    errors = []
     for key, column, (expected, accepts) in wanted:
         if column not in schema.names:
             near = difflib.get_close_matches(column, schema.names, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(schema.names)}"
-            faults.append(f"{key}: expected a column `{column}`, but there is none; {hint}")
+            errors.append(f"{key}: expected a column `{column}`, but there is none; {hint}")
         elif not accepts(schema.field(column).type) and not types.is_null(schema.field(column).type):
-            faults.append(f"{key}: expected `{column}` to be {expected}, but it is {schema.field(column).type}")
-    if faults:
-        raise DataError(f"{shard}: " + "; ".join(faults))
+            errors.append(f"{key}: expected `{column}` to be {expected}, but it is {schema.field(column).type}")
+    if errors:
+        raise DataError(f"{shard}: " + "; ".join(errors))
 
 
 def check_schemas(recipe: Recipe, schemas: Mapping[str, pa.Schema], *, sparse: bool) -> None:

@@ -89,13 +89,13 @@ class ClassLearner(Learner):
             try:
                 counts.update(set(_labels(self._task, value)))
             except DataError as error:
-                return {"counts": [], "fault": str(error)}
-        return {"counts": list(counts.items()), "fault": None}
+                return {"counts": [], "error": str(error)}
+        return {"counts": list(counts.items()), "error": None}
 
     def merge(self, partial: dict[str, Any]) -> None:
         """Add the counts. Raises DataError for labels that are neither strings nor integers nor booleans."""
-        if partial["fault"] is not None:
-            raise DataError(partial["fault"])
+        if partial["error"] is not None:
+            raise DataError(partial["error"])
         self._counts.update(dict(partial["counts"]))
 
     def finish(self) -> Fitted:

@@ -10,7 +10,7 @@ from pyarrow import types
 
 from interlace.contract.errors import DataError
 from interlace.data.sources import SPARSE, RowGroup, find_shards, open_source
-from interlace.data.sources.base import FAULT
+from interlace.data.sources.base import ROW_ERROR
 from interlace.data.sources.fingerprint import fingerprint
 from interlace.recipe.prepare import JoinedSource, PrepareRecipe
 
@@ -96,24 +96,24 @@ def make_plan(recipe: PrepareRecipe) -> Plan:
     Raises:
         DataError: a source has no shards, its shards differ, columns are missing or collide, keys can't be compared.
     """
-    faults: list[str] = []
+    errors: list[str] = []
     sides, groups, keys = [], [], {}
     for name, source in recipe.sources.items():
         shards = find_shards(source.paths, recipe.root, "root")
-        schema = _schema(name, source, shards, faults)
+        schema = _schema(name, source, shards, errors)
         if schema is None:
             continue
         keys[name] = schema.field(source.key).type
-        columns = source.columns or {c: c for c in schema.names if c not in (source.key, FAULT)}
+        columns = source.columns or {c: c for c in schema.names if c not in (source.key, ROW_ERROR)}
         out = pa.schema([pa.field(o, schema.field(c).type) for o, c in columns.items()])
         sides.append(Side(name=name, source=source, columns=dict(columns), schema=out, shards=tuple(shards)))
         reader = open_source(source)
         groups.append(tuple((n, g) for n, s in enumerate(shards) for g in reader.row_groups(s) if g.num_rows))
         if not groups[-1]:
-            faults.append(f"sources.{name}: expected at least one row, but {len(shards)} shards hold none: {shards[0]}")
-    faults += _key_faults(keys, recipe) + _column_faults(sides, recipe)
-    if faults:
-        raise DataError("\n  - ".join([f"{recipe.name}: {len(faults)} faults in the sources", *faults]))
+            errors.append(f"sources.{name}: expected at least one row, but {len(shards)} shards hold none: {shards[0]}")
+    errors += _key_errors(keys, recipe) + _column_errors(sides, recipe)
+    if errors:
+        raise DataError("\n  - ".join([f"{recipe.name}: {len(errors)} errors in the sources", *errors]))
     integers = all(types.is_integer(k) and k != pa.uint64() for k in keys.values())
     return Plan(
         recipe=recipe,
@@ -138,39 +138,39 @@ def _runs(groups: tuple[tuple[int, RowGroup], ...], most: int) -> Iterator[tuple
         yield tuple(run)
 
 
-def _schema(name: str, source: JoinedSource, shards: list[str], faults: list[str]) -> pa.Schema | None:
-    """Types of the key and the columns taken, equal in all shards; None where there are faults.
+def _schema(name: str, source: JoinedSource, shards: list[str], errors: list[str]) -> pa.Schema | None:
+    """Types of the key and the columns taken, equal in all shards; None where there are errors.
 
     In formats where a shard need not have every column, one shard that has it is enough.
     """
     reader = open_source(source)
     sparse = source.format in SPARSE
     known: dict[str, tuple[pa.DataType, str]] = {}
-    before = len(faults)
+    before = len(errors)
     for shard in shards:
         schema = reader.schema(shard)
         wanted = [source.key, *(source.columns.values() if source.columns is not None else schema.names)]
         if source.columns is None and not sparse and known and set(schema.names) != set(known):
             odd = ", ".join(f"`{c}`" for c in sorted(set(schema.names) ^ set(known)))
-            faults.append(
+            errors.append(
                 f"sources.{name}: expected equal columns in all shards, but {shards[0]} and {shard} differ in {odd}"
             )
             continue
         for column in dict.fromkeys(wanted):
             if column not in schema.names:
                 if not (sparse and (column in known or shard != shards[-1])):
-                    faults.append(_no_column(f"sources.{name}", column, schema.names, f" in {shard}"))
+                    errors.append(_no_column(f"sources.{name}", column, schema.names, f" in {shard}"))
                 continue
             kind = _plain(schema.field(column).type)
             first, where = known.setdefault(column, (kind, shard))
             if types.is_null(first):
                 known[column] = (kind, shard)
             elif kind != first and not types.is_null(kind):
-                faults.append(
+                errors.append(
                     f"sources.{name}: expected `{column}` to have one type in all shards,"
                     f" but it is {first} in {where} and {kind} in {shard}"
                 )
-    return None if len(faults) > before else pa.schema([(c, t) for c, (t, _) in known.items()])
+    return None if len(errors) > before else pa.schema([(c, t) for c, (t, _) in known.items()])
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -181,7 +181,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
-def _key_faults(keys: Mapping[str, pa.DataType], recipe: PrepareRecipe) -> list[str]:
+def _key_errors(keys: Mapping[str, pa.DataType], recipe: PrepareRecipe) -> list[str]:
     return [
         f"sources.{name}.key: expected `{recipe.sources[name].key}` to be integer or string, but it is {kind}"
         for name, kind in keys.items()
@@ -189,14 +189,14 @@ def _key_faults(keys: Mapping[str, pa.DataType], recipe: PrepareRecipe) -> list[
     ]
 
 
-def _column_faults(sides: list[Side], recipe: PrepareRecipe) -> list[str]:
+def _column_errors(sides: list[Side], recipe: PrepareRecipe) -> list[str]:
     """Names that collide in the output, and a `split.by` that is not there or can't be compared."""
-    faults = []
+    errors = []
     seen: dict[str, tuple[str, pa.DataType]] = {recipe.keep_key: ("the key", pa.string())}
     for side in sides:
         for field in side.schema:
             if field.name in seen:
-                faults.append(
+                errors.append(
                     f"output column `{field.name}` comes from both {seen[field.name][0]} and sources.{side.name};"
                     f" give one another name by `sources.{side.name}.columns`"
                 )
@@ -204,10 +204,10 @@ def _column_faults(sides: list[Side], recipe: PrepareRecipe) -> list[str]:
     by = recipe.split.by
     if by is not None and len(sides) == len(recipe.sources):
         if by not in seen:
-            faults.append(_no_column("split.by", by, list(seen), " in the output"))
+            errors.append(_no_column("split.by", by, list(seen), " in the output"))
         elif types.is_nested(seen[by][1]):
-            faults.append(f"split.by: expected one value a row in `{by}`, but it is {seen[by][1]}")
-    return faults
+            errors.append(f"split.by: expected one value a row in `{by}`, but it is {seen[by][1]}")
+    return errors
 
 
 def _no_column(where: str, column: str, names: list[str], place: str) -> str:

@@ -80,22 +80,22 @@ def made_from(plan: Plan) -> dict[str, Any]:
 def _check_same(plan: Plan, there: Mapping[str, Any]) -> None:
     """Refuse a folder made from other inputs or by other settings, with each difference named."""
     here = json.loads(json.dumps(made_from(plan)))
-    faults = []
+    errors = []
     if there["version"] != here["version"]:
-        faults.append(f"version of the code: the folder has {there['version']}, here it is {here['version']}")
+        errors.append(f"version of the code: the folder has {there['version']}, here it is {here['version']}")
     for key in sorted({*there["settings"], *here["settings"]}):
         old, new = there["settings"].get(key), here["settings"].get(key)
         if old != new:
-            faults.append(f"{key}: the folder has {old}, the recipe {new}")
+            errors.append(f"{key}: the folder has {old}, the recipe {new}")
     for source in sorted({*there["inputs"], *here["inputs"]}):
         old, new = there["inputs"].get(source, {}), here["inputs"].get(source, {})
         shards = sorted(s for s in {*old, *new} if old.get(s) != new.get(s))
         if shards:
             more = f" and {len(shards) - MOST_LISTED} more" if len(shards) > MOST_LISTED else ""
-            faults.append(f"inputs of `{source}` changed: {', '.join(shards[:MOST_LISTED])}{more}")
-    if faults:
+            errors.append(f"inputs of `{source}` changed: {', '.join(shards[:MOST_LISTED])}{more}")
+    if errors:
         raise ResumeError(
-            "\n  - ".join([f"{out_folder(plan)} was made from something else; `--fresh` begins anew", *faults])
+            "\n  - ".join([f"{out_folder(plan)} was made from something else; `--fresh` begins anew", *errors])
         )
 
 

@@ -20,10 +20,10 @@ from interlace.contract.errors import DataError
 from interlace.data.prepare.plan import ScatterUnit, Side
 from interlace.data.prepare.work import mark_done, unit_file, write_batches, write_quarantine
 from interlace.data.sources import RowGroup, open_source
-from interlace.data.sources.base import FAULT
+from interlace.data.sources.base import ROW_ERROR
 
 KEY, HASH, SHARD, ROW = "__prepare_key__", "__prepare_hash__", "__prepare_shard__", "__prepare_row__"
-Fault = tuple[str, int, str]
+BadRow = tuple[str, int, str]
 
 
 def key_hashes(keys: pa.ChunkedArray, seed: int) -> NDArray[np.uint64]:
@@ -58,27 +58,27 @@ class Scatter:
         """Write the unit's file and its quarantined rows."""
         side = self.sides[unit.side]
         tables: list[pa.Table] = []
-        faults: list[Fault] = []
+        errors: list[BadRow] = []
         for shard, group in unit.groups:
-            tables.append(self._read(side, shard, group, faults))
-        write_quarantine(unit_file(self.folder, unit.number, "quarantine"), side.name, faults)
+            tables.append(self._read(side, shard, group, errors))
+        write_quarantine(unit_file(self.folder, unit.number, "quarantine"), side.name, errors)
         table = pa.concat_tables(tables)
         write_batches(unit_file(self.folder, unit.number, "arrow"), table.schema, self._batches(table, unit))
-        return mark_done(self.folder, unit.number, {"rows": table.num_rows, "bad": len(faults)})
+        return mark_done(self.folder, unit.number, {"rows": table.num_rows, "bad": len(errors)})
 
-    def _read(self, side: Side, shard: int, group: RowGroup, faults: list[Fault]) -> pa.Table:
-        """The usable rows of a row group, with their origin; the others are added to the faults."""
+    def _read(self, side: Side, shard: int, group: RowGroup, errors: list[BadRow]) -> pa.Table:
+        """The usable rows of a row group, with their origin; the others are added to the errors."""
         schema = side_schema(side, self.key_type)
         columns = list(dict.fromkeys([side.source.key, *side.columns.values()]))
         try:
             read = open_source(side.source).read(group, columns)
         except DataError as error:
-            faults += [(group.shard, group.first_row + i, str(error)) for i in range(group.num_rows)]
+            errors += [(group.shard, group.first_row + i, str(error)) for i in range(group.num_rows)]
             return schema.empty_table()
         rows = pa.array(np.arange(group.first_row, group.first_row + read.num_rows))
         reasons = self._reasons(read, side)
         good = pc.is_null(reasons)
-        faults += [
+        errors += [
             (group.shard, row, reason)
             for row, reason in zip(rows.to_pylist(), reasons.to_pylist(), strict=True)
             if reason is not None
@@ -94,7 +94,7 @@ class Scatter:
         """Why each row can't be used; null where it can."""
         no_key = pa.scalar(f"key `{side.source.key}` is null")
         nulls = pc.if_else(pc.is_null(table[side.source.key]), no_key, pa.scalar(None, pa.string()))
-        found = pc.coalesce(table[FAULT].cast(pa.string()), nulls) if FAULT in table.column_names else nulls
+        found = pc.coalesce(table[ROW_ERROR].cast(pa.string()), nulls) if ROW_ERROR in table.column_names else nulls
         return pa.chunked_array(found).combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
     def _batches(self, table: pa.Table, unit: ScatterUnit) -> list[pa.RecordBatch]:

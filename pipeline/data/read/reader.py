@@ -25,7 +25,7 @@ from interlace.data.index.tokens import num_tokens
 from interlace.data.plan.mix import Mix, MixSettings
 from interlace.data.plan.plan import Plan, PlanSettings, Rows, Window
 from interlace.data.read.cache import Cache, Decoded, GroupWriter
-from interlace.data.sources import FAULT
+from interlace.data.sources import ROW_ERROR
 
 Entry = Callable[[], Decoded]
 """A record that waits for its pack: gives its decoded values, or raises RecordError."""
@@ -215,7 +215,7 @@ class Reader:
             return {start + i: partial(_refuse, str(error)) for i in inside.tolist()}
         records: dict[int, Entry] = {}
         for i, record in zip(inside.tolist(), table.take(pa.array(inside)).to_pylist(), strict=True):
-            reason = record.pop(FAULT, None)
+            reason = record.pop(ROW_ERROR, None)
             decode = partial(self._decode, start + i, record, writer, i)
             records[start + i] = partial(_refuse, reason) if reason else decode
         return records

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from interlace.data.sources.base import FAULT, Mapper, RowGroup, ShardFormat, faults_of, find_shards, usable_rows
+from interlace.data.sources.base import ROW_ERROR, Mapper, RowGroup, ShardFormat, find_shards, row_errors, usable_rows
 from interlace.data.sources.columns import Renamed, WithFiles
 from interlace.data.sources.csv import Csv
 from interlace.data.sources.jsonl import Jsonl, Types
@@ -74,13 +74,13 @@ def open_source(source: Source) -> ShardFormat:
 
 
 __all__ = [
-    "FAULT",
+    "ROW_ERROR",
     "SPARSE",
     "Mapper",
     "RowGroup",
     "ShardFormat",
-    "faults_of",
     "find_shards",
     "open_source",
+    "row_errors",
     "usable_rows",
 ]

@@ -1,7 +1,7 @@
 """What every source format offers: row groups, and reading columns of one row group.
 
 A *row group* is the smallest part of a shard that is read at once; windows of several are the unit of shuffling.
-A table that is read may carry a column `FAULT`: the reason why a row can't be used, null where it can. Such a row
+A table that is read may carry a column `ROW_ERROR`: the reason why a row can't be used, null where it can. Such a row
 becomes a bad record, and costs no other.
 """
 
@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from interlace.contract.errors import DataError
 
-FAULT = "__fault__"
+ROW_ERROR = "__row_error__"
 """Column of a table that was read: why the row can't be used."""
 
 
@@ -56,7 +56,7 @@ class ShardFormat(ABC):
 
     @abstractmethod
     def read(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
-        """Columns of one row group, and maybe `FAULT`.
+        """Columns of one row group, and maybe `ROW_ERROR`.
 
         Raises:
             DataError: the row group's bytes are damaged, or a column is not there.
@@ -64,15 +64,19 @@ class ShardFormat(ABC):
         """
 
 
-def faults_of(table: pa.Table) -> list[str | None]:
+def row_errors(table: pa.Table) -> list[str | None]:
     """For each row why it can't be used, None where it can."""
-    reasons: list[str | None] = table[FAULT].to_pylist() if FAULT in table.column_names else [None] * table.num_rows
+    reasons: list[str | None] = (
+        table[ROW_ERROR].to_pylist() if ROW_ERROR in table.column_names else [None] * table.num_rows
+    )
     return reasons
 
 
 def usable_rows(table: pa.Table) -> pa.Table:
-    """The rows without a fault, and no column of faults."""
-    return table.filter(table[FAULT].is_null()).drop_columns(FAULT) if FAULT in table.column_names else table
+    """The rows without an error, and no column of errors."""
+    return (
+        table.filter(table[ROW_ERROR].is_null()).drop_columns(ROW_ERROR) if ROW_ERROR in table.column_names else table
+    )
 
 
 def split_uri(path: str) -> tuple[fs.FileSystem, str]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from interlace.contract.errors import DataError
-from interlace.data.sources.base import FAULT, RowGroup, ShardFormat, faults_of, split_uri
+from interlace.data.sources.base import ROW_ERROR, RowGroup, ShardFormat, row_errors, split_uri
 
 MAX_FILE_BYTES = 256 << 20
 
@@ -50,7 +50,7 @@ class Renamed(ShardFormat):
         names = dict(self.names)
         table = self.inner.read(group, list(dict.fromkeys(names.get(c, c) for c in columns)))
         read = table.select([names.get(c, c) for c in columns]).rename_columns(list(columns))
-        return read.append_column(FAULT, table[FAULT]) if FAULT in table.column_names else read
+        return read.append_column(ROW_ERROR, table[ROW_ERROR]) if ROW_ERROR in table.column_names else read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,24 +90,24 @@ class WithFiles(ShardFormat):
         return self.inner.row_groups(shard)
 
     def read(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
-        """Columns of one row group with files read; one that can't be read is a fault that names its path."""
+        """Columns of one row group with files read; one that can't be read is an error that names its path."""
         table = self.inner.read(group, columns)
         wanted = [c for c in self.files if c in columns]
         if not wanted:
             return table
-        faults = faults_of(table)
+        errors = row_errors(table)
         for column in wanted:
             values = [
-                None if fault else _load(path, group.shard)
-                for path, fault in zip(table[column].to_pylist(), faults, strict=True)
+                None if error else _load(path, group.shard)
+                for path, error in zip(table[column].to_pylist(), errors, strict=True)
             ]
             for row, value in enumerate(values):
                 if isinstance(value, str):
-                    faults[row], values[row] = f"`{column}`: {value}", None
+                    errors[row], values[row] = f"`{column}`: {value}", None
             at = table.column_names.index(column)
             table = table.set_column(at, column, pa.array(values, pa.binary()))
         table = table.select(list(columns))
-        return table.append_column(FAULT, pa.array(faults, pa.string())) if any(faults) else table
+        return table.append_column(ROW_ERROR, pa.array(errors, pa.string())) if any(errors) else table
 
 
 def _hint(name: str, schema: pa.Schema) -> str:

@@ -69,8 +69,8 @@ class Csv(ShardFormat):
         if lacking := [c for c in columns if c not in head.names]:
             raise DataError(f"{group.shard}: expected a column `{lacking[0]}`, but there is none")
         schema = pa.schema([head.field(c) for c in columns])
-        if fault := too_long(group, MAX_ROW_BYTES):
-            return bad_rows(schema, [fault])
+        if error := too_long(group, MAX_ROW_BYTES):
+            return bad_rows(schema, [error])
         data = read_span(group)
         try:
             table = _parse([data], head, self.delimiter, columns)

@@ -61,8 +61,8 @@ class Jsonl(ShardFormat):
         head = self.schema(group.shard)
         known = dict(zip(head.names, head.types, strict=True))
         schema = pa.schema([(c, known.get(c, pa.null())) for c in columns])
-        if fault := too_long(group, MAX_LINE_BYTES):
-            return bad_rows(schema, [fault])
+        if error := too_long(group, MAX_LINE_BYTES):
+            return bad_rows(schema, [error])
         lines = [line for line in read_span(group).split(b"\n") if line.strip()]
         if len(lines) != group.num_rows:
             raise changed(group)
@@ -70,7 +70,7 @@ class Jsonl(ShardFormat):
 
 
 def documents(docs: Sequence[bytes], schema: pa.Schema) -> pa.Table:
-    """JSON objects as rows of a schema, in order; other keys are passed over, bad documents get a fault."""
+    """JSON objects as rows of a schema, in order; other keys are passed over, bad documents get an error."""
     table = salvage([_object(d) for d in docs], lambda part: _parse(part, schema), schema)
     return table if table.num_columns else pa.table({"": pa.nulls(len(docs))}).select([])
 

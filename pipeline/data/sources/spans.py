@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from interlace.contract.errors import DataError
-from interlace.data.sources.base import FAULT, RowGroup, split_uri
+from interlace.data.sources.base import ROW_ERROR, RowGroup, split_uri
 
 MAX_GROUP_BYTES = 256 << 20
 HEAD_BYTES = 4 << 20
@@ -92,7 +92,7 @@ def row_groups(shard: str, records: Iterable[Span], group_rows: int, max_record_
 
 
 def too_long(group: RowGroup, max_record_bytes: int) -> str | None:
-    """The fault of a row group that is one record over the limit."""
+    """The error of a row group that is one record over the limit."""
     if group.num_rows == 1 and group.num_bytes > max_record_bytes:
         return (
             f"the record at byte {group.offset} has {group.num_bytes} bytes, more than the {max_record_bytes} allowed"
@@ -101,9 +101,9 @@ def too_long(group: RowGroup, max_record_bytes: int) -> str | None:
 
 
 def bad_rows(schema: pa.Schema, reasons: Sequence[str]) -> pa.Table:
-    """A table of nulls, each row with its fault."""
+    """A table of nulls, each row with its error."""
     columns = [pa.nulls(len(reasons), t) for t in schema.types]
-    return pa.table([*columns, pa.array(reasons, pa.string())], names=[*schema.names, FAULT])
+    return pa.table([*columns, pa.array(reasons, pa.string())], names=[*schema.names, ROW_ERROR])
 
 
 def salvage(records: Sequence[bytes], parse: Callable[[Sequence[bytes]], pa.Table], schema: pa.Schema) -> pa.Table:

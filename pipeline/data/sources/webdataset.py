@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from interlace.contract.errors import DataError
-from interlace.data.sources.base import FAULT, RowGroup, ShardFormat, faults_of
+from interlace.data.sources.base import ROW_ERROR, RowGroup, ShardFormat, row_errors
 from interlace.data.sources.jsonl import Types, documents, infer
 from interlace.data.sources.spans import (
     HEAD_BYTES,
@@ -62,7 +62,7 @@ class Sample:
     start: int
     stop: int
     members: dict[str, tuple[int, int]] = field(default_factory=dict)
-    fault: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +98,9 @@ class WebDataset(ShardFormat):
 
     def read(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
         """Columns of a row group, of which all bytes are read; a column that no sample has is null."""
-        if fault := too_long(group, MAX_SAMPLE_BYTES):
+        if error := too_long(group, MAX_SAMPLE_BYTES):
             schema = pa.schema([(c, self._type(group, c)) for c in columns])
-            return bad_rows(schema, [fault])
+            return bad_rows(schema, [error])
         data = read_span(group)
         first = group.offset
 
@@ -113,8 +113,8 @@ class WebDataset(ShardFormat):
         view = memoryview(data)
         arrays = [self._column(group, c, found, view) for c in columns]
         table = pa.table(arrays, names=list(columns)) if columns else pa.table({KEY: _keys(found)}).select([])
-        faults = [s.fault for s in found]
-        return table.append_column(FAULT, pa.array(faults, pa.string())) if any(faults) else table
+        errors = [s.error for s in found]
+        return table.append_column(ROW_ERROR, pa.array(errors, pa.string())) if any(errors) else table
 
     def _column(self, group: RowGroup, column: str, found: Sequence[Sample], view: memoryview) -> pa.Array:
         if column == KEY:
@@ -181,10 +181,10 @@ def _keys(found: Sequence[Sample]) -> pa.Array:
 def _values(
     found: Sequence[Sample], names: Sequence[str], parse: Callable[[memoryview], Any], view: memoryview, first: int
 ) -> Iterator[Any]:
-    """The parsed member of each sample, None where it has none; one that doesn't parse gives its sample a fault."""
+    """The parsed member of each sample, None where it has none; one that doesn't parse gives its sample an error."""
     for sample in found:
         name = next((n for n in names if n in sample.members), None)
-        if name is None or sample.fault:
+        if name is None or sample.error:
             yield None
             continue
         try:
@@ -192,7 +192,7 @@ def _values(
             yield parse(view[offset - first : offset - first + size])
         except ValueError as error:
             what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "a number"
-            sample.fault = f"member `{name}` of {sample.key!r}: expected {what}, but {error}"[:240]
+            sample.error = f"member `{name}` of {sample.key!r}: expected {what}, but {error}"[:240]
             yield None
 
 
@@ -202,10 +202,10 @@ def _json_column(
     """One key of JSON documents; a document that is no object has none."""
     key = match["key"]
     table = documents([b"{}" if d is None or _no_object(d) else d for d in docs], pa.schema([(key, kind)]))
-    for sample, reason in zip(found, faults_of(table), strict=True):
+    for sample, reason in zip(found, row_errors(table), strict=True):
         if reason:
             reason = reason.replace(f"`{key}`", f"`{match[0]}`")
-            sample.fault = sample.fault or f"member `{match['member']}` of {sample.key!r}: {reason}"
+            sample.error = sample.error or f"member `{match['member']}` of {sample.key!r}: {reason}"
     return table[key].combine_chunks()
 
 
@@ -226,7 +226,7 @@ def _samples(read: Read, start: int, end: int, shard: str) -> Iterator[Sample]:
     for member in members(read, start, end, shard):
         if member is None:
             if sample is not None:
-                sample.fault = sample.fault or f"{sample.key!r}: the file ends in the header after it; it is cut off"
+                sample.error = sample.error or f"{sample.key!r}: the file ends in the header after it; it is cut off"
                 sample.stop = end
             break
         name = member.name.decode("utf-8", "surrogateescape")
@@ -238,9 +238,9 @@ def _samples(read: Read, start: int, end: int, shard: str) -> Iterator[Sample]:
                 yield sample
             sample = Sample(key=key, start=member.start, stop=member.stop)
         if extension in sample.members:
-            sample.fault = f"{key!r}: expected one member `{extension}`, but there are two"
+            sample.error = f"{key!r}: expected one member `{extension}`, but there are two"
         if member.offset + member.size > end:
-            sample.fault = f"{name!r}: {member.size} bytes are announced, but the file ends after {end - member.offset}"
+            sample.error = f"{name!r}: {member.size} bytes are announced, but the file ends after {end - member.offset}"
         sample.members[extension] = (member.offset, member.size)
         sample.stop = min(member.stop, end)
     if sample is not None:
@@ -281,7 +281,7 @@ def _json_types(source: WebDataset, shard: str, size: int, _time: int | None) ->
     with open_plain(shard, "tar") as file:
         read = Window(file)
         for number, sample in enumerate(_samples(read, 0, size, shard)):
-            own = {e: m for e, m in sample.members.items() if e.rpartition(".")[2] == "json" and not sample.fault}
+            own = {e: m for e, m in sample.members.items() if e.rpartition(".")[2] == "json" and not sample.error}
             for extension, (offset, length) in own.items():
                 left -= length
                 if left >= 0:

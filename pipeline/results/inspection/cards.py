@@ -62,8 +62,8 @@ def _card(sample: SampleView, played: frozenset[tuple[str, str]]) -> str:
 
 
 def _field(view: FieldView, plays: bool) -> str:
-    if view.fault is not None:
-        body, size = f'<div class="bad wrap">{html.text(view.fault)}</div>', "bad"
+    if view.error is not None:
+        body, size = f'<div class="bad wrap">{html.text(view.error)}</div>', "bad"
     elif not view.size:
         body, size = "", "missing"
     else:

@@ -114,7 +114,7 @@ class FieldView:
         cells: columns of a table.
         words: each token as a person reads it, None where unknown.
         variant_words: the same after augmentation, where that changed anything.
-        fault: why it could not be decoded.
+        error: why it could not be decoded.
     """
 
     name: str
@@ -128,7 +128,7 @@ class FieldView:
     cells: tuple[tuple[Cell, ...], ...] = ()
     words: tuple[str | None, ...] = ()
     variant_words: tuple[str | None, ...] | None = None
-    fault: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +180,7 @@ def view_sample(record: Record, recordings: Recordings, rng: np.random.Generator
         try:
             found = FieldView(name=name) if value is None else _view_field(name, modality, (value, columns), rng)
         except RecordError as error:
-            found = FieldView(name=name, fault=str(error))
+            found = FieldView(name=name, error=str(error))
         views.append(found)
     return SampleView(
         place=place,

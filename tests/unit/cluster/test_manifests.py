@@ -1,4 +1,4 @@
-"""Rendered files: every target from every shipped recipe is valid, safe, follows the recipe; checks find faults."""
+"""Rendered files: every target from every shipped recipe is valid, safe, follows the recipe; checks find errors."""
 
 import json
 import re
@@ -15,10 +15,10 @@ from interlace.cluster.errors import ClusterError
 from interlace.cluster.manifests import (
     ManifestError,
     check,
-    docker_faults,
-    kubernetes_faults,
-    ray_up_faults,
-    sbatch_faults,
+    docker_errors,
+    kubernetes_errors,
+    ray_up_errors,
+    sbatch_errors,
 )
 from interlace.cluster.render import SHARED, TARGETS, Shape, kubernetes_name, render
 from interlace.jobs.cli import app
@@ -155,7 +155,7 @@ def test_an_unknown_target_is_refused(some: Shape) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "fault"),
+    ("old", "new", "error"),
     [
         ("maxReplicas: 4", "maxReplica: 4", "maxReplica"),
         ("runAsNonRoot: true", "runAsNonRoot: false", "runAsNonRoot"),
@@ -166,17 +166,17 @@ def test_an_unknown_target_is_refused(some: Shape) -> None:
         ("memory: 8Gi", "memory: 8GB", "8GB"),
     ],
 )
-def test_a_planted_fault_in_a_cluster_is_found(some: Shape, old: str, new: str, fault: str) -> None:
+def test_a_planted_error_in_a_cluster_is_found(some: Shape, old: str, new: str, error: str) -> None:
     text = render("kuberay", some)["raycluster.yaml"]
-    assert list(kubernetes_faults(text)) == []
+    assert list(kubernetes_errors(text)) == []
     assert old in text
-    assert any(fault in f for f in kubernetes_faults(text.replace(old, new)))
+    assert any(error in f for f in kubernetes_errors(text.replace(old, new)))
     with pytest.raises(ManifestError, match=r"raycluster\.yaml: "):
         check({"raycluster.yaml": text.replace(old, new)})
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "fault"),
+    ("old", "new", "error"),
     [
         ("cluster_name:", "name:", "cluster_name"),
         ("head_node_type: head", "head_node_type: chief", "chief is none of"),
@@ -184,15 +184,15 @@ def test_a_planted_fault_in_a_cluster_is_found(some: Shape, old: str, new: str, 
         ("max_workers: 6", "max_workers: 1", "less than its node types"),
     ],
 )
-def test_a_planted_fault_in_a_ray_up_file_is_found(some: Shape, old: str, new: str, fault: str) -> None:
+def test_a_planted_error_in_a_ray_up_file_is_found(some: Shape, old: str, new: str, error: str) -> None:
     text = render("vm", some)["aws.yaml"]
-    assert list(ray_up_faults(text)) == []
+    assert list(ray_up_errors(text)) == []
     assert old in text
-    assert any(fault in f for f in ray_up_faults(text.replace(old, new, 1)))
+    assert any(error in f for f in ray_up_errors(text.replace(old, new, 1)))
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "fault"),
+    ("old", "new", "error"),
     [
         ("if [ \"$code\"", "if [[ \"$code\"", "syntax error"),
         ("--nodes=2", "--node=2", "no directive"),
@@ -201,19 +201,19 @@ def test_a_planted_fault_in_a_ray_up_file_is_found(some: Shape, old: str, new: s
         ("source .venv", "#SBATCH --requeue\nsource .venv", "stands after a command"),
     ],
 )  # fmt: skip
-def test_a_planted_fault_in_a_batch_script_is_found(some: Shape, old: str, new: str, fault: str) -> None:
+def test_a_planted_error_in_a_batch_script_is_found(some: Shape, old: str, new: str, error: str) -> None:
     text = render("slurm", some)["job.sbatch"]
-    assert list(sbatch_faults(text)) == []
+    assert list(sbatch_errors(text)) == []
     assert old in text
-    assert any(fault in f for f in sbatch_faults(text.replace(old, new, 1)))
+    assert any(error in f for f in sbatch_errors(text.replace(old, new, 1)))
 
 
-def test_a_planted_fault_in_an_image_is_found(some: Shape) -> None:
+def test_a_planted_error_in_an_image_is_found(some: Shape) -> None:
     text = render("kuberay", some)["Dockerfile"]
-    assert list(docker_faults(text)) == []
-    assert list(docker_faults(text.replace("USER 1000:1000", "USER root"))) == ["the last USER is root"]
-    assert list(docker_faults(text.replace("WORKDIR", "WORKDIRR"))) == ["no such instruction: WORKDIRR"]
-    assert list(docker_faults(text.replace("ARG VARIANT=cpu", ""))) == ["no ARG VARIANT"]
+    assert list(docker_errors(text)) == []
+    assert list(docker_errors(text.replace("USER 1000:1000", "USER root"))) == ["the last USER is root"]
+    assert list(docker_errors(text.replace("WORKDIR", "WORKDIRR"))) == ["no such instruction: WORKDIRR"]
+    assert list(docker_errors(text.replace("ARG VARIANT=cpu", ""))) == ["no ARG VARIANT"]
 
 
 def test_templates_ship_with_the_package() -> None:

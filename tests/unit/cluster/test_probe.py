@@ -1,4 +1,4 @@
-"""What nodes say about themselves, and what becomes of it: faults stop a job, doubts are told."""
+"""What nodes say about themselves, and what becomes of it: errors stop a job, doubts are told."""
 
 import dataclasses
 import socket
@@ -26,7 +26,7 @@ def test_a_fine_cluster_gives_no_word() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "fault"),
+    ("changes", "error"),
     [
         ({"write_error": "[Errno 13] Permission denied"}, "node b can't write into `storage` /mnt/x"),
         ({"ray_version": "2.59.0"}, "node b has Ray 2.59.0, the driver 2.60.0"),
@@ -34,10 +34,10 @@ def test_a_fine_cluster_gives_no_word() -> None:
         ({"blind": ("b",)}, "`storage` /mnt/x is not shared: node b does not see"),
     ],
 )
-def test_what_would_fail_later_stops_the_job(changes: dict[str, object], fault: str) -> None:
-    faults, doubts = judged(**changes)
-    assert len(faults) == 1
-    assert fault in faults[0]
+def test_what_would_fail_later_stops_the_job(changes: dict[str, object], error: str) -> None:
+    errors, doubts = judged(**changes)
+    assert len(errors) == 1
+    assert error in errors[0]
     assert doubts == ()
 
 
@@ -52,8 +52,8 @@ def test_what_would_fail_later_stops_the_job(changes: dict[str, object], fault: 
 )
 def test_what_may_fail_is_told(changes: dict[str, object], doubt: str) -> None:
     memory = changes.pop("memory", 1 << 20)
-    faults, doubts = judged(memory=memory, **changes)
-    assert faults == ()
+    errors, doubts = judged(memory=memory, **changes)
+    assert errors == ()
     assert doubt in doubts[0]
 
 

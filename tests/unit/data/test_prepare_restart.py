@@ -215,7 +215,7 @@ def test_sources_that_do_not_fit_are_told_all_at_once(sources: Path, tmp_path: P
     }
     text = refused(DataError, tmp_path, tmp_path / "out", sources=tree)
     for part in (
-        "records: 3 faults in the sources",
+        "records: 3 errors in the sources",
         "sources.a: expected `x` to have one type in all shards, but it is int64 in",
         "a-0.parquet and string in",
         "sources.c: expected a column `idd` in",
@@ -236,7 +236,7 @@ def test_sources_that_do_not_fit_are_told_all_at_once(sources: Path, tmp_path: P
     assert "no key is in all of a (`id`), d (`id`)" in text
 
 
-def test_faults_of_the_settings_are_told_all_at_once(tmp_path: Path) -> None:
+def test_errors_of_the_settings_are_told_all_at_once(tmp_path: Path) -> None:
     tree = {
         "name": "records",
         "out": "x",
@@ -247,7 +247,7 @@ def test_faults_of_the_settings_are_told_all_at_once(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_tree(tree, ["join=left", "shard_mb=0"], "r.yaml", PrepareRecipe)
     for part in (
-        "6 faults",
+        "6 errors",
         "sources.a.colums: unknown key; did you mean `columns`?",
         "sources.b.key: required, but not given",
         "split.shares: shares must sum to 1, but sum to 0.6",

@@ -206,14 +206,14 @@ def test_types_come_from_the_first_rows_and_can_be_named(
     rows = [{"code": 7, "note": None, "n": 1} for _ in range(60)]
     rows += [{"code": "x7", "note": "at last", "n": 2.5}]
     (write_csv if name == "csv" else write_jsonl)(path, rows)
-    found, faults = read(source(name), path, "code")
-    assert (len(found), list(faults)) == (60, [60])
-    assert "code" in faults[60]
-    _, faults = read(source(name), path, "note")
-    assert "the first rows of the shard hold no `note`, so its type is unknown: name it under `types`" in faults[60]
+    found, errors = read(source(name), path, "code")
+    assert (len(found), list(errors)) == (60, [60])
+    assert "code" in errors[60]
+    _, errors = read(source(name), path, "note")
+    assert "the first rows of the shard hold no `note`, so its type is unknown: name it under `types`" in errors[60]
     given = {"note": "string", "n": "number", **({"code": "string"} if name == "csv" else {})}
-    found, faults = read(source(name, types=given), path, "note", "n")
-    assert (found[-1], faults) == ({"note": "at last", "n": 2.5}, {})
+    found, errors = read(source(name, types=given), path, "note", "n")
+    assert (found[-1], errors) == ({"note": "at last", "n": 2.5}, {})
 
 
 def test_files_that_can_not_be_read_name_their_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,13 +222,13 @@ def test_files_that_can_not_be_read_name_their_path(tmp_path: Path, monkeypatch:
     (tmp_path / "large").write_bytes(b"1" * 11)
     paths = ["small", "large", ".", "../t", "small/x", "none", "a\0b", "http://host/x", "x" * 300, "file://%zz/x"]
     write_jsonl(tmp_path / "t.jsonl", [{"f": p} for p in paths])
-    rows, faults = read(source("jsonl", files=["f"]), tmp_path / "t.jsonl", "f")
+    rows, errors = read(source("jsonl", files=["f"]), tmp_path / "t.jsonl", "f")
     assert [r["f"] for r in rows] == [b"12345"]
-    assert list(faults) == list(range(1, len(paths)))
-    assert all(repr(paths[i])[:200] in reason for i, reason in faults.items()), faults
-    assert "11 bytes, more than the 10 allowed" in faults[1]
-    assert "it leaves the folder of its table" in faults[3]
-    assert "there is no such file" in faults[5]
+    assert list(errors) == list(range(1, len(paths)))
+    assert all(repr(paths[i])[:200] in reason for i, reason in errors.items()), errors
+    assert "11 bytes, more than the 10 allowed" in errors[1]
+    assert "it leaves the folder of its table" in errors[3]
+    assert "there is no such file" in errors[5]
 
 
 @pytest.mark.parametrize("name", ["csv", "jsonl"])
@@ -241,12 +241,12 @@ def test_a_gigabyte_line_costs_one_record_and_little_memory(tmp_path: Path, name
         file.seek(1 << 30, io.SEEK_CUR)  # a hole: bytes of zero that take no disk
         file.write(b'"\nb\n' if name == "csv" else b'"}\n{"text": "b"}\n')
     tracemalloc.start()
-    rows, faults = read(source(name), path, "text")
+    rows, errors = read(source(name), path, "text")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert rows == [{"text": "a"}, {"text": "b"}]
-    assert list(faults) == [1]
-    assert "bytes, more than the 67108864 allowed" in faults[1]
+    assert list(errors) == [1]
+    assert "bytes, more than the 67108864 allowed" in errors[1]
     assert peak < 50e6
 
 
@@ -268,9 +268,9 @@ def test_deep_and_odd_json_never_ends_the_process(tmp_path: Path) -> None:
         b'{"a": 1.5}',
     ]
     path.write_bytes(b"\n".join([*odd, b'{"a": 3}', b'{"other": [[[1]]]}']))
-    rows, faults = read(source("jsonl", types={"a": "integer"}), path, "a")
+    rows, errors = read(source("jsonl", types={"a": "integer"}), path, "a")
     assert [r["a"] for r in rows] == [3, None]
-    assert list(faults) == list(range(len(odd)))
+    assert list(errors) == list(range(len(odd)))
     assert read(source("jsonl"), path, "a")[1].keys() >= {0, 1, 2, 3}
 
 
@@ -299,7 +299,7 @@ def test_a_shard_that_changed_costs_its_row_groups(tmp_path: Path) -> None:
         ({"format": "cvs"}, "'cvs'"),
     ],
 )
-def test_settings_without_effect_are_faults(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+def test_settings_without_effect_are_errors(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError) as caught:
         of_folder(tmp_path).recipe(tmp_path, data={"train": {"paths": ["x"], **settings}})
     assert "data.train" in str(caught.value)

@@ -23,13 +23,13 @@ def test_a_truncated_tar_loses_the_sample_that_is_cut(tmp_path: Path) -> None:
     path, content = whole_tar(tmp_path)
     cut = content.index(b"a/00006.png") + 512 + 100
     path.write_bytes(content[:cut])
-    rows, faults = read(source("webdataset", group_rows=4), path, "png", "txt")
+    rows, errors = read(source("webdataset", group_rows=4), path, "png", "txt")
     assert len(rows) == 6
-    assert faults == {6: "'a/00006.png': 3000 bytes are announced, but the file ends after 100"}
+    assert errors == {6: "'a/00006.png': 3000 bytes are announced, but the file ends after 100"}
     path.write_bytes(content[: content.index(b"a/00006.txt") + 300])
-    rows, faults = read(source("webdataset", group_rows=4), path, "png", "txt")
-    assert (len(rows), list(faults)) == (6, [6])
-    assert "cut off" in faults[6]
+    rows, errors = read(source("webdataset", group_rows=4), path, "png", "txt")
+    assert (len(rows), list(errors)) == (6, [6])
+    assert "cut off" in errors[6]
 
 
 def tar_header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
@@ -46,9 +46,9 @@ def test_an_absurd_size_in_a_tar_costs_its_sample(tmp_path: Path, size: bytes) -
     path, content = whole_tar(tmp_path)
     end = content.index(b"a/00009.png")
     path.write_bytes(content[:end] + tar_header("a/9.png", size) + b"x" * 700)
-    rows, faults = read(source("webdataset"), path, "png")
-    assert (len(rows), list(faults)) == (9, [9])
-    assert "bytes are announced, but the file ends after 700" in faults[9]
+    rows, errors = read(source("webdataset"), path, "png")
+    assert (len(rows), list(errors)) == (9, [9])
+    assert "bytes are announced, but the file ends after 700" in errors[9]
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_members_of_a_tar_that_do_not_convert(tmp_path: Path) -> None:
     path = tmp_path / "t.tar"
     numbers = [b"7", b" 8\n", b"x", b"9" * 30, b"9" * 6000, b"", b"1.5"]
     write_tar(path, [(f"{i}.cls", n) for i, n in enumerate(numbers)])
-    rows, faults = read(source("webdataset", types={"cls": "integer"}), path, "cls")
+    rows, errors = read(source("webdataset", types={"cls": "integer"}), path, "cls")
     assert [r["cls"] for r in rows] == [7, 8]
-    assert list(faults) == [2, 3, 4, 5, 6]
-    assert all("member `cls` of" in f and "expected a number" in f for f in faults.values())
+    assert list(errors) == [2, 3, 4, 5, 6]
+    assert all("member `cls` of" in f and "expected a number" in f for f in errors.values())
     rows, _ = read(source("webdataset", types={"cls": "number"}), path, "cls")
     assert [r["cls"] for r in rows][-1] == 1.5
 
@@ -99,10 +99,10 @@ def test_a_huge_member_and_groups_of_large_records_keep_memory_bounded(
         file.write(tar_header("3.bin", b"%011o\0" % (300 << 20)))
         file.seek(300 << 20, io.SEEK_CUR)
         file.write(tar_header("4.bin", b"%011o\0" % 5) + b"after" + b"\0" * 2000)
-    rows, faults = read(source("webdataset"), path, "bin")
+    rows, errors = read(source("webdataset"), path, "bin")
     assert [len(r["bin"]) for r in rows] == [100, 100, 100, 5]
-    assert "bytes, more than the 268435456 allowed" in faults[3]
-    assert list(faults) == [3]
+    assert "bytes, more than the 268435456 allowed" in errors[3]
+    assert list(errors) == [3]
     monkeypatch.setattr("interlace.data.sources.spans.MAX_GROUP_BYTES", 4096)
     path = tmp_path / "many.tar"
     write_tar(path, [(f"{i}.bin", b"b" * 1000) for i in range(20)])

@@ -19,8 +19,8 @@ from interlace.contract.sample import pack_to_table
 from interlace.data.index.build import build_index
 from interlace.data.index.manifest import Manifest, load_manifest, save_manifest
 from interlace.data.read.open import open_reader
-from interlace.data.sources import faults_of, open_source
 from interlace.data.sources import jsonl as jsonl_module
+from interlace.data.sources import open_source, row_errors
 from interlace.recipe.data import Source
 from interlace.recipe.recipe import Recipe
 from tests.data import SCHEMA, EmojiLike, make_rows, write_table
@@ -112,7 +112,7 @@ def read_all(source: Source, shard: str, columns: Sequence[str]) -> list[dict[st
     assert [t.num_rows for t in tables] == [g.num_rows for g in groups]
     assert all(g.num_rows <= source.group_rows for g in groups)
     assert [g.first_row for g in groups] == [sum(g.num_rows for g in groups[:i]) for i in range(len(groups))]
-    assert not any(f for t in tables for f in faults_of(t))
+    assert not any(f for t in tables for f in row_errors(t))
     return [row for t in tables for row in t.to_pylist()]
 
 

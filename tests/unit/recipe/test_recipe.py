@@ -1,4 +1,4 @@
-"""Laws of the recipe: every fault at once, nearest names, one address for a setting, stable digests."""
+"""Laws of the recipe: every error at once, nearest names, one address for a setting, stable digests."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ def recipe_file(shapes: EmojiLike, tmp_path: Path) -> Path:
     return path
 
 
-def faults(path: Path, *overrides: str) -> str:
+def errors(path: Path, *overrides: str) -> str:
     with pytest.raises(RecipeError) as caught:
         load_recipe(path, overrides)
     return str(caught.value)
 
 
-def test_all_faults_are_reported_together_with_the_nearest_names(recipe_file: Path) -> None:
-    text = faults(
+def test_all_errors_are_reported_together_with_the_nearest_names(recipe_file: Path) -> None:
+    text = errors(
         recipe_file,
         "modle.dim=3",
         "fields.image.pach=4",
@@ -35,7 +35,7 @@ def test_all_faults_are_reported_together_with_the_nearest_names(recipe_file: Pa
         "train.epochs",
     )
     for part in (
-        "6 faults",
+        "6 errors",
         "modle: unknown key; did you mean `model`?",
         "fields.image.pach: unknown key; did you mean `patch`?",
         "optim.lr: Input should be a valid number",
@@ -47,18 +47,18 @@ def test_all_faults_are_reported_together_with_the_nearest_names(recipe_file: Pa
 
 
 def test_settings_that_contradict_each_other_say_which(recipe_file: Path) -> None:
-    assert "expected either `epochs` or `steps`" in faults(recipe_file, "train.epochs=2")
-    assert "4 % 3 is not 0" in faults(recipe_file, "train.workers=3")
-    assert "32 % 24 is not 0" in faults(recipe_file, "model.head_dim=24")
-    assert "expected one of `numbers`, `categories` and `dates`" in faults(recipe_file, "fields.size.categories=[a]")
+    assert "expected either `epochs` or `steps`" in errors(recipe_file, "train.epochs=2")
+    assert "4 % 3 is not 0" in errors(recipe_file, "train.workers=3")
+    assert "32 % 24 is not 0" in errors(recipe_file, "model.head_dim=24")
+    assert "expected one of `numbers`, `categories` and `dates`" in errors(recipe_file, "fields.size.categories=[a]")
 
 
 def test_settings_that_a_fusion_does_not_read_are_refused(recipe_file: Path) -> None:
-    assert "`bottleneck_tokens` has no effect with `fusion: mid`" in faults(recipe_file, "model.bottleneck_tokens=8")
-    assert "`query` has no effect with `fusion: early`" in faults(
+    assert "`bottleneck_tokens` has no effect with `fusion: mid`" in errors(recipe_file, "model.bottleneck_tokens=8")
+    assert "`query` has no effect with `fusion: early`" in errors(
         recipe_file, "model.fusion=early", "model.query=image"
     )
-    text = faults(recipe_file, "model.fusion=cross_attention", "model.query=imag")
+    text = errors(recipe_file, "model.fusion=cross_attention", "model.query=imag")
     assert "`model.query` must be one of the fields (caption, image, size), but is 'imag'" in text
     recipe = load_recipe(recipe_file, ["model.fusion=cross_attention", "model.query=image"])
     assert recipe.model.query == "image"
@@ -67,12 +67,12 @@ def test_settings_that_a_fusion_does_not_read_are_refused(recipe_file: Path) -> 
 def test_decision_fusion_needs_tasks_that_decide_by_field(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decision = "model.fusion=decision"
     assert load_recipe(recipe_file, [decision]).model.fusion == "decision"
-    assert "tasks.color.mixup` needs a head on the fused state: `decision` has none" in faults(
+    assert "tasks.color.mixup` needs a head on the fused state: `decision` has none" in errors(
         recipe_file, decision, "tasks.color.mixup=0.2"
     )
-    assert "tasks.color.field_vote` needs" in faults(recipe_file, decision, "tasks.color.field_vote=1")
+    assert "tasks.color.field_vote` needs" in errors(recipe_file, decision, "tasks.color.field_vote=1")
     monkeypatch.setattr("interlace.recipe.tasks.ClassificationTask.decides", False)
-    assert "`tasks.color` (classification) makes none; `weighted_sum` gives" in faults(recipe_file, decision)
+    assert "`tasks.color` (classification) makes none; `weighted_sum` gives" in errors(recipe_file, decision)
 
 
 def test_overrides_address_what_flatten_names(recipe_file: Path) -> None:
@@ -98,8 +98,8 @@ def test_digest_is_of_what_decides_the_result_not_of_its_place(recipe_file: Path
 
 
 def test_files_that_are_no_recipe_say_so(tmp_path: Path) -> None:
-    assert "No such file" in faults(tmp_path / "none.yaml")
+    assert "No such file" in errors(tmp_path / "none.yaml")
     for text, part in (("a: [", "expected YAML"), ("- 1", "expected a mapping"), ("name: a\nname: b", "given twice")):
         path = tmp_path / "bad.yaml"
         path.write_text(text)
-        assert part in faults(path)
+        assert part in errors(path)

@@ -93,15 +93,15 @@ def test_repeats_are_found_within_and_between_splits(dirty: EmojiLike, tmp_path:
     assert " = ".join(places) in text
 
 
-def test_a_picture_cut_short_is_shown_with_its_fault(dirty: EmojiLike, tmp_path: Path) -> None:
+def test_a_picture_cut_short_is_shown_with_its_error(dirty: EmojiLike, tmp_path: Path) -> None:
     recipe = dirty.recipe(tmp_path / "out", data={"max_bad_share": 1.0})
     index = build_index(recipe)
     assert not index.manifests["train"].unusable[9]
     record = pq.read_table(dirty.folder / "train-0.parquet").to_pylist()[9]
     view = view_sample(record, make_recordings(recipe, index.fitted), np.random.default_rng(0), "here")
     image = next(f for f in view.fields if f.name == "image")
-    assert image.fault is not None
-    assert "expected a whole picture" in image.fault
+    assert image.error is not None
+    assert "expected a whole picture" in image.error
     assert view.fields[1].words
 
 

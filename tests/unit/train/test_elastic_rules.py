@@ -90,9 +90,9 @@ def test_workers_are_numbers_that_divide_the_global_batch(shapes: EmojiLike, tmp
     assert parse_recipe(tree).world_sizes == (2, 3, 4, 6)
     tree["train"]["workers"] = 3
     assert parse_recipe(tree).world_sizes == (3,)
-    for workers, fault in ((5, "must divide"), ({"min": 5, "max": 5}, "must divide"), ({"min": 3, "max": 2}, "above")):
+    for workers, error in ((5, "must divide"), ({"min": 5, "max": 5}, "must divide"), ({"min": 3, "max": 2}, "above")):
         tree["train"]["workers"] = workers
-        with pytest.raises(RecipeError, match=fault):
+        with pytest.raises(RecipeError, match=error):
             parse_recipe(tree)
 
 

@@ -242,7 +242,7 @@ def test_factors_of_a_parameters_rate_multiply() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "fault"),
+    ("given", "error"),
     [
         ({"gamma": 0.5}, "`gamma` has no effect with `schedule: cosine`"),
         ({"schedule": "step", "patience": 2}, "`patience` has no effect with `schedule: step`"),
@@ -250,7 +250,7 @@ def test_factors_of_a_parameters_rate_multiply() -> None:
         ({"schedule": "plateau"}, "`data.validation` is not given"),
     ],
 )
-def test_settings_without_effect_are_refused(given: dict[str, Any], fault: str) -> None:
+def test_settings_without_effect_are_refused(given: dict[str, Any], error: str) -> None:
     tree = {
         "name": "x",
         "data": {"train": {"paths": ["x"]}},
@@ -258,6 +258,6 @@ def test_settings_without_effect_are_refused(given: dict[str, Any], fault: str) 
         "tasks": {"y": {"task": "classification", "column": "y"}},
         "train": {"steps": 1},
     }
-    with pytest.raises(RecipeError, match=fault):
+    with pytest.raises(RecipeError, match=error):
         parse_recipe({**tree, "optim": given})
     parse_recipe(tree)

@@ -264,7 +264,7 @@ def test_settings_that_differ_are_all_named(shapes: EmojiLike, trained: tuple[He
         Here(settings)
     text = str(caught.value)
     assert "fields.caption.init" in text
-    assert {f.split(":")[0] for f in caught.value.faults} == {"tokenizer", "max_tokens", "stem"}
+    assert {f.split(":")[0] for f in caught.value.errors} == {"tokenizer", "max_tokens", "stem"}
     assert "tokenizer: is 'characters', but 'bpe' there" in text
 
 
@@ -278,10 +278,10 @@ def test_shapes_that_differ_are_all_named_and_nothing_is_changed(
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with pytest.raises(StartError) as caught:
         start(network, settings, starts_folder(settings))
-    faults = caught.value.faults
-    assert "embeddings.of_caption.field_D: is [48], but [32] there" in faults
-    assert any(f.startswith("fusion.encoders.of_caption.layers.0") and "no place for it" in f for f in faults)
-    assert len(faults) > 10
+    errors = caught.value.errors
+    assert "embeddings.of_caption.field_D: is [48], but [32] there" in errors
+    assert any(f.startswith("fusion.encoders.of_caption.layers.0") and "no place for it" in f for f in errors)
+    assert len(errors) > 10
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
@@ -300,7 +300,7 @@ def test_a_damaged_checkpoint_is_no_start(shapes: EmojiLike, trained: tuple[Here
         pin(joined(shapes, tmp_path / "out", run))
 
 
-def test_freezing_without_a_start_or_a_rate_is_a_fault(shapes: EmojiLike, tmp_path: Path):
+def test_freezing_without_a_start_or_a_rate_is_an_error(shapes: EmojiLike, tmp_path: Path):
     with pytest.raises(RecipeError, match="`freeze` needs `init`"):
         recipe(shapes, tmp_path, {"caption": {**CAPTION, "freeze": True}})
     with pytest.raises(RecipeError, match="`lr_factor` has no effect"):

@@ -1,4 +1,4 @@
-"""Search spaces: values are a pure function of seed, number and path; every fault is told before anything starts."""
+"""Search spaces: values are a pure function of seed, number and path; every error is told before anything starts."""
 
 import copy
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_overrides_make_the_recipe_that_set_would_make(recipe: Recipe) -> None:
     assert overridden(recipe, {}) == recipe
 
 
-def test_every_fault_is_told_at_once(recipe: Recipe, tmp_path: Path) -> None:
+def test_every_error_is_told_at_once(recipe: Recipe, tmp_path: Path) -> None:
     space = {
         "optim.lrr": {"log_uniform": [1e-4, 1e-2]},
         "model.dropout": {"uniform": [0.5, 1.5]},
@@ -108,7 +108,7 @@ def test_every_fault_is_told_at_once(recipe: Recipe, tmp_path: Path) -> None:
     assert len(told.splitlines()) == 9
 
 
-def test_faults_of_form_and_of_the_recipe_come_together(shapes: EmojiLike, tmp_path: Path) -> None:
+def test_errors_of_form_and_of_the_recipe_come_together(shapes: EmojiLike, tmp_path: Path) -> None:
     tree = shapes.tree(tmp_path, model={"dimm": 3})
     tree["search"] = {
         "space": {
@@ -142,16 +142,16 @@ def test_faults_of_form_and_of_the_recipe_come_together(shapes: EmojiLike, tmp_p
 
 def test_values_that_only_together_make_no_recipe_are_found(recipe: Recipe) -> None:
     space = {"model.dim": {"choice": [32, 48]}, "model.head_dim": {"choice": [16, 32]}}
-    faults = check(parse_tree({"space": space}, (), "search", Search), recipe)
-    assert len(faults) == 1
-    assert "would be invalid: model: `head_dim` must divide `dim`, but 48 % 32 is not 0" in faults[0]
+    errors = check(parse_tree({"space": space}, (), "search", Search), recipe)
+    assert len(errors) == 1
+    assert "would be invalid: model: `head_dim` must divide `dim`, but 48 % 32 is not 0" in errors[0]
 
 
 def test_conditions_may_not_go_round(recipe: Recipe) -> None:
     space = copy.deepcopy(SPACE)
     space["model.fusion"]["when"] = {"model.modality_dropout": 0.1}
-    faults = check(parse_tree({"space": space}, (), "search", Search), recipe)
-    assert sum("depend on each other" in f for f in faults) == 3
+    errors = check(parse_tree({"space": space}, (), "search", Search), recipe)
+    assert sum("depend on each other" in f for f in errors) == 3
 
 
 def test_population_based_training_takes_only_what_may_change_in_flight(recipe: Recipe) -> None:
