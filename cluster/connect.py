@@ -4,9 +4,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray._private import ray_constants
@@ -37,6 +38,19 @@ class Node:
     gpus: float
     labels: Mapping[str, str]
 
+    def has(self, labels: Mapping[str, str]) -> bool:
+        """Whether it has all these labels."""
+        return labels.items() <= self.labels.items()
+
+
+def living(listed: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
+    """The nodes that are alive, of those that `ray.nodes()` lists."""
+    return tuple(
+        Node(cpus=n["Resources"].get("CPU", 0.0), gpus=n["Resources"].get("GPU", 0.0), labels=n.get("Labels", {}))
+        for n in listed
+        if n["Alive"]
+    )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
@@ -47,7 +61,7 @@ class Cluster:
 
     def with_labels(self, labels: Mapping[str, str]) -> tuple[Node, ...]:
         """The nodes that have all these labels."""
-        return tuple(n for n in self.nodes if labels.items() <= n.labels.items())
+        return tuple(n for n in self.nodes if n.has(labels))
 
 
 def connect(address: str | None = None, local_cpus: int | None = None) -> Cluster:
@@ -75,12 +89,7 @@ def connect(address: str | None = None, local_cpus: int | None = None) -> Cluste
                 )
             else:
                 _start(local_cpus or max(2, len(os.sched_getaffinity(0))))
-    nodes = tuple(
-        Node(cpus=n["Resources"].get("CPU", 0.0), gpus=n["Resources"].get("GPU", 0.0), labels=n.get("Labels", {}))
-        for n in ray.nodes()
-        if n["Alive"]
-    )
-    return Cluster(embedded=not target, nodes=nodes)
+    return Cluster(embedded=not target, nodes=living(ray.nodes()))
 
 
 def target_of(address: str | None, environment: Mapping[str, str]) -> str | None:

@@ -6,12 +6,14 @@ A worker fits into one node or nowhere, so it is counted node by node: what node
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from interlace.cluster.errors import ClusterError
 
 SMALLEST_SHARE = 0.25
 """Fewest CPUs a training worker is squeezed to before the job is refused."""
+DATA_CPUS = 1.0
+"""CPUs of a data task."""
 EPSILON = 1e-9
 """Shares of CPUs are decimal fractions: three of 0.1 are 0.3."""
 
@@ -51,8 +53,28 @@ class Need:
     workers: int
     cpus_per_worker: float
     gpus_per_worker: float
-    data_cpus: float = 1.0
+    data_cpus: float = DATA_CPUS
     most_workers: int | None = None
+
+    @property
+    def cpus(self) -> float:
+        """CPUs of all workers."""
+        return self.workers * self.cpus_per_worker
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all workers."""
+        return self.workers * self.gpus_per_worker
+
+    @property
+    def grows(self) -> bool:
+        """Whether there may be more workers than the fewest."""
+        return self.most_workers is not None and self.most_workers > self.workers
+
+    @property
+    def product(self) -> str:
+        """The settings that make the CPUs of all workers."""
+        return f"`train.workers` {self.workers} x `train.cpus_per_worker` {self.cpus_per_worker:g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +85,14 @@ class Allotment:
     adjusted: bool
     text: str
     data_cpus: float
+
+
+def fits(need: Need, places: Sequence[Place]) -> bool:
+    """Whether its workers have a place each, and data tasks one too wherever the workers are put.
+
+    This is also the rule by which an elastic group grows (`interlace.train.elastic`).
+    """
+    return _room(need, places) >= need.workers and _blocking(need, places) > need.workers
 
 
 def allot(need: Need, places: Sequence[Place]) -> Allotment:
@@ -81,35 +111,60 @@ def allot(need: Need, places: Sequence[Place]) -> Allotment:
             chosen for training alone are too small or too few.
     """
     train = [p for p in places if p.trains]
-    cpus, gpus = sum(p.cpus for p in train), sum(p.gpus for p in train)
-    if need.workers * need.gpus_per_worker > gpus:
+    gpus = sum(p.gpus for p in train)
+    if need.gpus > gpus:
         raise DoesNotFitError(
             f"`train.workers` {need.workers} x `train.gpus_per_worker` {need.gpus_per_worker:g} ="
-            f" {need.workers * need.gpus_per_worker:g} GPUs, but the cluster has {gpus:g}"
+            f" {need.gpus:g} GPUs, but the cluster has {gpus:g}"
         )
     alone = sum(p.cpus for p in places if p.reads and not p.trains and p.cpus >= need.data_cpus)
-    wanted = need.workers * need.cpus_per_worker
-    sum_text = f"`train.workers` {need.workers} x `train.cpus_per_worker` {need.cpus_per_worker:g} = {wanted:g} CPUs"
-    if alone:
-        text = f"{sum_text} of {cpus:g} on the nodes that train; {alone:g} on other nodes for data tasks"
-    else:
-        text = f"{sum_text} for training, {cpus - wanted:g} of {cpus:g} left to data tasks"
-        if need.most_workers is not None and need.most_workers > need.workers:
-            text += f"; up to {need.most_workers} workers where the nodes have room beside the data tasks"
-    if _fits(need.workers, need.cpus_per_worker, need, places):
-        left = _left(wanted, places)
+    if fits(need, places):
+        text = _division(need, sum(p.cpus for p in train), alone)
+        left = _left(need.cpus, places)
         return Allotment(cpus_per_worker=need.cpus_per_worker, adjusted=False, text=text, data_cpus=left)
-    conflict = _conflict(need, sum_text, cpus, train, alone=bool(alone))
+    conflict = _conflict(need, train, alone=bool(alone))
     if alone:
         raise DoesNotFitError(f"{conflict}: lower either or add nodes")
-    if need.most_workers is not None and need.most_workers > need.workers:
+    if need.grows:
         raise DoesNotFitError(
             f"{conflict}: the fewest workers of an elastic group must fit. Lower `train.workers.min` or"
             " `train.cpus_per_worker`, or add nodes"
         )
-    share = next((s for s in _shares(need.cpus_per_worker) if _fits(need.workers, s, need, places)), None)
+    return _squeezed(need, places, conflict)
+
+
+def _division(need: Need, cpus: float, alone: float) -> str:
+    """How the CPUs of the nodes that train are divided; `alone` are those of nodes that only read."""
+    text = f"{need.product} = {need.cpus:g} CPUs"
+    if alone:
+        return f"{text} of {cpus:g} on the nodes that train; {alone:g} on other nodes for data tasks"
+    text += f" for training, {cpus - need.cpus:g} of {cpus:g} left to data tasks"
+    if need.grows:
+        text += f"; up to {need.most_workers} workers where the nodes have room beside the data tasks"
+    return text
+
+
+def _conflict(need: Need, train: Sequence[Place], *, alone: bool) -> str:
+    """Why it does not fit: the sum, or else the nodes; `alone` where other nodes read."""
+    text, cpus = f"{need.product} = {need.cpus:g} CPUs", sum(p.cpus for p in train)
+    if alone and need.cpus > cpus:
+        return f"{text}, but the nodes with `train.labels` have {cpus:g}"
+    text += "" if alone else f", and data tasks need {need.data_cpus:g}"
+    if not alone and need.cpus + need.data_cpus > cpus:
+        return f"{text}, but the cluster has {cpus:g} ({need.cpus:g} + {need.data_cpus:g} > {cpus:g})"
+    room = _room(need, train)
+    if room < need.workers:
+        return f"{text}, but {_listed(train)} have room for {room} such workers"
+    return f"{text} on one node, but the workers may leave less on each of {_listed(train)}"
+
+
+def _squeezed(need: Need, places: Sequence[Place], conflict: str) -> Allotment:
+    """The largest smaller reservation that fits. Raises DoesNotFitError where none does."""
+    shares = _shares(need.cpus_per_worker)
+    share = next((s for s in shares if fits(replace(need, cpus_per_worker=s), places)), None)
     if share is None:
-        most = next(n for n in range(need.workers, -1, -1) if _fits(n, SMALLEST_SHARE, need, places) or not n)
+        small = replace(need, cpus_per_worker=SMALLEST_SHARE)
+        most = next(n for n in range(need.workers, -1, -1) if fits(replace(small, workers=n), places) or not n)
         raise DoesNotFitError(
             f"{conflict}; at most {most} workers of {SMALLEST_SHARE:g} CPU fit. Lower `train.workers` or use a"
             " larger cluster"
@@ -119,21 +174,19 @@ def allot(need: Need, places: Sequence[Place]) -> Allotment:
     return Allotment(cpus_per_worker=share, adjusted=True, text=text, data_cpus=left)
 
 
-def _fits(workers: int, cpus: float, need: Need, places: Sequence[Place]) -> bool:
-    """Whether workers of so many CPUs have a place each, and data tasks one too wherever the workers are put."""
-    if sum(p.holds(cpus, need.gpus_per_worker) for p in places) < workers:
-        return False
-    return _blocking(cpus, need, places) > workers
+def _room(need: Need, places: Sequence[Place]) -> int:
+    """How many such workers the nodes have room for."""
+    return sum(p.holds(need.cpus_per_worker, need.gpus_per_worker) for p in places)
 
 
-def _blocking(cpus: float, need: Need, places: Sequence[Place]) -> float:
-    """The fewest workers of so many CPUs that, put at the worst nodes, leave no data task a place."""
+def _blocking(need: Need, places: Sequence[Place]) -> float:
+    """The fewest such workers that, put at the worst nodes, leave no data task a place."""
     fewest = 0
     for place in places:
         if not place.reads or place.cpus < need.data_cpus:
             continue
-        own = math.floor((place.cpus - need.data_cpus) / cpus + EPSILON) + 1
-        if own > place.holds(cpus, need.gpus_per_worker):
+        own = math.floor((place.cpus - need.data_cpus) / need.cpus_per_worker + EPSILON) + 1
+        if own > place.holds(need.cpus_per_worker, need.gpus_per_worker):
             return math.inf
         fewest += own
     return fewest
@@ -149,20 +202,6 @@ def _left(taken: float, places: Sequence[Place]) -> float:
     """CPUs left to data tasks, where workers fill first the nodes that do not read."""
     reading = sum(p.cpus for p in places if p.reads)
     return reading - max(0.0, taken - sum(p.cpus for p in places if not p.reads and p.trains))
-
-
-def _conflict(need: Need, sum_text: str, cpus: float, train: Sequence[Place], *, alone: bool) -> str:
-    """Why it does not fit: the sum, or else the nodes."""
-    wanted = need.workers * need.cpus_per_worker
-    if alone and wanted > cpus:
-        return f"{sum_text}, but the nodes with `train.labels` have {cpus:g}"
-    sum_text += "" if alone else f", and data tasks need {need.data_cpus:g}"
-    if not alone and wanted + need.data_cpus > cpus:
-        return f"{sum_text}, but the cluster has {cpus:g} ({wanted:g} + {need.data_cpus:g} > {cpus:g})"
-    room = sum(p.holds(need.cpus_per_worker, need.gpus_per_worker) for p in train)
-    if room < need.workers:
-        return f"{sum_text}, but {_listed(train)} have room for {room} such workers"
-    return f"{sum_text} on one node, but the workers may leave less on each of {_listed(train)}"
 
 
 def _listed(places: Sequence[Place]) -> str:
@@ -199,8 +238,8 @@ def slots(need: Need, places: Sequence[Place], trials: int) -> Slots:
     """
     several = need.workers > 1
     data = need.data_cpus if several else 0.0
-    own, own_gpus = need.workers * need.cpus_per_worker + data, need.workers * need.gpus_per_worker
-    sum_text = f"`train.workers` {need.workers} x `train.cpus_per_worker` {need.cpus_per_worker:g}"
+    own, own_gpus = need.cpus + data, need.gpus
+    sum_text = need.product
     sum_text += f" + {data:g} for data tasks = {own:g} CPUs a trial" if data else f" = {own:g} CPUs a trial"
     if own_gpus:
         sum_text += f" and {need.workers} x `train.gpus_per_worker` {need.gpus_per_worker:g} = {own_gpus:g} GPUs"
@@ -209,10 +248,10 @@ def slots(need: Need, places: Sequence[Place], trials: int) -> Slots:
     room = f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs" if own_gpus else f"the cluster has {cpus:g}"
     if len(used) > 1:
         room += f" on {_listed(used)}"
-    fitting = sum(p.holds(need.cpus_per_worker, need.gpus_per_worker) for p in places) // need.workers
+    fitting = _room(need, places) // need.workers
     if several:
         fitting = min(fitting, math.floor(cpus / own + EPSILON))
-        while fitting and not _fits(fitting * need.workers, need.cpus_per_worker, need, places):
+        while fitting and not fits(replace(need, workers=fitting * need.workers), places):
             fitting -= 1
     if fitting < 1:
         raise DoesNotFitError(

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 
 from interlace.cluster.connect import Cluster, Node
-from interlace.cluster.preflight import Allotment, DoesNotFitError, Need, Place, allot
+from interlace.cluster.preflight import DATA_CPUS, Allotment, DoesNotFitError, Need, Place, allot
 from interlace.recipe.recipe import Recipe
-from interlace.train.elastic import DATA_CPUS
 
 
 def nodes_with(there: Cluster, setting: str, labels: Mapping[str, str]) -> tuple[Node, ...]:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from interlace.contract.errors import RecipeError
 from interlace.recipe.load import parse_recipe
 from interlace.store.journal import Journal, last_point
-from interlace.train.elastic import Rules, has
+from interlace.train.elastic import Rules
 from interlace.train.signals import SignalWatcher, ask_for_checkpoint, checkpoint_given, checkpoint_wanted, enough_stay
 from interlace.train.stop import ask, clear
 from tests.data import EmojiLike
@@ -26,6 +27,11 @@ def rules(
 ) -> Rules:
     given = {"train_labels": {}, "data_labels": {}} | labels
     return Rules(sizes=sizes, cpus=cpus, gpus=gpus, run=Path("unused"), **given)
+
+
+def has(node: dict[str, Any], labels: Mapping[str, str]) -> bool:
+    """Whether a node that Ray lists has all labels."""
+    return all(node["Labels"].get(name) == value for name, value in labels.items())
 
 
 def ends(workers: int, rule: Rules, nodes: list[dict[str, Any]]) -> list[list[float]]:
