@@ -1,79 +1,37 @@
-"""Columns of dates of one table row -> one token for each date that is present.
+"""Columns of dates of one table row: days since 1970, and the patch of each date that is present.
 
 In: `datetime.date`, `datetime.datetime` or ISO 8601 strings; times with a zone are converted to UTC, those without are
 taken as they are. Out: patches float32 `[n, C + 7]`: 1 at the date's column, then the z-score of the days since 1970,
 and sine and cosine of the time of year, of the week (from Monday) and of the day, each a turn from beginning to end.
 
-A missing date (None, NaN, NaT) is no token. Extent: (number of present dates, 0).
+A missing date is None, NaN or NaT. The modality is that of numbers: `interlace.modalities.table`.
 """
 
 import math
 from datetime import UTC, date, datetime
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from interlace.contract.errors import RecordError
-from interlace.contract.sample import FieldSpec, Tokens
-from interlace.modalities.base import Extent, Fitted, Modality
-from interlace.modalities.numeric import MAX_Z, shown
-from interlace.recipe.fields import TableField
+from interlace.modalities.numeric import shown
 
 DAY_S = 86_400
-_FEATURES = 7
+NUM_FEATURES = 7
+"""Numbers of a date's patch beside those that name its column."""
 _EPOCH = datetime(1970, 1, 1)
 _EPOCH_WEEKDAY = 3
 """1970 began on a Thursday."""
 
 
-@final
-class DatesModality(Modality):
-    """Columns of dates: how far apart they lie, and where in the year, the week and the day."""
-
-    def __init__(self, name: str, field: TableField, fitted: Fitted) -> None:
-        self._columns = field.dates
-        self._means = np.array(fitted["means"], np.float64)
-        self._stds = np.array(fitted["stds"], np.float64)
-        width = len(self._columns)
-        self._spec = FieldSpec(name=name, kind="patches", patch_dim=width + _FEATURES, max_grid=(width, 1))
-
-    @property
-    def spec(self) -> FieldSpec:
-        """Patches of C + 7 numbers."""
-        return self._spec
-
-    def measure(self, value: tuple[Any, ...]) -> Extent:
-        """How many dates are present. Raises RecordError."""
-        return int(np.count_nonzero(~np.isnan(self.decode(value)))), 0
-
-    def grid(self, extent: Extent) -> tuple[int, int]:
-        """One column of as many tokens."""
-        return extent[0], 1
-
-    def decode(self, value: tuple[Any, ...]) -> NDArray[np.float64]:
-        """Days since 1970 with their fraction, float64 `[C]`, NaN where missing. Raises RecordError."""
-        return np.array([days_of(v, c) for v, c in zip(value, self._columns, strict=True)], np.float64)
-
-    def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """Unchanged: tables have no augmentation."""
-        return decoded
-
-    def encode(self, decoded: NDArray[Any]) -> Tokens:
-        """Patches float32 `[n, C + 7]` of the dates that are present."""
-        columns = np.flatnonzero(~np.isnan(decoded))
-        days = decoded[columns]
-        turns = 2 * np.pi * np.stack([_of_year(days), (days + _EPOCH_WEEKDAY) % 7 / 7, days % 1], axis=1)
-        scores = (days - self._means[columns]) / self._stds[columns]
-        waves = np.stack([np.sin(turns), np.cos(turns)], axis=2).reshape(len(days), 6)
-        one_hot = np.eye(len(self._columns))[columns]
-        values = np.concatenate([one_hot, np.clip(scores, -MAX_Z, MAX_Z)[:, None], waves], axis=1)
-        return Tokens(values=values.astype(np.float32), grid=(len(columns), 1))
-
-    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
-        """`column = date` of the dates that are present, to the second where the day is not whole."""
-        pairs = zip(self._columns, decoded.tolist(), strict=True)
-        return tuple(f"{column} = {_iso(days)}" for column, days in pairs if not math.isnan(days))
+def date_patches(
+    days: NDArray[np.float64], columns: NDArray[np.intp], scores: NDArray[Any], width: int
+) -> NDArray[Any]:
+    """Patches `[n, C + 7]` of dates `[n]` in these columns of `width`, with their z-scores."""
+    turns = 2 * np.pi * np.stack([_of_year(days), (days + _EPOCH_WEEKDAY) % 7 / 7, days % 1], axis=1)
+    waves = np.stack([np.sin(turns), np.cos(turns)], axis=2).reshape(len(days), 6)
+    return np.concatenate([np.eye(width)[columns], scores[:, None], waves], axis=1)
 
 
 def _of_year(days: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -83,7 +41,8 @@ def _of_year(days: NDArray[np.float64]) -> NDArray[np.float64]:
     return (days - begins) / (ends - begins)
 
 
-def _iso(days: float) -> str:
+def date_word(days: float) -> str:
+    """The date, to the second where the day is not whole."""
     return str(np.datetime64(round(days * DAY_S), "s")).removesuffix("T00:00:00")
 
 

@@ -1,14 +1,15 @@
 """Columns of one table row -> one token for each value that is present.
 
 Numbers become patches float32 `[n, 2 * C]`: the z-score at the value's column, and 1 at C + column, so that a token
-says which column it is. Categories become ids with a range of their own for each column. Dates are in
-`interlace.modalities.dates`. A missing value (None or NaN) is no token: nothing is imputed. Extent: (number of present
+says which column it is. Dates become days and patches of their own (see `dates`), categories ids with a range of
+their own for each column. A missing value (None or NaN) is no token: nothing is imputed. Extent: (number of present
 values, 0).
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -17,9 +18,41 @@ from numpy.typing import NDArray
 from interlace.contract.errors import RecordError
 from interlace.contract.sample import FieldSpec, Tokens
 from interlace.modalities.base import Extent, Fitted, Learner, Modality, Values
-from interlace.modalities.dates import DatesModality, days_of
+from interlace.modalities.dates import NUM_FEATURES, date_patches, date_word, days_of
 from interlace.modalities.numeric import MAX_Z, Moments, State, number, shown
 from interlace.recipe.fields import TableField
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnKind:
+    """What columns hold that are read as one number each.
+
+    Args:
+        read: a raw value of a column as a number, NaN where missing; raises RecordError.
+        per_column, beside: a patch has `per_column * C + beside` numbers, C being the number of columns.
+        patches: numbers `[n]`, their columns `[n]`, their z-scores `[n]` and C -> patches `[n, patch_dim]`.
+        word: a number as a person reads it.
+    """
+
+    read: Callable[[Any, str], float]
+    per_column: int
+    beside: int
+    patches: Callable[[NDArray[np.float64], NDArray[np.intp], NDArray[np.float64], int], NDArray[Any]]
+    word: Callable[[float], str]
+
+
+def number_patches(
+    numbers: NDArray[np.float64], columns: NDArray[np.intp], scores: NDArray[np.float64], width: int
+) -> NDArray[Any]:
+    """Patches `[n, 2 * C]` of numbers `[n]` in these columns of `width`, with their z-scores."""
+    rows, patches = np.arange(len(numbers)), np.zeros((len(numbers), 2 * width))
+    patches[rows, columns] = scores
+    patches[rows, columns + width] = 1.0
+    return patches
+
+
+NUMBERS = ColumnKind(read=number, per_column=2, beside=0, patches=number_patches, word="{:g}".format)
+DATES = ColumnKind(read=days_of, per_column=1, beside=NUM_FEATURES, patches=date_patches, word=date_word)
 
 
 def table_learner(field: TableField) -> Learner:
@@ -31,30 +64,33 @@ def table_learner(field: TableField) -> Learner:
     """
     if field.categories:
         return _Categories(field)
-    return _Numbers(field.dates, days_of) if field.dates else _Numbers(field.numbers, number)
+    return _Moments(field.dates, DATES) if field.dates else _Moments(field.numbers, NUMBERS)
 
 
 def make_table(name: str, field: TableField, fitted: Fitted) -> Modality:
     """The modality of a field of numbers, of categories or of dates."""
+    if field.categories:
+        return CategoriesModality(name, field, fitted)
     if field.dates:
-        return DatesModality(name, field, fitted)
-    return NumbersModality(name, field, fitted) if field.numbers else CategoriesModality(name, field, fitted)
+        return NumbersModality(name, field.dates, DATES, fitted)
+    return NumbersModality(name, field.numbers, NUMBERS, fitted)
 
 
 @final
 class NumbersModality(Modality):
-    """Numeric columns, standardised by the training rows."""
+    """Columns of numbers or dates, standardised by the training rows."""
 
-    def __init__(self, name: str, field: TableField, fitted: Fitted) -> None:
-        self._columns = field.numbers
+    def __init__(self, name: str, columns: tuple[str, ...], kind: ColumnKind, fitted: Fitted) -> None:
+        self._columns = columns
+        self._kind = kind
         self._means = np.array(fitted["means"], np.float64)
         self._stds = np.array(fitted["stds"], np.float64)
-        width = len(self._columns)
-        self._spec = FieldSpec(name=name, kind="patches", patch_dim=2 * width, max_grid=(width, 1))
+        dim = kind.per_column * len(columns) + kind.beside
+        self._spec = FieldSpec(name=name, kind="patches", patch_dim=dim, max_grid=(len(columns), 1))
 
     @property
     def spec(self) -> FieldSpec:
-        """Patches of 2 C numbers."""
+        """Patches of 2 C numbers, of dates C + 7."""
         return self._spec
 
     def measure(self, value: tuple[Any, ...]) -> Extent:
@@ -66,26 +102,24 @@ class NumbersModality(Modality):
         return extent[0], 1
 
     def decode(self, value: tuple[Any, ...]) -> NDArray[np.float64]:
-        """The numbers, float64 `[C]`, NaN where missing. Raises RecordError."""
-        return np.array([number(v, c) for v, c in zip(value, self._columns, strict=True)], np.float64)
+        """The numbers (of dates days since 1970), float64 `[C]`, NaN where missing. Raises RecordError."""
+        return np.array([self._kind.read(v, c) for v, c in zip(value, self._columns, strict=True)], np.float64)
 
     def augment(self, decoded: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Unchanged: tables have no augmentation."""
         return decoded
 
     def encode(self, decoded: NDArray[Any]) -> Tokens:
-        """Patches float32 `[n, 2 * C]` of the values that are present."""
+        """Patches float32 of the values that are present."""
         columns = np.flatnonzero(~np.isnan(decoded))
-        scores = (decoded[columns] - self._means[columns]) / self._stds[columns]
-        values = np.zeros((len(columns), self._spec.patch_dim), np.float32)
-        values[np.arange(len(columns)), columns] = np.clip(scores, -MAX_Z, MAX_Z)
-        values[np.arange(len(columns)), columns + len(self._columns)] = 1.0
-        return Tokens(values=values, grid=(len(columns), 1))
+        scores = np.clip((decoded[columns] - self._means[columns]) / self._stds[columns], -MAX_Z, MAX_Z)
+        values = self._kind.patches(decoded[columns], columns, scores, len(self._columns))
+        return Tokens(values=values.astype(np.float32), grid=(len(columns), 1))
 
     def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
-        """`column = number` of the values that are present."""
+        """`column = value` of the values that are present."""
         pairs = zip(self._columns, decoded.tolist(), strict=True)
-        return tuple(f"{column} = {found:g}" for column, found in pairs if not math.isnan(found))
+        return tuple(f"{column} = {self._kind.word(x)}" for column, x in pairs if not math.isnan(x))
 
 
 @final
@@ -138,12 +172,12 @@ class CategoriesModality(Modality):
 
 
 @final
-class _Numbers(Learner):
+class _Moments(Learner):
     """Mean and deviation of each column."""
 
-    def __init__(self, columns: tuple[str, ...], read: Callable[[Any, str], float]) -> None:
+    def __init__(self, columns: tuple[str, ...], kind: ColumnKind) -> None:
         self._columns = columns
-        self._read = read
+        self._kind = kind
         self._moments = Moments(len(columns))
 
     def partial(self, values: Values) -> State:
@@ -154,7 +188,7 @@ class _Numbers(Learner):
 
     def _number(self, value: Any, column: str) -> float:
         try:
-            return self._read(value, column)
+            return self._kind.read(value, column)
         except RecordError:
             return math.nan
 

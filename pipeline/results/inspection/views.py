@@ -17,7 +17,6 @@ from interlace.data.index.manifest import Manifest
 from interlace.data.index.records import Record, Recordings, field_value
 from interlace.modalities.audio import AudioModality, Header, read_header
 from interlace.modalities.base import Modality
-from interlace.modalities.dates import DatesModality
 from interlace.modalities.image import ImageModality
 from interlace.modalities.irregular import IrregularSeries
 from interlace.modalities.series import RegularSeries
@@ -324,6 +323,5 @@ VIEWS: dict[type[Modality], Callable[[FieldView, Modality, _Seen], FieldView]] =
     IrregularSeries: _view_irregular,
     NumbersModality: _view_table,
     CategoriesModality: _view_table,
-    DatesModality: _view_table,
 }
 """How to view what a modality gives; all others by their words."""
