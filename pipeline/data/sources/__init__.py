@@ -10,8 +10,9 @@ import pyarrow as pa
 from interlace.data.sources.base import ROW_ERROR, Mapper, RowGroup, ShardFormat, find_shards, row_errors, usable_rows
 from interlace.data.sources.columns import Renamed, WithFiles
 from interlace.data.sources.csv import Csv
-from interlace.data.sources.jsonl import Jsonl, Types
+from interlace.data.sources.jsonl import Jsonl
 from interlace.data.sources.parquet import Parquet
+from interlace.data.sources.spans import Types
 from interlace.data.sources.webdataset import WebDataset, check_names
 from interlace.recipe.data import Source
 

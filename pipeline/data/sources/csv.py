@@ -10,24 +10,26 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from interlace.contract.errors import DataError
 from interlace.data.sources.base import RowGroup, ShardFormat
-from interlace.data.sources.jsonl import BOM, CHUNK_BYTES, Types
 from interlace.data.sources.spans import (
+    CHUNK_BYTES,
     HEAD_BYTES,
     Span,
+    Types,
     bad_rows,
     changed,
+    first_byte,
     open_plain,
     read_span,
+    remembered,
     row_groups,
     salvage,
-    stat,
     too_long,
 )
 
@@ -55,13 +57,11 @@ class Csv(ShardFormat):
 
     def schema(self, shard: str) -> pa.Schema:
         """Names of the header with types inferred from the first rows, or as `types` names them."""
-        info = stat(shard, "CSV")
-        return _head(self, shard, info.size, info.mtime_ns)
+        return _head(self, shard)
 
     def row_groups(self, shard: str) -> list[RowGroup]:
         """Runs of rows."""
-        info = stat(shard, "CSV")
-        return list(_listed(self, shard, info.size, info.mtime_ns))
+        return list(_listed(self, shard))
 
     def read(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
         """Columns by their names in the header."""
@@ -153,8 +153,8 @@ def _state(piece: bytes, state: int, delimiter: bytes) -> int:
     return state
 
 
-@lru_cache(maxsize=4096)
-def _listed(source: Csv, shard: str, _size: int, _time: int | None) -> tuple[RowGroup, ...]:
+@remembered("CSV")
+def _listed(source: Csv, shard: str) -> tuple[RowGroup, ...]:
     with open_plain(shard, "CSV") as file:
         _, start = _header(file, source.delimiter, shard)
         records = _records(file, start, source.delimiter, shard)
@@ -163,7 +163,7 @@ def _listed(source: Csv, shard: str, _size: int, _time: int | None) -> tuple[Row
 
 def _header(file: pa.NativeFile, delimiter: str, shard: str) -> tuple[list[str], int]:
     """Names of the columns, and the byte where the first row begins."""
-    skip = len(BOM) if file.read_at(len(BOM), 0) == BOM else 0
+    skip = first_byte(file)
     begin, end = next(_records(file, skip, delimiter, shard), (skip, skip))
     data = file.read_at(min(end - begin, MAX_HEADER_BYTES + 1), begin)
     if len(data) > MAX_HEADER_BYTES or b"\0" in data:
@@ -196,8 +196,8 @@ def _check_names(names: Sequence[str], delimiter: str, shard: str) -> None:
         )
 
 
-@lru_cache(maxsize=4096)
-def _head(source: Csv, shard: str, _size: int, _time: int | None) -> pa.Schema:
+@remembered("CSV")
+def _head(source: Csv, shard: str) -> pa.Schema:
     with open_plain(shard, "CSV") as file:
         names, start = _header(file, source.delimiter, shard)
         stop = start

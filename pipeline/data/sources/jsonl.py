@@ -7,7 +7,6 @@ Listing passes over the file once in chunks and never holds a line.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -15,23 +14,22 @@ from pyarrow import json as arrow_json
 
 from interlace.data.sources.base import RowGroup, ShardFormat
 from interlace.data.sources.spans import (
+    CHUNK_BYTES,
     HEAD_BYTES,
     Span,
+    Types,
     bad_rows,
     changed,
+    first_byte,
     open_plain,
     read_span,
+    remembered,
     row_groups,
     salvage,
-    stat,
     too_long,
 )
 
-CHUNK_BYTES = 1 << 20
 MAX_LINE_BYTES = 64 << 20
-BOM = b"\xef\xbb\xbf"
-
-Types = tuple[tuple[str, pa.DataType], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +46,11 @@ class Jsonl(ShardFormat):
 
     def schema(self, shard: str) -> pa.Schema:
         """Keys of the first rows, and those that `types` names."""
-        info = stat(shard, "JSON Lines")
-        return _head(self, shard, info.size, info.mtime_ns)
+        return _head(self, shard)
 
     def row_groups(self, shard: str) -> list[RowGroup]:
         """Runs of lines."""
-        info = stat(shard, "JSON Lines")
-        return list(_listed(self, shard, info.size, info.mtime_ns))
+        return list(_listed(self, shard))
 
     def read(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
         """Keys as columns; one that a line lacks is null there."""
@@ -136,18 +132,14 @@ def _lines(file: pa.NativeFile, start: int) -> Iterator[Span]:
         yield begin, at
 
 
-def _start(file: pa.NativeFile) -> int:
-    return len(BOM) if file.read_at(len(BOM), 0) == BOM else 0
-
-
-@lru_cache(maxsize=4096)
-def _listed(source: Jsonl, shard: str, _size: int, _time: int | None) -> tuple[RowGroup, ...]:
+@remembered("JSON Lines")
+def _listed(source: Jsonl, shard: str) -> tuple[RowGroup, ...]:
     with open_plain(shard, "JSON Lines") as file:
-        return tuple(row_groups(shard, _lines(file, _start(file)), source.group_rows, MAX_LINE_BYTES))
+        return tuple(row_groups(shard, _lines(file, first_byte(file)), source.group_rows, MAX_LINE_BYTES))
 
 
-@lru_cache(maxsize=4096)
-def _head(source: Jsonl, shard: str, _size: int, _time: int | None) -> pa.Schema:
+@remembered("JSON Lines")
+def _head(source: Jsonl, shard: str) -> pa.Schema:
     with open_plain(shard, "JSON Lines") as file:
         found = infer(_first(file))
     types: Mapping[str, pa.DataType] = {**found, **dict(source.types)}
@@ -157,7 +149,7 @@ def _head(source: Jsonl, shard: str, _size: int, _time: int | None) -> pa.Schema
 def _first(file: pa.NativeFile) -> Iterator[bytes]:
     """The lines that types come from."""
     left = HEAD_BYTES
-    for begin, end in _lines(file, _start(file)):
+    for begin, end in _lines(file, first_byte(file)):
         if end - begin <= MAX_LINE_BYTES:
             yield file.read_at(end - begin, begin)
         left -= end - begin

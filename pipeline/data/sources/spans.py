@@ -7,12 +7,14 @@ never read: its row is bad.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, wraps
+from typing import TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
 
 from interlace.contract.errors import DataError
-from interlace.data.sources.base import ROW_ERROR, RowGroup, split_uri
+from interlace.data.sources.base import ROW_ERROR, RowGroup, ShardFormat, split_uri
 
 MAX_GROUP_BYTES = 256 << 20
 HEAD_BYTES = 4 << 20
@@ -20,7 +22,15 @@ HEAD_BYTES = 4 << 20
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 REASON_CHARS = 240
 
+CHUNK_BYTES = 1 << 20
+"""Bytes that are read at a time where a file is listed."""
+BOM = b"\xef\xbb\xbf"
+
 Span = tuple[int, int]
+Types = tuple[tuple[str, pa.DataType], ...]
+"""Types of columns that are not left to inference, by name."""
+Found = TypeVar("Found")
+Reader = TypeVar("Reader", bound=ShardFormat)
 
 
 def stat(shard: str, kind: str) -> fs.FileInfo:
@@ -32,6 +42,28 @@ def stat(shard: str, kind: str) -> fs.FileInfo:
     if info.size == 0:
         raise DataError(f"{shard}: expected a {kind} file, but it is empty (0 bytes)")
     return info
+
+
+def remembered(kind: str) -> Callable[[Callable[[Reader, str], Found]], Callable[[Reader, str], Found]]:
+    """Makes a function of a reader and a shard remember what it found, while the file's size and time stay.
+
+    Args:
+        kind: of the file, for `stat`, which is asked at each call and raises DataError.
+    """
+
+    def remember(find: Callable[[Reader, str], Found]) -> Callable[[Reader, str], Found]:
+        @lru_cache(maxsize=4096)
+        def found(reader: Reader, shard: str, _size: int, _time: int | None) -> Found:
+            return find(reader, shard)
+
+        @wraps(find)
+        def ask(reader: Reader, shard: str) -> Found:
+            info = stat(shard, kind)
+            return found(reader, shard, info.size, info.mtime_ns)
+
+        return ask
+
+    return remember
 
 
 def open_plain(shard: str, kind: str) -> pa.NativeFile:
@@ -47,6 +79,11 @@ def open_plain(shard: str, kind: str) -> pa.NativeFile:
                 " read by seeking (pictures and sound gain nothing by it)"
             )
     return file
+
+
+def first_byte(file: pa.NativeFile) -> int:
+    """Where a text begins: after the mark of its byte order, if it has one."""
+    return len(BOM) if file.read_at(len(BOM), 0) == BOM else 0
 
 
 def read_span(group: RowGroup) -> bytes:

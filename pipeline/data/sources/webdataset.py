@@ -14,22 +14,22 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
 
 from interlace.contract.errors import DataError
 from interlace.data.sources.base import ROW_ERROR, RowGroup, ShardFormat, row_errors
-from interlace.data.sources.jsonl import Types, documents, infer
+from interlace.data.sources.jsonl import documents, infer
 from interlace.data.sources.spans import (
     HEAD_BYTES,
+    Types,
     bad_rows,
     changed,
     open_plain,
     read_span,
+    remembered,
     row_groups,
-    stat,
     too_long,
 )
 from interlace.data.sources.tar import Read, Window, members
@@ -81,9 +81,8 @@ class WebDataset(ShardFormat):
 
     def schema(self, shard: str) -> pa.Schema:
         """Columns that a sample of the shard has, `json.<key>` as far as the first rows show; and those of `types`."""
-        info = stat(shard, "tar")
-        _, extensions = _listed(self, shard, info.size, info.mtime_ns)
-        inferred = _json_types(self, shard, info.size, info.mtime_ns)
+        _, extensions = _listed(self, shard)
+        inferred = _json_types(self, shard)
         there = {KEY: pa.string(), **{e: _kind((e,)) for e in extensions}, **dict(inferred)}
         for column, alternatives in self.names:
             found = [a for a in alternatives if a in there]
@@ -93,8 +92,7 @@ class WebDataset(ShardFormat):
 
     def row_groups(self, shard: str) -> list[RowGroup]:
         """Runs of samples."""
-        info = stat(shard, "tar")
-        return list(_listed(self, shard, info.size, info.mtime_ns)[0])
+        return list(_listed(self, shard)[0])
 
     def read(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
         """Columns of a row group, of which all bytes are read; a column that no sample has is null."""
@@ -136,8 +134,7 @@ class WebDataset(ShardFormat):
         if given is not None:
             return given
         if JSON_KEY.fullmatch(names[0]):
-            info = stat(group.shard, "tar")
-            return dict(_json_types(self, group.shard, info.size, info.mtime_ns)).get(names[0], pa.null())
+            return dict(_json_types(self, group.shard)).get(names[0], pa.null())
         return pa.string() if column == KEY else _kind(names)
 
 
@@ -256,15 +253,13 @@ def _split(path: str) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
-@lru_cache(maxsize=4096)
-def _listed(
-    source: WebDataset, shard: str, size: int, _time: int | None
-) -> tuple[tuple[RowGroup, ...], tuple[str, ...]]:
+@remembered("tar")
+def _listed(source: WebDataset, shard: str) -> tuple[tuple[RowGroup, ...], tuple[str, ...]]:
     """Row groups and extensions, from one pass over the headers."""
     extensions: dict[str, None] = {}
 
     def spans(file: pa.NativeFile) -> Iterator[tuple[int, int]]:
-        for sample in _samples(Window(file), 0, size, shard):
+        for sample in _samples(Window(file), 0, file.size(), shard):
             extensions.update(dict.fromkeys(sample.members))
             yield sample.start, sample.stop
 
@@ -273,14 +268,14 @@ def _listed(
     return tuple(groups), tuple(extensions)
 
 
-@lru_cache(maxsize=4096)
-def _json_types(source: WebDataset, shard: str, size: int, _time: int | None) -> Types:
+@remembered("tar")
+def _json_types(source: WebDataset, shard: str) -> Types:
     """Types of `json.<key>` columns, from JSON members of the first rows."""
     docs: dict[str, list[bytes]] = {}
     left = HEAD_BYTES
     with open_plain(shard, "tar") as file:
         read = Window(file)
-        for number, sample in enumerate(_samples(read, 0, size, shard)):
+        for number, sample in enumerate(_samples(read, 0, file.size(), shard)):
             own = {e: m for e, m in sample.members.items() if e.rpartition(".")[2] == "json" and not sample.error}
             for extension, (offset, length) in own.items():
                 left -= length
