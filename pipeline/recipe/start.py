@@ -21,6 +21,7 @@ from interlace.recipe.base import FieldStart, PretrainedEncoder
 from interlace.recipe.fields import AnyField
 from interlace.recipe.load import load_recipe
 from interlace.recipe.recipe import Recipe
+from interlace.store.places import starts_of
 
 RECIPE, FITTED, MODEL = "recipe.yaml", "fitted.json", "model.safetensors"
 WEIGHTS = "model*.safetensors"
@@ -29,11 +30,6 @@ PRETRAINED = ("*.json", WEIGHTS)
 """What is kept of a pretrained folder; nothing else of it is ever read."""
 
 Files = dict[str, Path]
-
-
-def starts_folder(recipe: Recipe) -> Path:
-    """Where a recipe's storage keeps what runs start from."""
-    return Path(recipe.storage).absolute() / "cache" / "starts"
 
 
 def pin(recipe: Recipe) -> Recipe:
@@ -45,7 +41,7 @@ def pin(recipe: Recipe) -> Recipe:
     Raises:
         StartError: it is neither there nor kept, or has another content than the recipe says.
     """
-    home = starts_folder(recipe)
+    home = starts_of(recipe.storage)
     whole = recipe.model.init
     if whole is not None:
         digest = keep(home, whole.run, whole.digest, files_of_run, "model.init")

@@ -10,6 +10,7 @@ from interlace.data.stream import run_data_on, stream_units
 from interlace.recipe.start import MODEL
 from interlace.results.bulk import Predicted, plan_bulk, predict_bulk
 from interlace.results.listener import Listener
+from interlace.store.places import models_of, runs_of
 from interlace.tracking import registry_of
 from interlace.train.placement import readers
 
@@ -53,10 +54,10 @@ def predict_shards(
 
 def find_model(model: str, storage: Path, tracking_uri: str | None) -> Path:
     """The folder of an exported model: given, inside a run folder, or fetched from MLflow. Raises InterlaceError."""
-    for place in (Path(model), Path(model) / "model", storage / "runs" / model / "model"):
+    for place in (Path(model), Path(model) / "model", runs_of(storage) / model / "model"):
         if (place / MODEL).exists():
             return place.absolute()
     if Path(model).is_dir():
         raise InterlaceError(f"{model}: expected an exported model or the folder of a run that has ended")
     registry, place_there = registry_of(model, tracking_uri, storage)
-    return registry.fetch(place_there, storage.absolute() / "cache" / "models")
+    return registry.fetch(place_there, models_of(storage))

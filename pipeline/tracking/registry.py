@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from interlace.contract.errors import InterlaceError
+from interlace.store.places import runs_of
 from interlace.tracking.outbox import Outbox
 from interlace.tracking.store import RUN_ID, clean_key, error_code, make_client, one_line
 from interlace.tracking.target import resolve_uri
@@ -257,7 +258,7 @@ def registry_of(place: str, uri: str | None, storage: Path) -> tuple[Registry, s
         uri: tracking URI, where it is no folder; as in a recipe.
         storage: the folder of runs.
     """
-    for folder in (Path(place), storage / "runs" / place):
+    for folder in (Path(place), runs_of(storage) / place):
         if (known := tracked_run(folder)) is not None:
             return Registry(known[0]), known[1]
     return Registry(resolve_uri(uri, storage)), place

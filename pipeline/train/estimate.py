@@ -27,6 +27,7 @@ from interlace.data.plan.plan import Schedule
 from interlace.data.read.reader import Reader
 from interlace.recipe.recipe import Recipe
 from interlace.store.journal import Point, journal_path, read_on
+from interlace.store.places import plans_of
 from interlace.train.build import network_for
 from interlace.train.loop import Loop
 from interlace.train.optim import make_optimizer, rate_factor
@@ -164,7 +165,7 @@ def estimate(prepared: Prepared, data_cpus: float, seconds: float) -> Estimate:
 
 def measure(prepared: Prepared, seconds: float) -> Measured:
     """Train for some seconds in a folder of its own, which is removed afterwards. Raises InterlaceError."""
-    place = Path(prepared.recipe.storage).absolute() / "plans" / uuid.uuid4().hex[:8]
+    place = plans_of(prepared.recipe.storage) / uuid.uuid4().hex[:8]
     train = {k: m for k, m in prepared.index.manifests.items() if k == "train"}
     settings = prepared.recipe.train.model_copy(update={"checkpoint_every": None, "checkpoint_every_s": 1e9})
     recipe = prepared.recipe.model_copy(update={"storage": str(place), "train": settings})

@@ -33,8 +33,9 @@ from interlace.data.sources import Mapper
 from interlace.data.stream import data_config, dataset
 from interlace.recipe.identity import PLACE_KEYS, digest, flatten, is_place, to_yaml
 from interlace.recipe.recipe import Recipe
-from interlace.recipe.start import pin, starts_folder
+from interlace.recipe.start import pin
 from interlace.store.lock import DRIVER, held, worker_lock
+from interlace.store.places import runs_of, starts_of
 from interlace.store.system import sampled
 from interlace.train.build import network_for
 from interlace.train.checkpoint import newest_checkpoint
@@ -83,7 +84,7 @@ def prepare(recipe: Recipe, mapper: Mapper) -> Prepared:
     """Index the data (or take the index from the cache) and plan the run. Raises InterlaceError."""
     recipe = pin(recipe)
     index = build_index(recipe, mapper)
-    start(network_for(recipe, index.fitted), recipe, starts_folder(recipe))  # errors are for now, not for workers
+    start(network_for(recipe, index.fitted), recipe, starts_of(recipe.storage))  # errors are for now, not for workers
     train = open_reader(index, recipe, "train", training=True)
     plan = train.plan()
     schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
@@ -131,7 +132,7 @@ def open_run(
         ResumeError: the run there has other data, plan or model settings, another process holds it, or (with
             `resume`) there is none.
     """
-    runs = Path(prepared.recipe.storage).absolute() / "runs"
+    runs = runs_of(prepared.recipe.storage)
     name = name or f"{prepared.recipe.name}-{digest(prepared.recipe)[:8]}"
     if fresh:
         name = _free_name(runs, name)
@@ -262,7 +263,7 @@ def _job(run: Run, prepared: Prepared) -> Job:
         threads=prepared.threads,
         data_digest=train.digest,
         recipe_digest=digest(recipe),
-        starts=starts_folder(recipe),
+        starts=starts_of(recipe.storage),
     )
 
 

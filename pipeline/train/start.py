@@ -30,7 +30,7 @@ def start(network: Network, recipe: Recipe, home: Path) -> list[str]:
     Args:
         network: of the recipe, on any device.
         recipe: with `init` of fields or of the model, or without.
-        home: the folder of kept copies (`interlace.recipe.start.starts_folder`).
+        home: the folder of kept copies (`interlace.store.places.starts_of`).
 
     Raises:
         StartError: shapes or layers differ; all errors of a field are named, and nothing has been changed.

@@ -26,6 +26,7 @@ from interlace.recipe.identity import digest, to_yaml
 from interlace.recipe.recipe import Recipe
 from interlace.store.journal import journal_path, read
 from interlace.store.lock import DRIVER, held
+from interlace.store.places import sweeps_of
 from interlace.tune.search import Search
 
 Status = Literal["waiting", "unfinished", "finished", "stopped", "failed"]
@@ -194,7 +195,7 @@ def open_sweep(
     Raises:
         ResumeError: the search there has another recipe, space or data, or another process holds it.
     """
-    sweeps = Path(recipe.storage).absolute() / "sweeps"
+    sweeps = sweeps_of(recipe.storage)
     identity = _identity(recipe, search, data)
     name = name or f"{recipe.name}-{_digest(identity)}"
     if fresh and (sweeps / name).exists():

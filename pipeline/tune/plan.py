@@ -12,6 +12,7 @@ from interlace.data.read.reader import Reader
 from interlace.data.sources import Mapper
 from interlace.recipe.recipe import Recipe
 from interlace.recipe.start import pin
+from interlace.store.places import root_of
 from interlace.train.build import network_for
 from interlace.train.run import Prepared, prepare
 from interlace.tune import tpe
@@ -89,7 +90,7 @@ def _in_place(recipe: Recipe) -> Recipe:
     shared = {} if recipe.data.cache_gb else {"cache_gb": CACHE_GB}
     return recipe.model_copy(
         update={
-            "storage": str(Path(recipe.storage).absolute()),
+            "storage": str(root_of(recipe.storage)),
             "data": recipe.data.model_copy(update={**data, **shared}),
         }
     )

@@ -33,6 +33,7 @@ from interlace.data.sources.fingerprint import fingerprint
 from interlace.recipe.data import Source
 from interlace.recipe.recipe import Recipe
 from interlace.recipe.start import pin
+from interlace.store.places import indexes_of
 
 CODE_VERSION = 6
 """Raised when the meaning of a cached index changes, so that older ones are made anew."""
@@ -63,7 +64,7 @@ def build_index(recipe: Recipe, mapper: Mapper = map) -> Index:
     splits = recipe.data.splits()
     shards = {n: [find_shards(s.paths, recipe.data.root) for s in sources] for n, sources in splits.items()}
     prints = {n: [[fingerprint(s) for s in found] for found in lists] for n, lists in shards.items()}
-    folder = Path(recipe.storage).absolute() / "cache" / "index"
+    folder = indexes_of(recipe.storage)
 
     @cache
     def groups(split: str) -> list[RowGroup]:

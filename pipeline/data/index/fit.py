@@ -24,8 +24,9 @@ from interlace.modalities.base import FixedLearner, Learner
 from interlace.recipe.base import PretrainedEncoder
 from interlace.recipe.fields import AnyField, TextField
 from interlace.recipe.recipe import Recipe
-from interlace.recipe.start import fitted_from, starts_folder
+from interlace.recipe.start import fitted_from
 from interlace.recipe.tasks import AnyTask, GenerationTask
+from interlace.store.places import starts_of
 
 Fitted = Mapping[str, Mapping[str, Any]]
 """`{"fields": {name: state}, "targets": {name: state}}`, plain JSON."""
@@ -95,7 +96,7 @@ def _known(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
 
 def _started(recipe: Recipe, name: str, field: AnyField) -> Mapping[str, Any] | None:
     """The state that comes with the run or the pretrained model that a field starts from, None without one."""
-    home = starts_folder(recipe)
+    home = starts_of(recipe.storage)
     encoder: PretrainedEncoder | None = getattr(field, "encoder", None)
     if field.init is None and encoder is not None:
         assert encoder.digest is not None, "not pinned"

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 from interlace.data.index.build import Index
 from interlace.data.index.fit import Fitted
@@ -13,6 +12,7 @@ from interlace.data.plan.plan import PlanSettings
 from interlace.data.read.cache import CACHE_VERSION, LIBRARIES, Cache
 from interlace.data.read.reader import Reader
 from interlace.recipe.recipe import Recipe
+from interlace.store.places import decoded_of
 
 
 def open_reader(index: Index, recipe: Recipe, split: str, *, training: bool) -> Reader:
@@ -39,7 +39,7 @@ def decoded_cache(recipe: Recipe, fitted: Fitted) -> Cache | None:
         "fitted": fitted,
     }
     return Cache(
-        folder=recipe.data.cache_folder or str(Path(recipe.storage).absolute() / "cache" / "decoded"),
+        folder=recipe.data.cache_folder or str(decoded_of(recipe.storage)),
         limit_bytes=int(recipe.data.cache_gb * 1e9),
         reads=hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest(),
     )

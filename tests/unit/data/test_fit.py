@@ -23,7 +23,8 @@ from interlace.recipe.fields import TextField
 from interlace.recipe.identity import to_yaml
 from interlace.recipe.load import parse_recipe
 from interlace.recipe.recipe import Recipe
-from interlace.recipe.start import FITTED, RECIPE, starts_folder
+from interlace.recipe.start import FITTED, RECIPE
+from interlace.store.places import starts_of
 from tests.fitting import fit as fit_one
 
 Work = Callable[[RowGroup], pa.Table]
@@ -190,7 +191,7 @@ def test_fields_of_one_vocabulary_have_that_which_one_of_them_starts_with(tmp_pa
     text = {"modality": "text", "tokenizer": "characters", "column": "target"}
     before = recipe_of(tmp_path, a={**text, "column": "source"}, b=text)
     states = fit(before, groups_of(before), map)["fields"]
-    kept = starts_folder(before) / "hash"
+    kept = starts_of(before.storage) / "hash"
     kept.mkdir(parents=True)
     (kept / RECIPE).write_text(to_yaml(before), encoding="utf-8")
     (kept / FITTED).write_text(json.dumps({"fields": states}), encoding="utf-8")

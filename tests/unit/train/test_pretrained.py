@@ -31,8 +31,9 @@ from interlace.recipe.base import PretrainedEncoder
 from interlace.recipe.fields import ImageField, TextField
 from interlace.recipe.load import parse_recipe
 from interlace.recipe.recipe import Recipe
-from interlace.recipe.start import pin, starts_folder
+from interlace.recipe.start import pin
 from interlace.results.predictor import Predictor, export_model
+from interlace.store.places import starts_of
 from interlace.train.build import network_for
 from interlace.train.checkpoint import MODEL, RunState, save_checkpoint
 from interlace.train.loop import Loop
@@ -245,7 +246,7 @@ class Here:
         self.recipe: Recipe = pin(parse_recipe({**tree, "fields": fields}))
         self.index = build_index(self.recipe)
         self.network: Network = network_for(self.recipe, self.index.fitted)
-        start(self.network, self.recipe, starts_folder(self.recipe))
+        start(self.network, self.recipe, starts_of(self.recipe.storage))
         reader = open_reader(self.index, self.recipe, "train", training=True)
         schedule = reader.plan().schedule(steps=2)
         self.packs = [p for w in schedule.windows for p in reader.read(w, first=0, stop=schedule.stop)]

@@ -20,8 +20,9 @@ from interlace.model.network import Network, Outputs
 from interlace.recipe.identity import digest, to_yaml
 from interlace.recipe.load import load_recipe, parse_recipe
 from interlace.recipe.recipe import Recipe
-from interlace.recipe.start import pin, starts_folder
+from interlace.recipe.start import pin
 from interlace.results.predictor import Predictor, export_model
+from interlace.store.places import starts_of
 from interlace.train.build import network_for
 from interlace.train.checkpoint import RunState, load_optimizer, load_weights, save_checkpoint
 from interlace.train.loop import Loop, StepReport
@@ -45,7 +46,7 @@ class Here:
         self.schedule = self.plan.schedule(steps=num_steps)
         torch.manual_seed(self.recipe.seed)
         self.network: Network = network_for(self.recipe, self.index.fitted)
-        self.said = start(self.network, self.recipe, starts_folder(self.recipe))
+        self.said = start(self.network, self.recipe, starts_of(self.recipe.storage))
         self.loop = Loop(
             network=self.network,
             optimizer=make_optimizer(self.recipe.optim, self.network, (rate_factor(self.recipe.fields),)),
@@ -277,7 +278,7 @@ def test_shapes_that_differ_are_all_named_and_nothing_is_changed(
     network = network_for(settings, build_index(settings).fitted)
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with pytest.raises(StartError) as caught:
-        start(network, settings, starts_folder(settings))
+        start(network, settings, starts_of(settings.storage))
     errors = caught.value.errors
     assert "embeddings.of_caption.field_D: is [48], but [32] there" in errors
     assert any(f.startswith("fusion.encoders.of_caption.layers.0") and "no place for it" in f for f in errors)
