@@ -28,8 +28,8 @@ from PIL import Image
 from interlace.data.index.build import build_index
 from interlace.recipe.load import load_recipe
 from interlace.recipe.recipe import Recipe
-from tests.benchmarks.training import CPU_S, DATA, RECIPES, Found, Trained, accuracies, changed, train
 from tests.realdata import GROUP_ROWS, pair_digits
+from tests.training import CPU_S, DATA, FULL_RECIPES, Found, Trained, accuracies, changed, train
 
 REPEATS = 3
 WANTED, HALVINGS = 60.0, 7
@@ -155,13 +155,13 @@ def recipe_in(folder: Path, seed: str, epochs: str | None = None) -> Recipe:
     """The recipe over the set built here."""
     pair_digits(DATA, folder / "data", repeats=REPEATS)
     places = [f"data.root={folder / 'data'}", f"storage={folder / 'storage'}", "data.cache_gb=2", f"seed={seed}"]
-    return load_recipe(RECIPES / "digits.yaml", [*places, *([f"train.epochs={epochs}"] if epochs else [])])
+    return load_recipe(FULL_RECIPES / "digits.yaml", [*places, *([f"train.epochs={epochs}"] if epochs else [])])
 
 
 def run(recipe: Recipe) -> list[Line]:
     """Train, measure, and say which lines hold."""
     trained = train(recipe)
-    lines = [Line(what="CPU seconds of training", found=trained.cpu_s, least=CPU_S, most=True)]
+    lines = [Line(what="CPU seconds of training", found=trained.train_s, least=CPU_S, most=True)]
     lines += lines_of(trained.accuracies())
     return [*lines, *gains_under_noise(trained, find_noise(trained))]
 

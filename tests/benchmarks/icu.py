@@ -27,10 +27,8 @@ from interlace.data.index.build import build_index
 from interlace.data.read.open import open_reader
 from interlace.recipe.load import parse_recipe
 from interlace.recipe.recipe import Recipe
-from interlace.train.build import network_for
-from interlace.train.loop import Loop
-from interlace.train.optim import make_optimizer
 from interlace.train.worker import read_share
+from tests.training import start
 
 NUM_FOLDS = 5
 LEAST = 0.835
@@ -69,16 +67,7 @@ def recipe_of(folder: Path, fold: int, fields: tuple[str, ...] | None = None) ->
 def train_and_judge(recipe: Recipe) -> dict[str, dict[str, float]]:
     """Metrics of the trained model given all its fields, and given each part of them, by name."""
     index = build_index(recipe)
-    torch.manual_seed(recipe.seed)
-    network = network_for(recipe, index.fitted)
-    reader = open_reader(index, recipe, "train", training=True)
-    plan = reader.plan()
-    schedule = plan.schedule(epochs=recipe.train.epochs)
-    packs = (p for w in schedule.windows for p in reader.read(w, first=0, stop=schedule.stop, plan=plan))
-    optimizer = make_optimizer(recipe.optim, network)
-    loop = Loop(
-        network=network, optimizer=optimizer, recipe=recipe, num_steps=schedule.num_steps, device=torch.device("cpu")
-    )
+    loop, packs = start(recipe, index)
     for _ in loop.steps(packs, 0):
         pass
     batches = [to_batch(p) for p in read_share(open_reader(index, recipe, "validation", training=False))]

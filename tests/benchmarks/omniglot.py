@@ -13,18 +13,18 @@ import torch
 
 from interlace.recipe.load import load_recipe
 from interlace.recipe.recipe import Recipe
-from tests.benchmarks.training import DATA, RECIPES, changed, only, train, with_steps_for
 from tests.realdata import omniglot
+from tests.training import DATA, FULL_RECIPES, changed, lasting, only, train
 
 SECONDS = 60.0
 
 
 def measure(label: str, recipe: Recipe, seconds: float) -> float:
     """Train for a time and print accuracy for every subset of fields; that of all of them."""
-    trained = train(with_steps_for(recipe, seconds))
+    trained = train(lasting(recipe, seconds, spare=0.0))
     found = trained.accuracies()
     subsets = "  ".join(f"{'+'.join(names)} {value:.1f}" for names, value in found.items())
-    print(f"{label:24s} {trained.num_steps:5d} steps {trained.cpu_s:4.0f} CPU s   {subsets}", flush=True)  # noqa: T201
+    print(f"{label:24s} {trained.steps:5d} steps {trained.train_s:4.0f} CPU s   {subsets}", flush=True)  # noqa: T201
     return found[tuple(recipe.fields)]
 
 
@@ -35,7 +35,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         omniglot(DATA, Path(folder) / "data")
         places = [f"data.root={folder}/data", f"storage={folder}/storage", "data.cache_gb=2", f"seed={seed}"]
-        recipe = load_recipe(RECIPES / f"omniglot_{what}.yaml", places)
+        recipe = load_recipe(FULL_RECIPES / f"omniglot_{what}.yaml", places)
         single = max(measure(f"{n} alone", only(recipe, n), float(seconds)) for n in recipe.fields)
         names = fusions or [recipe.model.fusion]
         fused = max(measure(n, changed(recipe, f"model.fusion={n}"), float(seconds)) for n in names)

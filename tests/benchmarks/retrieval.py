@@ -24,10 +24,9 @@ from interlace.model.network import Network
 from interlace.recipe.load import load_recipe
 from interlace.recipe.recipe import Recipe
 from interlace.tasks.retrieval import DIRECTIONS
-from interlace.train.build import network_for
-from interlace.train.loop import Loop, evaluate
-from interlace.train.optim import make_optimizer
+from interlace.train.loop import evaluate
 from interlace.train.worker import read_share
+from tests.training import start
 
 RECIPE = Path(__file__).parents[2] / "jobs" / "recipes" / "emoji_retrieval.yaml"
 TIMES_CHANCE = 8.0
@@ -37,22 +36,13 @@ SEEDS = 2
 
 def train(recipe: Recipe, index: Index) -> Network:
     """The network of a recipe after its last step, with averaged weights where the recipe has `optim.ema`."""
-    reader = open_reader(index, recipe, "train", training=True)
-    plan = reader.plan()
-    schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
-    torch.manual_seed(recipe.seed)
-    network = network_for(recipe, index.fitted)
-    optimizer = make_optimizer(recipe.optim, network)
-    loop = Loop(
-        network=network, optimizer=optimizer, recipe=recipe, num_steps=schedule.num_steps, device=torch.device("cpu")
-    )
-    packs = (p for w in schedule.since(0) for p in reader.read(w, first=0, stop=schedule.stop, plan=plan))
+    loop, packs = start(recipe, index)
     for report in loop.steps(packs, 0):
         if report.step % 100 == 0:
             print(f"step {report.step}: loss {report.loss:.3f}, {time.process_time():.0f} CPU s", flush=True)  # noqa: T201
     if loop.average is not None:
-        network.load_state_dict(loop.average.tensors(), strict=False)  # buffers have no average
-    return network
+        loop.network.load_state_dict(loop.average.tensors(), strict=False)  # buffers have no average
+    return loop.network
 
 
 def whole_matrix(network: Network, recipe: Recipe, index: Index, split: str) -> dict[str, float]:

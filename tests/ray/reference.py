@@ -1,20 +1,15 @@
 """An undisturbed run of a recipe in this process, without Ray: what every other way of running it must equal."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from interlace.contract.sample import Pack
 from interlace.data.index.build import build_index
-from interlace.data.read.open import open_reader
 from interlace.recipe.recipe import Recipe
-from interlace.train.build import network_for
-from interlace.train.loop import Loop
-from interlace.train.optim import make_optimizer
+from tests.training import start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,28 +25,12 @@ def run_here(recipe: Recipe) -> Trace:
     """Train in this process on one thread, packs from the in-process reader."""
     torch.set_num_threads(1)
     index = build_index(recipe)
-    reader = open_reader(index, recipe, "train", training=True)
-    plan = reader.plan()
-    schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
-    torch.manual_seed(recipe.seed)
-    network = network_for(recipe, index.fitted)
-
-    def packs() -> Iterator[Pack]:
-        for window in schedule.windows:
-            yield from reader.read(window, first=0, stop=schedule.stop, plan=plan)
-
-    loop = Loop(
-        network=network,
-        optimizer=make_optimizer(recipe.optim, network),
-        recipe=recipe,
-        num_steps=schedule.num_steps,
-        device=torch.device("cpu"),
-    )
-    reports = list(loop.steps(packs(), 0))
+    loop, packs = start(recipe, index)
+    reports = list(loop.steps(packs, 0))
     return Trace(
         packs={(t.step, t.position): (t.sample_ids, t.loss) for r in reports for t in r.traces},
         losses={r.step: r.loss for r in reports},
-        weights={k: v.clone() for k, v in network.state_dict().items()},
+        weights={k: v.clone() for k, v in loop.network.state_dict().items()},
     )
 
 
