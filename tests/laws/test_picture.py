@@ -66,7 +66,7 @@ def test_what_the_picture_leaves_to_memory_is_known_by_all() -> None:
     [
         (r"^(data +-> )", r"\1tasks ", "data -> tasks: no import is like that"),
         (r"^(tracking +-> )store", r"\1", "tracking imports store: no arrow says so"),
-        (r"^recipe .*\n", "", "recipe imports contract: no arrow says so"),
+        (r"^store .*\n", "", "store imports contract: no arrow says so"),
     ],
 )
 def test_a_planted_arrow_and_a_planted_gap_are_found(pattern: str, becomes: str, difference: str) -> None:
