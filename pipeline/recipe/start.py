@@ -14,13 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from interlace.contract.errors import StartError
 from interlace.recipe.base import FieldStart, PretrainedEncoder
 from interlace.recipe.fields import AnyField
 from interlace.recipe.load import load_recipe
 from interlace.recipe.recipe import Recipe
+from interlace.store.hashes import hash_file
 from interlace.store.places import starts_of
 
 RECIPE, FITTED, MODEL = "recipe.yaml", "fitted.json", "model.safetensors"
@@ -146,15 +145,6 @@ def files_of_pretrained(place: Path) -> Files:
             f"expected a folder with config.json and model.safetensors (nothing pickled is read), but {place}: {there}"
         )
     return files
-
-
-def hash_file(path: Path) -> str:
-    """xxh3 of a file's content, 128 bits, as checkpoints have it."""
-    hasher = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            hasher.update(chunk)
-    return hasher.hexdigest()
 
 
 def _hash(files: Files) -> str:

@@ -25,8 +25,9 @@ from interlace.data.sources.fingerprint import fingerprint
 from interlace.recipe.data import Source
 from interlace.recipe.load import load_recipe
 from interlace.recipe.recipe import Recipe
-from interlace.recipe.start import FITTED, MODEL, RECIPE, hash_file
+from interlace.recipe.start import FITTED, MODEL, RECIPE
 from interlace.results.predictor import Predictor
+from interlace.store.hashes import hash_file
 from interlace.store.lock import DRIVER, held
 
 JOB = "predictions.json"

@@ -4,4 +4,5 @@
 2. `journal` is the append-only file of metrics, the first and only truth about them.
 3. `lock` lets one process at a time write a run or a data set.
 4. `system` samples what a node has at work, into a journal of its own.
+5. `hashes` tells files apart by their content.
 """

@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import xxhash
 from torch import Tensor, nn
 
 from interlace.contract.errors import CheckpointError
+from interlace.store.hashes import hash_file
 from interlace.train.average import WeightAverage
 from interlace.train.parallel import holds_shards, rows_like
 from interlace.train.tensors import read_tensors, write_tensors
@@ -86,7 +86,7 @@ def save_checkpoint(
     if rank == 0:
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
         written.append(folder / STATE)
-    hashes = {path.name: _hash(path) for path in written}
+    hashes = {path.name: hash_file(path) for path in written}
     if sharded:
         everywhere: list[dict[str, str]] = [{} for _ in range(num_parts)]
         dist.all_gather_object(everywhere, hashes)
@@ -111,7 +111,7 @@ def verify(folder: Path) -> RunState:
         path = folder / name
         if not path.exists():
             raise CheckpointError(f"{folder}: {name} is missing")
-        if _hash(path) != value:
+        if hash_file(path) != value:
             raise CheckpointError(f"{folder}: {name} is damaged (its hash differs from {HASHES})")
     if STATE not in hashes:
         raise CheckpointError(f"{folder}: {HASHES} does not name {STATE}")
@@ -194,14 +194,6 @@ def prune_checkpoints(run: Path, keep: int, best_step: int) -> None:
         if folder not in kept:
             (folder / HASHES).unlink(missing_ok=True)  # half-deleted counts as incomplete
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _hash(path: Path) -> str:
-    hasher = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            hasher.update(chunk)
-    return hasher.hexdigest()
 
 
 def chosen_checkpoint(run: Path, model_from: str) -> tuple[Path, str | None]:

@@ -43,7 +43,7 @@ from interlace.train.elastic import Rules
 from interlace.train.policy import ElasticTrainer
 from interlace.train.signals import checkpoint_given
 from interlace.train.start import start
-from interlace.train.stop import asking_on_sigterm, clear, ctrl_c_restored, is_asked
+from interlace.train.stop import clear, ctrl_c_restored, is_asked, stop_on_sigterm
 from interlace.train.worker import FAILURE, Job, OnEvaluation, Worker, train_worker
 
 COLLECTIVE_TIMEOUT_S = 600
@@ -193,7 +193,7 @@ def fit(run: Run, prepared: Prepared) -> None:
         dataset_config=data_config(recipe.data.labels),
     )
     try:
-        with ctrl_c_restored(), asking_on_sigterm(run.folder):
+        with ctrl_c_restored(), stop_on_sigterm(run.folder):
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise InterlaceError(f"run `{run.name}` failed: {_reason(error)}") from error

@@ -6,8 +6,8 @@ ranks, so that all end at the same step. A second signal ends the driver at once
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,30 @@ def clear(run: Path) -> None:
 
 
 @contextmanager
-def asking_on_sigterm(run: Path) -> Iterator[None]:
-    """During the body SIGTERM asks the workers to end; a second one does what it would have done without this."""
+def on_signal(number: signal.Signals, act: Callable[[], None]) -> Iterator[None]:
+    """During the body the first such signal acts; a second one does what it would have done without this.
+
+    Only the main thread can listen; in others nothing changes.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
 
-    def handle(number: int, frame: Any) -> None:
-        ask(run)
-        signal.signal(signal.SIGTERM, before)
+    def handle(_number: int, frame: Any) -> None:
+        act()
+        signal.signal(number, before)
 
-    signal.signal(signal.SIGTERM, handle)
+    signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
+
+
+def stop_on_sigterm(run: Path) -> AbstractContextManager[None]:
+    """During the body SIGTERM asks the workers to end; a second one does what it would have done without this."""
+    return on_signal(signal.SIGTERM, lambda: ask(run))
 
 
 @contextmanager

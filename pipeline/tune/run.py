@@ -6,15 +6,14 @@ prepare_sweep (`plan.py`) -> open_sweep (`pipeline/tune/folder.py`) -> run_sweep
 import os
 import shutil
 import signal
-import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Literal, final
 
 from ray import tune
 
+from interlace.train.stop import on_signal
 from interlace.tune.folder import ENDED, Goal, Sweep, end_trial, read_json
 from interlace.tune.plan import SweepPlan
 from interlace.tune.schedulers import make_scheduler
@@ -150,20 +149,9 @@ class _Clock(tune.Stopper):  # type: ignore[misc]
         """Whether it is time."""
         return self.interrupted or (self._deadline is not None and time.monotonic() >= self._deadline)
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
+    def watched(self) -> AbstractContextManager[None]:
         """Listen for Ctrl-C during the body."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.getsignal(signal.SIGINT)
+        return on_signal(signal.SIGINT, self._interrupt)
 
-        def interrupt(number: int, frame: Any) -> None:
-            self.interrupted = True
-            signal.signal(signal.SIGINT, before)
-
-        signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
+    def _interrupt(self) -> None:
+        self.interrupted = True

@@ -7,8 +7,8 @@ import pytest
 
 from interlace.contract.errors import InterlaceError
 from interlace.jobs.register import run_register
-from interlace.recipe.start import hash_file
 from interlace.results.bulk import plan_bulk
+from interlace.store.hashes import hash_file
 from interlace.store.journal import Journal, journal_path
 from interlace.tracking import Registry, Tracker, make_target, sync
 from tests.e2e.faulty import mlflow_server

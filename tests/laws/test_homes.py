@@ -50,7 +50,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "transformers": ("pipeline/model/pretrained.py",),
     "typer": ("jobs/",),
-    "xxhash": ("pipeline/data/", "pipeline/recipe/start.py", "pipeline/train/checkpoint.py"),
+    "xxhash": ("pipeline/data/", "pipeline/store/hashes.py"),
     "yaml": (
         "pipeline/recipe/load.py", "pipeline/recipe/identity.py", "pipeline/tune/folder.py", "cluster/manifests.py",
     ),

@@ -26,21 +26,6 @@ from interlace.model.transformer import Encoder, Layer
 from interlace.recipe.model import Model
 
 
-class Early(Fusion):
-    """Every layer attends within the sample (Kim et al. 2021, ViLT). A field's state is pooled from its embedding."""
-
-    encodes = False
-
-    def __init__(self, model: Model, names: Sequence[str]) -> None:
-        super().__init__(model, names)
-        self.joint = Encoder(model, model.joint_layers)
-
-    def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
-        """See `Fusion`."""
-        sample_SD, joint, weights_SF = join(self.joint, self.pool, join_fields(tokens, keep_SF), measure=self.measures)
-        return Fused(sample_SD=sample_SD, fields=self.states(tokens), tokens=tokens, joint=joint, weights_SF=weights_SF)
-
-
 class Mid(Fusion):
     """Layers within each field, then layers within the sample (Nagrani et al. 2021, without their bottlenecks)."""
 
@@ -52,6 +37,12 @@ class Mid(Fusion):
         """See `Fusion`."""
         sample_SD, joint, weights_SF = join(self.joint, self.pool, join_fields(tokens, keep_SF), measure=self.measures)
         return Fused(sample_SD=sample_SD, fields=self.states(tokens), tokens=tokens, joint=joint, weights_SF=weights_SF)
+
+
+class Early(Mid):
+    """Every layer attends within the sample (Kim et al. 2021, ViLT). A field's state is pooled from its embedding."""
+
+    encodes = False
 
 
 def join(layers: Encoder, pool: Pool, joint: Joint, *, measure: bool) -> tuple[Tensor, Joint, Tensor | None]:

@@ -8,8 +8,8 @@ import pytest
 
 from interlace.contract.errors import InterlaceError
 from interlace.jobs.register import run_register
-from interlace.recipe.start import hash_file
 from interlace.results.prediction import find_model
+from interlace.store.hashes import hash_file
 from interlace.tracking import Bar, resolve_uri
 from interlace.tracking.outbox import Outbox
 from interlace.tracking.registry import make_bar

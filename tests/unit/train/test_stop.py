@@ -9,7 +9,7 @@ import typer
 
 from interlace.contract.errors import StoppedError
 from interlace.jobs.console import reported_errors
-from interlace.train.stop import asking_on_sigterm, clear, ctrl_c_restored, is_asked
+from interlace.train.stop import clear, ctrl_c_restored, is_asked, stop_on_sigterm
 
 
 def terminate() -> None:
@@ -20,7 +20,7 @@ def test_sigterm_asks_once_and_then_does_what_it_did_before(tmp_path: Path) -> N
     seen: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     try:
-        with asking_on_sigterm(tmp_path):
+        with stop_on_sigterm(tmp_path):
             assert not is_asked(tmp_path)
             terminate()
             assert (is_asked(tmp_path), seen) == (True, [])
