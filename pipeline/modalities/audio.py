@@ -220,7 +220,7 @@ class AudioModality(Modality):
             times=(times[starts] + times[ends]) / np.float32(2),
         )
 
-    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+    def token_texts(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
         """None at all: patches of a spectrum are no words."""
         return ()
 

@@ -53,7 +53,7 @@ class Modality(ABC):
         """The tokens of a decoded value."""
 
     @abstractmethod
-    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+    def token_texts(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
         """Each token as a person reads it, None for an unknown one; empty where tokens are no words (patches)."""
 
     def num_tokens(self, extent: Extent) -> int:

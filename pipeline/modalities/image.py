@@ -168,7 +168,7 @@ class ImageModality(Modality):
         cells = decoded.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 1, 3, 4)
         return Tokens(values=cells.reshape(rows * columns, self._spec.patch_dim), grid=(rows, columns))
 
-    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+    def token_texts(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
         """None at all: patches are looked at."""
         return ()
 

@@ -205,7 +205,7 @@ class IrregularSeries(Modality):
         scores: Line = (readings - self._means[channels]) / self._stds[channels]
         return scores
 
-    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+    def token_texts(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
         """None at all: patches are looked at."""
         return ()
 

@@ -108,7 +108,7 @@ class PretrainedText(Modality):
         """The ids themselves."""
         return Tokens(values=decoded, grid=(len(decoded), 1))
 
-    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+    def token_texts(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
         """Pieces of words as the vocabulary has them."""
         return tuple(self._tokenizer.id_to_token(i) for i in decoded.tolist())
 

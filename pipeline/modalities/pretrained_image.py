@@ -104,6 +104,6 @@ class PretrainedImage(Modality):
         """Patches of the pixels."""
         return self._inner.encode(decoded)
 
-    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+    def token_texts(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
         """None at all: patches are looked at."""
         return ()

@@ -156,7 +156,7 @@ class RegularSeries(Modality):
         values[:, size:] = present.reshape(len(decoded), size)
         return Tokens(values=values, grid=(len(decoded), 1), times=decoded[:, 0].astype(np.float32))
 
-    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+    def token_texts(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
         """None at all: patches are looked at."""
         return ()
 

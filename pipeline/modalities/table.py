@@ -116,7 +116,7 @@ class NumbersModality(Modality):
         values = self._kind.patches(decoded[columns], columns, scores, len(self._columns))
         return Tokens(values=values.astype(np.float32), grid=(len(columns), 1))
 
-    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+    def token_texts(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
         """`column = value` of the values that are present."""
         pairs = zip(self._columns, decoded.tolist(), strict=True)
         return tuple(f"{column} = {self._kind.word(x)}" for column, x in pairs if not math.isnan(x))
@@ -166,7 +166,7 @@ class CategoriesModality(Modality):
         """The ids themselves."""
         return Tokens(values=decoded, grid=(len(decoded), 1))
 
-    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+    def token_texts(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
         """`column = category` of the values that are present."""
         return tuple(self._words[i] for i in decoded.tolist())
 

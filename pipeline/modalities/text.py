@@ -173,7 +173,7 @@ class TextModality(Modality):
         """The ids themselves."""
         return Tokens(values=decoded, grid=(len(decoded), 1))
 
-    def words(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
+    def token_texts(self, decoded: NDArray[Any]) -> tuple[str | None, ...]:
         """Bytes, characters or pieces of words; specials in angle brackets."""
         return tuple(_SPECIAL_WORDS[i] if i < NUM_SPECIALS else self._tokenizer.word(i) for i in decoded.tolist())
 

@@ -1,8 +1,8 @@
 """The decoder of a text (Vaswani et al. 2017, pre-norm): causal layers that also look at a memory, packed or by steps.
 
 Training reads whole texts, packed end to end: `Decoder(ids, segments, memory)`. Generation goes token by token with the
-keys and values of what was written kept (`Writing`); there texts of a pack lie in a padded batch, always in float32,
-so that a step gives what the packed pass gives.
+keys and values of what was written kept (`DecodingState`); there texts of a pack lie in a padded batch, always in
+float32, so that a step gives what the packed pass gives.
 """
 
 # T rows of the packed texts (tokens, then slack), U rows of the packed memory, S samples, W texts a sample, L tokens
@@ -115,9 +115,9 @@ class Decoder(nn.Module):
         out_TD: Tensor = self.out_norm(x_TD)
         return out_TD
 
-    def write(self, table_VD: Tensor, out_VD: Tensor, memory: Memory) -> "Writing":
+    def start(self, table_VD: Tensor, out_VD: Tensor, memory: Memory) -> "DecodingState":
         """Begin texts of the samples of a memory; `out_VD` is the output matrix."""
-        return Writing(self, table_VD, out_VD, memory)
+        return DecodingState(self, table_VD, out_VD, memory)
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ class LayerCache:
         self.k, self.v = torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2)
 
 
-class Writing:
+class DecodingState:
     """Texts being written, a token at a time: `log_probs` of the next token given the last one.
 
     Args:

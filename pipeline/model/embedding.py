@@ -77,10 +77,10 @@ class FieldEmbedding(nn.Module):
         self.position = GridPosition((1, 1) if encoder else spec.max_grid, dim)  # a pretrained model has its own
         self.field_D = nn.Parameter(torch.zeros(dim))
         self.mask_D = nn.Parameter(torch.zeros(dim)) if maskable else None
-        self.clock = Clock(dim) if spec.clocked and stands_apart(settings) else None
+        self.clock = TimeEmbedding(dim) if spec.clocked and stands_apart(settings) else None
 
     def forward(
-        self, tokens: FieldBatch, segments: Segments, clock: "Clock | None" = None, mask: Tensor | None = None
+        self, tokens: FieldBatch, segments: Segments, clock: "TimeEmbedding | None" = None, mask: Tensor | None = None
     ) -> Tensor:
         """Vectors of the tokens, float32 `[T, D]`.
 
@@ -141,7 +141,7 @@ class GridPosition(nn.Module):
         return place_TD
 
 
-class Clock(nn.Module):
+class TimeEmbedding(nn.Module):
     """Where a token lies in time: sines and cosines of periods from 50 ms to 12 days, then one linear map.
 
     The fields of a sample share it, so a sound and a sensor reading of the same second get the same vector.

@@ -16,7 +16,7 @@ from interlace.contract.batch import Batch
 from interlace.contract.sample import FieldSpec
 from interlace.model.attention import Segments
 from interlace.model.decoder import Decoder
-from interlace.model.embedding import Clock, FieldEmbedding, IdTable, IdVectors, stands_apart
+from interlace.model.embedding import FieldEmbedding, IdTable, IdVectors, TimeEmbedding, stands_apart
 from interlace.model.fusion import FieldTokens, Fusion, Joint, join_fields, key
 from interlace.model.fusions import FUSIONS
 from interlace.model.pretrained import Pretrained
@@ -99,7 +99,7 @@ class Network(nn.Module):
         self.model = model
         masked = {name for task in tasks.values() for name in task.masked_fields}
         shared = [spec.clocked and not stands_apart(fields[name]) for name, spec in specs.items()]
-        self.clock = Clock(model.dim) if any(shared) else None
+        self.clock = TimeEmbedding(model.dim) if any(shared) else None
         self.embeddings = nn.ModuleDict(
             {
                 key(name): FieldEmbedding(

@@ -49,9 +49,7 @@ Judge = Callable[[Record, Mapping[str, Any]], tuple[float, str, str] | None]
 def worst_mistakes(predictor: Predictor, manifest: Manifest) -> dict[str, list[Mistake]]:
     """By task its worst errors, the worst first; tasks whose predictions have no single truth are left out."""
     recipe = predictor.recipe
-    wanted = tuple(
-        dict.fromkeys((*predictor.recordings.columns, *(c for t in recipe.tasks.values() for c in t.columns)))
-    )
+    wanted = tuple(dict.fromkeys((*predictor.codec.columns, *(c for t in recipe.tasks.values() for c in t.columns))))
     records = list(_records(manifest, wanted))
     said = predictor.predict([record for _, record in records])
     found: dict[str, list[Mistake]] = {}
@@ -171,7 +169,7 @@ def write_mistakes(predictor: Predictor, reader: Reader, split: str, folder: Pat
 
 def _view(mistake: Mistake, predictor: Predictor) -> SampleView:
     """The sample as the model got it, without augmentation."""
-    seen = view_sample(mistake.record, predictor.recordings, np.random.default_rng(0), mistake.place)
+    seen = view_sample(mistake.record, predictor.codec, np.random.default_rng(0), mistake.place)
     labels = {"true": mistake.true, "said": mistake.said, "wrong by": f"{mistake.badness:.3g}"}
     return replace(seen, labels=labels, fields=tuple(_plain(field) for field in seen.fields))
 

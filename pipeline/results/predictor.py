@@ -16,7 +16,7 @@ import torch
 
 from interlace.contract.batch import to_batch
 from interlace.contract.errors import InterlaceError, RecordError
-from interlace.data.index.records import Recordings, make_recordings
+from interlace.data.index.records import RecordCodec, make_codec
 from interlace.data.read.reader import EMPTY, Slot, join, read_slot
 from interlace.model.network import Network
 from interlace.recipe.identity import to_yaml
@@ -46,13 +46,13 @@ class Predictor:
     Args:
         recipe: of the run that trained it.
         network: in evaluation mode, on `device`.
-        recordings: modalities of the recipe's fields.
+        codec: modalities of the recipe's fields.
         device: where it runs.
     """
 
     recipe: Recipe
     network: Network
-    recordings: Recordings
+    codec: RecordCodec
     device: torch.device
 
     @classmethod
@@ -65,11 +65,11 @@ class Predictor:
         fitted = json.loads((folder / FITTED).read_text(encoding="utf-8"))
         network = network_for(recipe, fitted)
         load_weights(folder, network)
-        recordings = make_recordings(recipe, fitted)
+        codec = make_codec(recipe, fitted)
         return cls(
             recipe=recipe,
             network=network.to(device).eval(),
-            recordings=Recordings(fields=recordings.fields, targets={}),
+            codec=RecordCodec(fields=codec.fields, targets={}),
             device=torch.device(device),
         )
 
@@ -113,18 +113,18 @@ class Predictor:
 
     def _read(self, row: Mapping[str, Any]) -> tuple[Slot, str | None]:
         try:
-            slot = read_slot(row, self.recordings, None)
+            slot = read_slot(row, self.codec, None)
         except RecordError as error:
             return EMPTY, str(error)
         if not slot.tokens:
-            columns = ", ".join(self.recordings.columns)
+            columns = ", ".join(self.codec.columns)
             return EMPTY, f"expected a value in at least one of the columns {columns}, but all are missing"
         return slot, None
 
     def _say(self, read: Sequence[tuple[Slot, str | None]]) -> Iterator[dict[str, Any]]:
         """The predictions of one pack."""
         slots = [slot for slot, _ in read]
-        pack = join(0, 0, np.arange(len(slots)), slots, self.recordings)
+        pack = join(0, 0, np.arange(len(slots)), slots, self.codec)
         tasks = self.network.tasks
         with torch.no_grad(), autocast(self.recipe, self.device):
             outputs = self.network(to_batch(pack, self.device), mask_tokens=False)

@@ -66,9 +66,9 @@ def points_since(run_folder: Path, offset: int) -> list[Point]:
 def draw_lengths(prepared: Prepared, path: Path) -> None:
     """Histograms of tokens a sample of the training split, of each field where it is there, and of all together."""
     manifest = prepared.index.manifests["train"]
-    recordings = prepared.train.recordings
+    codec = prepared.train.codec
     usable = ~manifest.unusable
-    tokens = {n: field_tokens(manifest, n, modality)[usable] for n, (modality, _) in recordings.fields.items()}
+    tokens = {n: field_tokens(manifest, n, modality)[usable] for n, (modality, _) in codec.fields.items()}
     lengths = {name: found[found > 0] for name, found in tokens.items()}
     lengths["all fields"] = np.sum(list(tokens.values()), axis=0)
     lengths_figure(lengths, f"tokens a sample ({prepared.recipe.name}, train)", path)

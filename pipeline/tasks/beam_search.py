@@ -1,6 +1,6 @@
 """Search for a likely text: greedy, and beam search, for all samples of a pack at once.
 
-In: a `Writing` that has written nothing. Out: for each sample the ids of its text (without `END`) and their
+In: a `DecodingState` that has written nothing. Out: for each sample the ids of its text (without `END`) and their
 log-probability under the model, `END` included where it was written. Samples that are done leave the batch.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from interlace.contract.sample import BEGIN, END, UNKNOWN
-from interlace.model.decoder import Writing
+from interlace.model.decoder import DecodingState
 
 NEVER = (UNKNOWN, BEGIN)
 """Ids that are never written."""
@@ -33,15 +33,15 @@ class Text:
 
 
 @torch.no_grad()
-def greedy(writing: Writing, max_tokens: int) -> list[Text]:
+def greedy(decoding: DecodingState, max_tokens: int) -> list[Text]:
     """The most likely token at each step, until `END` or `max_tokens` tokens."""
-    device = writing.table_VD.device
-    live = torch.arange(writing.num_samples, device=device)
+    device = decoding.table_VD.device
+    live = torch.arange(decoding.num_samples, device=device)
     ids = torch.full((len(live), max_tokens), END, device=device)
     total_S = torch.zeros(len(live), device=device, dtype=torch.float64)
     last_S1 = torch.full((len(live), 1), BEGIN, device=device)
     for step in range(max_tokens):
-        best_S, last_S = _writable(writing.log_probs(last_S1)[:, 0]).max(1)
+        best_S, last_S = _writable(decoding.log_probs(last_S1)[:, 0]).max(1)
         total_S[live] += best_S.double()
         ids[live, step] = last_S
         going = (last_S != END).nonzero().flatten()
@@ -49,7 +49,7 @@ def greedy(writing: Writing, max_tokens: int) -> list[Text]:
             break
         if len(going) < len(live):
             live = live[going]
-            writing.keep(going)
+            decoding.keep(going)
         last_S1 = last_S[going].unsqueeze(1)
     return [_text(row, total) for row, total in zip(ids.tolist(), total_S.tolist(), strict=True)]
 
@@ -81,14 +81,14 @@ class _Beams:
 
 
 @torch.no_grad()
-def beam_search(writing: Writing, max_tokens: int, width: int, penalty: float) -> list[list[Text]]:
+def beam_search(decoding: DecodingState, max_tokens: int, width: int, penalty: float) -> list[list[Text]]:
     """The texts that a beam of `width` texts finds for each sample, the best first; a width of 1 is greedy.
 
     Texts are ranked by log-probability over `length_norm`. One that ends leaves the beam and its place stays empty, so
     up to `width` are found (Wu et al. 2016). A sample is done when no open text can become better than its best.
     """
-    device = writing.table_VD.device
-    live = torch.arange(writing.num_samples, device=device)
+    device = decoding.table_VD.device
+    live = torch.arange(decoding.num_samples, device=device)
     found: list[list[Text]] = [[] for _ in range(len(live))]
     beams = _Beams(
         ids_SWL=torch.zeros(len(live), 1, 0, dtype=torch.int64, device=device),
@@ -96,16 +96,16 @@ def beam_search(writing: Writing, max_tokens: int, width: int, penalty: float) -
     )
     last_SW = torch.full((len(live), 1), BEGIN, device=device)
     for step in range(1, max_tokens + 1):
-        beams, parent_SW = _extend(beams, _writable(writing.log_probs(last_SW)), width)
+        beams, parent_SW = _extend(beams, _writable(decoding.log_probs(last_SW)), width)
         own = [found[s] for s in live.tolist()]
         _finish(beams, own, cut=step == max_tokens)
         going = _open(beams, own, penalty, length_norm(max_tokens, penalty))
         if not len(going):
             break
-        writing.reorder(parent_SW)
+        decoding.reorder(parent_SW)
         if len(going) < len(live):
             live, beams = live[going], beams.take(going)
-            writing.keep(going)
+            decoding.keep(going)
         last_SW = beams.ids_SWL[:, :, -1]
     return [sorted(texts, key=lambda text: -text.score(penalty)) for texts in found]
 

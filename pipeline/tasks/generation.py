@@ -102,15 +102,15 @@ class GenerationTask(Task):
         return losses_S.masked_fill(~target.present, 0.0)  # no text is not the empty text
 
     @torch.no_grad()
-    def write(self, outputs: Outputs) -> list[Text]:
+    def generate(self, outputs: Outputs) -> list[Text]:
         """The text of each sample."""
         settings = self.settings
         if self.decoder is None:
             return best_path(self._ctc_log_probs(outputs), self._ctc_tokens(outputs).segments)
-        writing = self.decoder.write(*self.tables(outputs), memory_of(outputs))
+        decoding = self.decoder.start(*self.tables(outputs), memory_of(outputs))
         if settings.beam == 1:
-            return greedy(writing, settings.max_tokens)
-        found = beam_search(writing, settings.max_tokens, settings.beam, settings.length_penalty)
+            return greedy(decoding, settings.max_tokens)
+        found = beam_search(decoding, settings.max_tokens, settings.beam, settings.length_penalty)
         return [texts[0] for texts in found] if self.ctc is None else self._agreed(found, outputs)
 
     def _agreed(self, found: list[list[Text]], outputs: Outputs) -> list[Text]:
@@ -143,7 +143,7 @@ class GenerationTask(Task):
 
     def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The text, and its `score`: the log-probability (from CTC alone: of the best path)."""
-        return [{"": self.detokenize(text.ids), "score": text.log_prob} for text in self.write(outputs)]
+        return [{"": self.detokenize(text.ids), "score": text.log_prob} for text in self.generate(outputs)]
 
     @torch.no_grad()
     def state(self, outputs: Outputs, batch: Batch) -> State:
@@ -173,7 +173,7 @@ class GenerationTask(Task):
         if not bool(chosen_S.any()):
             return {"written": [], "references": [], "errors": torch.zeros(4, dtype=torch.int64)}
         chosen = chosen_S.nonzero().flatten().tolist()
-        said = [self.detokenize(text.ids) for text in self.write(outputs)]
+        said = [self.detokenize(text.ids) for text in self.generate(outputs)]
         ids = [part.tolist() for part in torch.split(target.values, target.lengths.tolist())]
         written, references = [said[s] for s in chosen], [self.detokenize(ids[s]) for s in chosen]
         pairs = list(zip(references, written, strict=True))

@@ -24,7 +24,7 @@ class UncertaintyWeights(nn.Module):
         found: Tensor = (-self.log_variances[key(task)]).exp()
         return found
 
-    def price(self, task: str) -> Tensor:
+    def penalty(self, task: str) -> Tensor:
         """What is added to the loss of a step in which the task has a target."""
         found: Tensor = self.log_variances[key(task)] / 2
         return found

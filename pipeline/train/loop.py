@@ -54,8 +54,8 @@ class Losses(nn.Module):
         terms = losses * losses.new_tensor([self.weights[n] for n in self.network.tasks])
         if isinstance(learned := self.network.weighting, UncertaintyWeights):
             terms = terms * torch.stack([learned.weight(n) for n in self.network.tasks])
-            prices = [learned.price(n) * (counts[n] > 0) for n in self.network.tasks]
-            terms = terms + torch.stack(prices) / self.packs  # added once a step
+            penalties = [learned.penalty(n) * (counts[n] > 0) for n in self.network.tasks]
+            terms = terms + torch.stack(penalties) / self.packs  # added once a step
         return terms.sum(), losses.detach()
 
 

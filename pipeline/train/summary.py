@@ -37,7 +37,7 @@ def _data(prepared: Prepared) -> Iterator[str]:
         for bad in manifest.bad[:3]:
             yield f"  bad: {bad.shard} row {bad.row}: {bad.reason}"
     train = prepared.index.manifests["train"]
-    for name, (modality, _) in prepared.train.recordings.fields.items():
+    for name, (modality, _) in prepared.train.codec.fields.items():
         tokens = field_tokens(train, name, modality)
         present = tokens[tokens > 0]
         mean = f"mean {present.mean():.1f}, most {present.max()}" if len(present) else "none"

@@ -1,4 +1,4 @@
-"""Speed of writing: `python -m tests.benchmarks.generation`, on one thread; exits 1 where a line fails.
+"""Speed of decoding: `python -m tests.benchmarks.generation`, on one thread; exits 1 where a line fails.
 
 100 captions of pictures (16 patches of 8 x 8 x 3) by an untrained model of width 128, 2 + 2 layers, a vocabulary of
 1,000, 24 tokens each: all in one batch at least 5 times as fast as one by one; and with a cache of keys and values
@@ -81,8 +81,8 @@ def main() -> None:
     task = network.tasks["name"]
     assert isinstance(task, GenerationTask)
     with torch.no_grad():
-        together, texts = seconds(lambda: task.write(network(pictures(range(CAPTIONS)))))
-        single, alone = seconds(lambda: [task.write(network(pictures(range(i, i + 1))))[0] for i in range(CAPTIONS)])
+        together, texts = seconds(lambda: task.generate(network(pictures(range(CAPTIONS)))))
+        single, alone = seconds(lambda: [task.generate(network(pictures(range(i, i + 1))))[0] for i in range(CAPTIONS)])
         plain, slow = seconds(lambda: uncached(task, network(pictures(range(CAPTIONS)))))
     same = [t.ids for t in texts] == [t.ids for t in alone]
     length = sum(len(t.ids) for t in texts) / CAPTIONS

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from interlace.data.index.records import Recordings
+from interlace.data.index.records import RecordCodec
 from interlace.data.read.reader import Slot, join
 from interlace.modalities import make
 from interlace.modalities.base import Modality
@@ -297,7 +297,7 @@ def steps_of(case: Case) -> list[Step]:
 
 def pack_step(name: str, cases: Sequence[Case]) -> Step:
     """Whole packs of samples that have a value of each case: every step, and laying the tokens end to end."""
-    recordings = Recordings(fields={c.name: (c.modality, ()) for c in cases}, targets={})
+    codec = RecordCodec(fields={c.name: (c.modality, ()) for c in cases}, targets={})
     samples = list(zip(*(c.values for c in cases), strict=False))
 
     def ours(pack: Sequence[Sequence[tuple[Any, ...]]]) -> Any:
@@ -308,7 +308,7 @@ def pack_step(name: str, cases: Sequence[Case]) -> Step:
                 case.modality.measure(value)
                 tokens[case.name] = case.modality.encode(case.modality.decode(value))
             slots.append(Slot(tokens=tokens, targets={}))
-        return join(0, 0, np.arange(len(pack)), slots, recordings)
+        return join(0, 0, np.arange(len(pack)), slots, codec)
 
     def bare(pack: Sequence[Sequence[tuple[Any, ...]]]) -> Any:
         found: dict[str, list[Any]] = {c.name: [] for c in cases}

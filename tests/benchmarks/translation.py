@@ -81,11 +81,11 @@ def search(trained: Trained, batch: Batch) -> tuple:
     assert isinstance(task, GenerationTask)
     outputs = trained.network.eval()(batch)
 
-    def writing():
-        return task.decoder.write(*task.tables(outputs), memory_of(outputs))
+    def decoding():
+        return task.decoder.start(*task.tables(outputs), memory_of(outputs))
 
     limit = task.settings.max_tokens
-    return greedy(writing(), limit), beam_search(writing(), limit, 1, 0.0), beam_search(writing(), limit, 4, 0.0)
+    return greedy(decoding(), limit), beam_search(decoding(), limit, 1, 0.0), beam_search(decoding(), limit, 4, 0.0)
 
 
 PARTS = {"overfit": overfit, "full": full}

@@ -24,7 +24,7 @@ from interlace.data.index.fit import Fitted, fit
 from interlace.data.index.identity import reading, target_settings
 from interlace.data.index.manifest import Manifest, load_manifest, save_manifest
 from interlace.data.index.measure import MeasureGroup
-from interlace.data.index.records import Recordings, make_recordings
+from interlace.data.index.records import RecordCodec, make_codec
 from interlace.data.index.schema import check_schemas
 from interlace.data.index.targets import TextTarget
 from interlace.data.index.tokens import num_tokens
@@ -74,14 +74,14 @@ def build_index(recipe: Recipe, mapper: Mapper = map) -> Index:
     if not path.exists():
         _save_fitted(fit(recipe, groups("train"), mapper), path)
     fitted: Fitted = json.loads(path.read_text(encoding="utf-8"))
-    recordings = make_recordings(recipe, fitted)
+    codec = make_codec(recipe, fitted)
     manifests = {}
     for name, sources in splits.items():
         path = folder / _key(recipe, name, prints[name], fitted) / "manifest.parquet"
         if not path.exists():
-            save_manifest(build_manifest(sources, groups(name), recordings, mapper), path)
+            save_manifest(build_manifest(sources, groups(name), codec, mapper), path)
         manifests[name] = load_manifest(path)
-        check_manifest(manifests[name], name, recipe, recordings)
+        check_manifest(manifests[name], name, recipe, codec)
     return Index(fitted=fitted, manifests=manifests)
 
 
@@ -99,13 +99,13 @@ def list_groups(sources: Sequence[Source], shards: Sequence[Sequence[str]], reci
 
 
 def build_manifest(
-    sources: Sequence[Source], groups: Sequence[RowGroup], recordings: Recordings, mapper: Mapper
+    sources: Sequence[Source], groups: Sequence[RowGroup], codec: RecordCodec, mapper: Mapper
 ) -> Manifest:
     """Measure every row group."""
-    tables = mapper(MeasureGroup(tuple(open_source(s) for s in sources), recordings), groups)
+    tables = mapper(MeasureGroup(tuple(open_source(s) for s in sources), codec), groups)
     table = pa.concat_tables(tables)
     assert table.num_rows == sum(g.num_rows for g in groups)
-    check_alignment(int(np.count_nonzero(table["unaligned"].to_numpy())), table.num_rows, recordings)
+    check_alignment(int(np.count_nonzero(table["unaligned"].to_numpy())), table.num_rows, codec)
     reasons = table["reason"].to_pylist()
     places = [(g.shard, g.first_row + i) for g in groups for i in range(g.num_rows)]
     bad = tuple(
@@ -115,18 +115,16 @@ def build_manifest(
         sources=tuple(sources),
         groups=tuple(groups),
         hashes=table["hash"].to_numpy(),
-        extents={
-            n: np.stack([table[f"{n}.0"].to_numpy(), table[f"{n}.1"].to_numpy()], axis=1) for n in recordings.fields
-        },
+        extents={n: np.stack([table[f"{n}.0"].to_numpy(), table[f"{n}.1"].to_numpy()], axis=1) for n in codec.fields},
         bad=bad,
         unusable=np.array([why is not None for why in reasons], np.bool_),
     )
 
 
-def check_alignment(unaligned: int, num_rows: int, recordings: Recordings) -> None:
+def check_alignment(unaligned: int, num_rows: int, codec: RecordCodec) -> None:
     """Refuse data of which CTC could align less than half; fewer texts are left out of its loss. Raises DataError."""
     if unaligned * 2 > num_rows:
-        fields = {t.ctc_field for t, _ in recordings.targets.values() if isinstance(t, TextTarget)} - {None}
+        fields = {t.ctc_field for t, _ in codec.targets.values() if isinstance(t, TextTarget)} - {None}
         name = " or ".join(sorted(map(str, fields)))
         raise DataError(
             f"CTC needs a token of its field for each token of the text, and one more for each that repeats the one"
@@ -135,7 +133,7 @@ def check_alignment(unaligned: int, num_rows: int, recordings: Recordings) -> No
         )
 
 
-def check_manifest(manifest: Manifest, split: str, recipe: Recipe, recordings: Recordings) -> None:
+def check_manifest(manifest: Manifest, split: str, recipe: Recipe, codec: RecordCodec) -> None:
     """Refuse a split whose bad records pass the limit, or with a sample longer than the token budget."""
     limit = recipe.data.max_bad_share
     share = len(manifest.bad) / manifest.num_rows
@@ -145,7 +143,7 @@ def check_manifest(manifest: Manifest, split: str, recipe: Recipe, recordings: R
             f"{split}: {len(manifest.bad)} of {manifest.num_rows} records are bad ({share:.2%}), but"
             f" `data.max_bad_share` is {limit:.2%}; the first:{listed}"
         )
-    tokens = num_tokens(manifest, recordings)
+    tokens = num_tokens(manifest, codec)
     longest = int(tokens.argmax())
     if tokens[longest] > recipe.batch.token_budget:
         shard, row = manifest.locate(longest)

@@ -18,7 +18,7 @@ Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recordings:
+class RecordCodec:
     """How a record's columns become tokens and targets: one entry a field or target, with the columns it reads."""
 
     fields: Mapping[str, tuple[Modality, tuple[str, ...]]]
@@ -87,9 +87,9 @@ def field_value(record: Record, columns: tuple[str, ...]) -> tuple[Any, ...] | N
     return None if all(v is None for v in value) else value
 
 
-def make_recordings(recipe: Recipe, fitted: Fitted) -> Recordings:
+def make_codec(recipe: Recipe, fitted: Fitted) -> RecordCodec:
     """The modalities and targets of a recipe, with what was fitted."""
-    return Recordings(
+    return RecordCodec(
         fields={n: (modalities.make(n, f, fitted["fields"][n]), f.columns) for n, f in recipe.fields.items()},
         targets={n: (make_target(t, fitted["targets"][n]), t.columns) for n, t in recipe.tasks.items() if t.columns},
     )

@@ -4,14 +4,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interlace.data.index.manifest import Manifest
-from interlace.data.index.records import Recordings
+from interlace.data.index.records import RecordCodec
 from interlace.modalities.base import Modality
 
 
-def num_tokens(manifest: Manifest, recordings: Recordings) -> NDArray[np.int32]:
+def num_tokens(manifest: Manifest, codec: RecordCodec) -> NDArray[np.int32]:
     """Int32 `[N]`: tokens of each row over all fields; 0 for rows that can't be used."""
     total = np.zeros(manifest.num_rows, np.int32)
-    for name, (modality, _) in recordings.fields.items():
+    for name, (modality, _) in codec.fields.items():
         total += field_tokens(manifest, name, modality)
     total[manifest.unusable] = 0
     return total

@@ -1,4 +1,4 @@
-"""Readers of an index: a split with its plan, its recordings and its cache of decoded values."""
+"""Readers of an index: a split with its plan, its codec and its cache of decoded values."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import json
 from interlace.data.index.build import Index
 from interlace.data.index.fit import Fitted
 from interlace.data.index.identity import reading, target_settings
-from interlace.data.index.records import make_recordings
+from interlace.data.index.records import make_codec
 from interlace.data.plan.mix import MixSettings
 from interlace.data.plan.plan import PlanSettings
 from interlace.data.read.cache import CACHE_VERSION, LIBRARIES, Cache
@@ -20,7 +20,7 @@ def open_reader(index: Index, recipe: Recipe, split: str, *, training: bool) -> 
     return Reader(
         manifest=index.manifests[split],
         plan_settings=plan_settings(recipe, training=training),
-        recordings=make_recordings(recipe, index.fitted),
+        codec=make_codec(recipe, index.fitted),
         training=training,
         mix=mix_settings(recipe) if split == "train" and training else None,
         cache=decoded_cache(recipe, index.fitted),

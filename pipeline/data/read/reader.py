@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from interlace.contract.errors import DataError, RecordError
 from interlace.contract.sample import BadRecord, FieldPack, Pack, TargetPack, Tokens
 from interlace.data.index.manifest import Manifest
-from interlace.data.index.records import Record, Recordings, field_value, record_hash
+from interlace.data.index.records import Record, RecordCodec, field_value, record_hash
 from interlace.data.index.tokens import num_tokens
 from interlace.data.plan.mix import Mix, MixSettings
 from interlace.data.plan.plan import Plan, PlanSettings, Rows, Window
@@ -49,15 +49,15 @@ class Place(NamedTuple):
     epoch: int
 
 
-def read_slot(record: Record, recordings: Recordings, rng: np.random.Generator | None) -> Slot:
+def read_slot(record: Record, codec: RecordCodec, rng: np.random.Generator | None) -> Slot:
     """Decode, augment (if `rng` is given) and encode one record. Raises RecordError."""
-    return encode_slot(decode_record(record, recordings), recordings, rng)
+    return encode_slot(decode_record(record, codec), codec, rng)
 
 
-def decode_record(record: Record, recordings: Recordings) -> Decoded:
+def decode_record(record: Record, codec: RecordCodec) -> Decoded:
     """Values and targets of one record: arrays in C order, read-only as those from the cache. Raises RecordError."""
     values: dict[str, NDArray[Any]] = {}
-    for name, (modality, columns) in recordings.fields.items():
+    for name, (modality, columns) in codec.fields.items():
         value = field_value(record, columns)
         if value is None:
             continue
@@ -68,16 +68,16 @@ def decode_record(record: Record, recordings: Recordings) -> Decoded:
         values[name].setflags(write=False)
     targets = {
         name: target.encode(value)
-        for name, (target, columns) in recordings.targets.items()
+        for name, (target, columns) in codec.targets.items()
         if (value := field_value(record, columns)) is not None
     }
     return Decoded(values=values, targets=targets)
 
 
-def encode_slot(decoded: Decoded, recordings: Recordings, rng: np.random.Generator | None) -> Slot:
+def encode_slot(decoded: Decoded, codec: RecordCodec, rng: np.random.Generator | None) -> Slot:
     """Augment (if `rng` is given) and encode one record. Raises RecordError."""
     tokens: dict[str, Tokens] = {}
-    for name, (modality, _) in recordings.fields.items():
+    for name, (modality, _) in codec.fields.items():
         value = decoded.values.get(name)
         if value is None:
             continue
@@ -95,7 +95,7 @@ class Reader:
     Args:
         manifest: what the split holds.
         plan_settings: how it is packed.
-        recordings: how records become tokens.
+        codec: how records become tokens.
         training: whether to augment.
         mix: weights of the manifest's sources, where they are mixed.
         cache: keeps decoded values on disk; the packs are the same with and without.
@@ -103,7 +103,7 @@ class Reader:
 
     manifest: Manifest
     plan_settings: PlanSettings
-    recordings: Recordings
+    codec: RecordCodec
     training: bool
     mix: MixSettings | None = None
     cache: Cache | None = None
@@ -112,7 +112,7 @@ class Reader:
         """The plan of this split."""
         return Plan(
             group_starts=self.manifest.group_starts(),
-            num_tokens=num_tokens(self.manifest, self.recordings),
+            num_tokens=num_tokens(self.manifest, self.codec),
             settings=self.plan_settings,
             mix=self._mix(),
         )
@@ -127,7 +127,7 @@ class Reader:
         return Mix(
             settings=self.mix,
             groups=tuple(bounds[source_of == s] for s in range(len(self.mix.weights))),
-            usable=num_tokens(self.manifest, self.recordings) > 0,
+            usable=num_tokens(self.manifest, self.codec) > 0,
             seed=self.plan_settings.seed,
             window_groups=self.plan_settings.window_groups,
         )
@@ -208,7 +208,7 @@ class Reader:
         """The records of some rows of a row group, read from its shard."""
         group = self.manifest.groups[number]
         try:
-            table = self.manifest.readers()[group.source].read(group, self.recordings.columns)
+            table = self.manifest.readers()[group.source].read(group, self.codec.columns)
             if table.num_rows != group.num_rows:
                 raise DataError(f"{group.shard}: row group {group.index} now has {table.num_rows} rows")
         except DataError as error:
@@ -222,10 +222,10 @@ class Reader:
 
     def _decode(self, row: int, record: Record, writer: GroupWriter | None, place: int) -> Decoded:
         """Verify and decode a record; the cache gets what its bytes give, also that they can't be decoded."""
-        if record_hash(record, self.recordings.columns) != int(self.manifest.hashes[row]):
+        if record_hash(record, self.codec.columns) != int(self.manifest.hashes[row]):
             raise RecordError("record hash differs from the manifest: the shard changed after it was indexed")
         try:
-            decoded = decode_record(record, self.recordings)
+            decoded = decode_record(record, self.codec)
         except RecordError as error:
             if writer is not None:
                 writer.add(place, error)
@@ -240,12 +240,12 @@ class Reader:
         for row, epoch in zip(rows.tolist(), epochs.tolist(), strict=True):
             rng = np.random.default_rng((self.plan_settings.seed, epoch, row)) if self.training else None
             try:
-                slots.append(encode_slot(records[row](), self.recordings, rng))
+                slots.append(encode_slot(records[row](), self.codec, rng))
             except RecordError as error:
                 shard, number = self.manifest.locate(row)
                 bad.append(BadRecord(shard=shard, row=number, reason=str(error)))
                 slots.append(EMPTY)
-        return join(place.position, place.epoch, rows, slots, self.recordings, tuple(bad))
+        return join(place.position, place.epoch, rows, slots, self.codec, tuple(bad))
 
 
 def _refuse(reason: str) -> Decoded:
@@ -258,12 +258,12 @@ def join(
     epoch: int,
     rows: Rows,
     slots: Sequence[Slot],
-    recordings: Recordings,
+    codec: RecordCodec,
     bad: tuple[BadRecord, ...] = (),
 ) -> Pack:
     """Samples end to end as one pack."""
     fields: dict[str, FieldPack] = {}
-    for name, (modality, _) in recordings.fields.items():
+    for name, (modality, _) in codec.fields.items():
         found = [s.tokens.get(name) for s in slots]
         spec = modality.spec
         empty = np.zeros((0, spec.patch_dim), spec.patch_dtype) if spec.kind == "patches" else np.zeros(0, np.int32)
@@ -274,7 +274,7 @@ def join(
             times=_times(found) if spec.clocked else None,
         )
     targets: dict[str, TargetPack] = {}
-    for name, (target, _) in recordings.targets.items():
+    for name, (target, _) in codec.targets.items():
         values = [s.targets.get(name) for s in slots]
         targets[name] = TargetPack(
             values=_concatenate((v for v in values if v is not None), np.zeros(0, target.dtype)),

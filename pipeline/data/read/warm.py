@@ -78,7 +78,7 @@ def warm(readers: Sequence[Reader], mapper: Mapper) -> Warmed:
 
 def _missing(which: int, reader: Reader) -> list[Group]:
     """The row groups with usable rows that the cache does not hold."""
-    tokens, starts = num_tokens(reader.manifest, reader.recordings), reader.manifest.group_starts()
+    tokens, starts = num_tokens(reader.manifest, reader.codec), reader.manifest.group_starts()
     usable = [np.flatnonzero(tokens[a:b]) for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]
     return [(which, n, rows) for n, rows in enumerate(usable) if len(rows) and not reader.is_stored(n, rows)]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from interlace.data.index.build import Index
 from interlace.data.index.manifest import Manifest
-from interlace.data.index.records import Recordings, make_recordings
+from interlace.data.index.records import RecordCodec, make_codec
 from interlace.data.index.targets import ClassTarget
 from interlace.data.index.tokens import field_tokens
 from interlace.recipe.recipe import Recipe
@@ -128,7 +128,7 @@ class Facts:
 
 def gather(recipe: Recipe, index: Index) -> Facts:
     """Everything that the page shows."""
-    recordings = make_recordings(recipe, index.fitted)
+    codec = make_codec(recipe, index.fitted)
     compared = {n: f.columns for n, f in recipe.fields.items() if f.modality in COMPARED}
     return Facts(
         name=recipe.name,
@@ -137,22 +137,22 @@ def gather(recipe: Recipe, index: Index) -> Facts:
         token_budget=recipe.batch.token_budget,
         fields={n: f.modality for n, f in recipe.fields.items()},
         tasks={n: ", ".join(t.columns) for n, t in recipe.tasks.items()},
-        splits={n: split_facts(m, recordings) for n, m in index.manifests.items()},
+        splits={n: split_facts(m, codec) for n, m in index.manifests.items()},
         sources=source_facts(recipe, index.manifests["train"]),
         shared=shared_values({n: hash_values(m, compared) for n, m in index.manifests.items()}),
-        sheet=sample_sheet(index.manifests["train"], recordings, recipe.seed),
+        sheet=sample_sheet(index.manifests["train"], codec, recipe.seed),
     )
 
 
-def split_facts(manifest: Manifest, recordings: Recordings) -> SplitFacts:
+def split_facts(manifest: Manifest, codec: RecordCodec) -> SplitFacts:
     """Presence, token counts, labels and hashes of the usable records of one split."""
     usable = ~manifest.unusable
     return SplitFacts(
         manifest=manifest,
         rows=np.flatnonzero(usable),
-        present={n: ~manifest.missing(n)[usable] for n in recordings.fields},
-        tokens={n: field_tokens(manifest, n, m)[usable] for n, (m, _) in recordings.fields.items()},
-        labels=count_labels(manifest, recordings),
+        present={n: ~manifest.missing(n)[usable] for n in codec.fields},
+        tokens={n: field_tokens(manifest, n, m)[usable] for n, (m, _) in codec.fields.items()},
+        labels=count_labels(manifest, codec),
         hashes=manifest.hashes[usable],
     )
 
@@ -173,9 +173,9 @@ def source_facts(recipe: Recipe, manifest: Manifest) -> dict[str, SourceFacts]:
     return facts
 
 
-def count_labels(manifest: Manifest, recordings: Recordings) -> Mapping[str, Mapping[str | None, int]]:
+def count_labels(manifest: Manifest, codec: RecordCodec) -> Mapping[str, Mapping[str | None, int]]:
     """How many usable records hold each class of each classification target; None counts those without a label."""
-    targets = {n: (t, c) for n, (t, c) in recordings.targets.items() if isinstance(t, ClassTarget)}
+    targets = {n: (t, c) for n, (t, c) in codec.targets.items() if isinstance(t, ClassTarget)}
     counts: dict[str, Counter[str | None]] = {
         n: Counter(dict.fromkeys(map(str, t.classes), 0)) for n, (t, _) in targets.items()
     }

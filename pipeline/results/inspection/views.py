@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from interlace.contract.errors import RecordError
 from interlace.data.index.manifest import Manifest
-from interlace.data.index.records import Record, Recordings, field_value
+from interlace.data.index.records import Record, RecordCodec, field_value
 from interlace.modalities.audio import AudioModality, Header, read_header
 from interlace.modalities.base import Modality
 from interlace.modalities.image import ImageModality
@@ -148,7 +148,7 @@ class _Seen:
     arrays: tuple[NDArray[Any], ...]
 
 
-def sample_sheet(manifest: Manifest, recordings: Recordings, seed: int) -> list[SampleView]:
+def sample_sheet(manifest: Manifest, codec: RecordCodec, seed: int) -> list[SampleView]:
     """Usable records drawn at random from a few row groups, decoded, each with its variant of epoch 0."""
     rng = np.random.default_rng(seed)
     starts = manifest.group_starts()
@@ -163,18 +163,18 @@ def sample_sheet(manifest: Manifest, recordings: Recordings, seed: int) -> list[
         if not len(inside):
             continue
         group = manifest.groups[number]
-        table = readers[group.source].read(group, recordings.columns)
+        table = readers[group.source].read(group, codec.columns)
         records = table.take(inside - starts[number]).to_pylist()
         for row, record in zip(inside.tolist(), records, strict=True):
             shard, at = manifest.locate(row)
-            views.append(view_sample(record, recordings, np.random.default_rng((seed, 0, row)), f"{shard} row {at}"))
+            views.append(view_sample(record, codec, np.random.default_rng((seed, 0, row)), f"{shard} row {at}"))
     return views
 
 
-def view_sample(record: Record, recordings: Recordings, rng: np.random.Generator, place: str) -> SampleView:
+def view_sample(record: Record, codec: RecordCodec, rng: np.random.Generator, place: str) -> SampleView:
     """One record as the model gets it; `rng` is used as the reader uses it, so variants are those of training."""
     views: list[FieldView] = []
-    for name, (modality, columns) in recordings.fields.items():
+    for name, (modality, columns) in codec.fields.items():
         value = field_value(record, columns)
         try:
             found = FieldView(name=name) if value is None else _view_field(name, modality, (value, columns), rng)
@@ -183,7 +183,7 @@ def view_sample(record: Record, recordings: Recordings, rng: np.random.Generator
         views.append(found)
     return SampleView(
         place=place,
-        labels={name: _label_text(record, columns) for name, (_, columns) in recordings.targets.items()},
+        labels={name: _label_text(record, columns) for name, (_, columns) in codec.targets.items()},
         fields=tuple(views),
     )
 
@@ -202,7 +202,7 @@ def _view_field(
 
 def _view_words(plain: FieldView, modality: Modality, seen: _Seen) -> FieldView:
     """Tokens that are words, after the text that they come from."""
-    words = [modality.words(array) for array in seen.arrays]
+    words = [modality.token_texts(array) for array in seen.arrays]
     return replace(
         plain,
         text=seen.value[0] if isinstance(seen.value[0], str) and len(seen.value) == 1 else None,
@@ -217,7 +217,7 @@ def _view_picture(plain: FieldView, modality: Modality, seen: _Seen) -> FieldVie
 
 
 def _view_table(plain: FieldView, modality: Modality, seen: _Seen) -> FieldView:
-    return replace(plain, cells=tuple(_cells(modality.words(array), seen) for array in seen.arrays))
+    return replace(plain, cells=tuple(_cells(modality.token_texts(array), seen) for array in seen.arrays))
 
 
 def _cells(words: tuple[str | None, ...], seen: _Seen) -> tuple[Cell, ...]:

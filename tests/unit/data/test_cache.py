@@ -121,7 +121,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch, reader: Reader) -> None:
     def fail(*_: Any) -> Any:
         raise AssertionError("not from the cache")
 
-    for modality, _ in reader.recordings.fields.values():
+    for modality, _ in reader.codec.fields.values():
         monkeypatch.setattr(type(modality), "decode", fail)
     monkeypatch.setattr("interlace.data.read.reader.record_hash", fail)
     monkeypatch.setattr("interlace.data.index.manifest.open_source", fail)
@@ -155,7 +155,7 @@ def test_a_warm_epoch_decodes_nothing(reader: Reader, monkeypatch: pytest.Monkey
 
 def test_values_from_the_cache_and_fresh_ones_are_read_only(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    modality = type(reader.recordings.fields["sound"][0])
+    modality = type(reader.codec.fields["sound"][0])
     augment: Callable[..., Any] = modality.augment
 
     def look(self: Any, decoded: Any, rng: Any) -> Any:

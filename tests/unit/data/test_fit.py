@@ -16,7 +16,7 @@ from interlace import modalities
 from interlace.contract.errors import DataError, RecipeError, StartError
 from interlace.data.index.build import build_index, list_groups
 from interlace.data.index.fit import fit
-from interlace.data.index.records import make_recordings
+from interlace.data.index.records import make_codec
 from interlace.data.sources import Mapper, RowGroup, find_shards
 from interlace.data.sources.parquet import Parquet
 from interlace.recipe.fields import TextField
@@ -111,7 +111,7 @@ def test_the_state_is_the_same_wherever_row_groups_are_read(tmp_path: Path, mapp
     assert json.dumps(fit(recipe, groups, mapper)) == json.dumps(here)
     assert len(groups) == 2 * GROUPS
     assert len(here["fields"]) == 9
-    make_recordings(recipe, here)
+    make_codec(recipe, here)
     built = build_index(recipe, lambda work, units: list(elsewhere(work, units)))
     assert json.dumps(built.fitted) == json.dumps(here)
 

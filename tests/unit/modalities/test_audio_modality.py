@@ -45,7 +45,7 @@ def check_laws(m: AudioModality, value: tuple[bytes]) -> int:
     assert 1 <= count <= m.spec.max_grid[0]
     assert m.spec.max_grid[1] == 1
     assert m.spec.clocked
-    assert m.words(decoded) == ()
+    assert m.token_texts(decoded) == ()
     assert m.decode(value).tobytes() == decoded.tobytes()
     augmented = m.augment(decoded, np.random.default_rng(1))
     assert augmented.shape == decoded.shape

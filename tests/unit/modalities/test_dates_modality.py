@@ -38,7 +38,7 @@ def test_dates_are_one_token_each_present_value(rows):
         assert tokens.values.shape == (m.num_tokens(extent), m.spec.patch_dim) == (count, 9)
         assert tokens.values.dtype == np.float32 == np.dtype(m.spec.patch_dtype)
         assert np.abs(tokens.values).max(initial=0) <= MAX_Z
-        assert len(m.words(decoded)) == count <= m.spec.max_grid[0] == 2
+        assert len(m.token_texts(decoded)) == count <= m.spec.max_grid[0] == 2
         assert m.decode(row).tobytes() == decoded.tobytes()
         assert m.augment(decoded, np.random.default_rng(0)) is decoded
 
@@ -67,8 +67,8 @@ def test_every_way_to_write_a_moment_is_the_same_token(moment):
     assert len({m.decode((way, None)).tobytes() for way in ways}) == 1
     day = moment.date()
     assert m.decode((day, day.isoformat())).tolist() == [day.toordinal() - date(1970, 1, 1).toordinal()] * 2
-    assert m.words(m.decode((None, day))) == (f"seen = {day.isoformat()}",)
-    assert m.words(m.decode((moment.replace(microsecond=0), None)))[0].startswith(f"born = {day.isoformat()}")
+    assert m.token_texts(m.decode((None, day))) == (f"seen = {day.isoformat()}",)
+    assert m.token_texts(m.decode((moment.replace(microsecond=0), None)))[0].startswith(f"born = {day.isoformat()}")
 
 
 def test_statistics_equal_numpys_and_pass_over_what_is_no_date():
@@ -92,4 +92,4 @@ def test_what_is_no_date_is_refused_with_column_and_value(value):
 def test_a_moment_beyond_the_years_of_utc_is_refused():
     with pytest.raises(RecordError, match="expected a date"):
         fitted([]).decode((None, "9999-12-31T23:00:00-02:00"))
-    assert fitted([]).words(fitted([]).decode(("9999-12-31T23:59:59.999999", "0001-01-01"))) != ()
+    assert fitted([]).token_texts(fitted([]).decode(("9999-12-31T23:59:59.999999", "0001-01-01"))) != ()

@@ -51,7 +51,7 @@ def check_laws(m: Modality, value: tuple) -> int:
     assert varied.values.shape == tokens.values.shape
     assert varied.times.shape == tokens.times.shape
     assert np.abs(varied.values).max(initial=0) <= MAX_Z
-    assert m.words(decoded) == ()
+    assert m.token_texts(decoded) == ()
     return count
 
 

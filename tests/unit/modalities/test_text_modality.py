@@ -92,7 +92,7 @@ def test_ngrams_are_those_of_a_well_known_analyzer(text, length):
     reference = CountVectorizer(analyzer="char_wb", ngram_range=(length, length), lowercase=False).build_analyzer()
     m = fitted(settings("ngrams", ngram=length), [text, "other words"])
     wanted = reference(unicodedata.normalize("NFC", text).casefold())
-    assert list(m.words(m.decode((text,)))) == (wanted or ["<end>"])
+    assert list(m.token_texts(m.decode((text,)))) == (wanted or ["<end>"])
     assert m.measure((text,)) == (max(1, len(wanted)), 0)
 
 

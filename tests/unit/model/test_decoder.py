@@ -102,10 +102,10 @@ def test_steps_with_a_cache_equal_the_packed_pass(decoder: Decoder, table: Tenso
     x_UD, memory = packed(MEMORY_LENGTHS, vectors)
     with torch.no_grad():
         whole = torch.stack(states(decoder, table, vectors, list(ids))) @ out.T
-        writing = decoder.write(table, out, Memory(x_UD=x_UD, segments=memory))
-        steps = torch.cat([writing.log_probs(ids[:, i : i + 1]) for i in range(6)], dim=1)
+        decoding = decoder.start(table, out, Memory(x_UD=x_UD, segments=memory))
+        steps = torch.cat([decoding.log_probs(ids[:, i : i + 1]) for i in range(6)], dim=1)
     torch.testing.assert_close(steps, whole.log_softmax(2), atol=1e-5, rtol=1e-5)
-    assert writing.num_written == 6
+    assert decoding.num_written == 6
 
 
 def test_reordered_and_dropped_texts_go_on_as_if_written_so(decoder: Decoder, table: Tensor) -> None:
@@ -116,13 +116,13 @@ def test_reordered_and_dropped_texts_go_on_as_if_written_so(decoder: Decoder, ta
     parents = torch.tensor([[1, 1], [0, 1], [1, 0], [0, 0]])
     third = torch.tensor([[8, 7], [3, 2], [10, 9], [4, 4]])
     with torch.no_grad():
-        writing = decoder.write(table, table, Memory(x_UD=x_UD, segments=memory))
-        writing.log_probs(first)
-        writing.reorder(torch.zeros(4, 2, dtype=torch.int64))
-        writing.log_probs(second)
-        writing.reorder(parents)
-        writing.keep(torch.tensor([0, 2, 3]))
-        got = writing.log_probs(third[[0, 2, 3]])
+        decoding = decoder.start(table, table, Memory(x_UD=x_UD, segments=memory))
+        decoding.log_probs(first)
+        decoding.reorder(torch.zeros(4, 2, dtype=torch.int64))
+        decoding.log_probs(second)
+        decoding.reorder(parents)
+        decoding.keep(torch.tensor([0, 2, 3]))
+        got = decoding.log_probs(third[[0, 2, 3]])
         for row, sample in enumerate((0, 2, 3)):
             for text in range(2):
                 ids = torch.stack([first[sample, 0], second[sample, parents[sample, text]], third[sample, text]])

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from interlace.model.attention import Segments
 from interlace.model.cells import find_cells
-from interlace.model.embedding import Clock, FieldEmbedding, PixelStem, SequenceStem, fold, scale_pixels, unfold
+from interlace.model.embedding import FieldEmbedding, PixelStem, SequenceStem, TimeEmbedding, fold, scale_pixels, unfold
 from interlace.recipe.fields import ImageField
 from tests.networks import FIELDS, SPECS, build, draw_batch, rows_of, with_fields
 
@@ -135,7 +135,7 @@ def test_a_field_of_single_tokens_has_no_position():
 
 def test_clock_tells_times_apart_from_milliseconds_to_days_and_ignores_slack():
     torch.manual_seed(0)
-    clock = Clock(32)
+    clock = TimeEmbedding(32)
     times = torch.tensor([0.0, 0.02, 1.0, 60.0, 3600.0, 86_400.0, 86_400.02, 172_800.0])
     vectors = clock(times, 12)
     assert vectors.shape == (12, 32)

@@ -10,7 +10,7 @@ import pytest
 
 from interlace.contract.errors import BadShareError
 from interlace.data.index.build import build_index
-from interlace.data.index.records import make_recordings
+from interlace.data.index.records import make_codec
 from interlace.data.read.reader import read_slot
 from interlace.jobs.inspect import run_inspect
 from interlace.recipe.recipe import Recipe
@@ -98,7 +98,7 @@ def test_a_picture_cut_short_is_shown_with_its_error(dirty: EmojiLike, tmp_path:
     index = build_index(recipe)
     assert not index.manifests["train"].unusable[9]
     record = pq.read_table(dirty.folder / "train-0.parquet").to_pylist()[9]
-    view = view_sample(record, make_recordings(recipe, index.fitted), np.random.default_rng(0), "here")
+    view = view_sample(record, make_codec(recipe, index.fitted), np.random.default_rng(0), "here")
     image = next(f for f in view.fields if f.name == "image")
     assert image.error is not None
     assert "expected a whole picture" in image.error
@@ -124,14 +124,14 @@ def test_the_sheet_shows_what_training_reads(shapes: EmojiLike, tmp_path: Path) 
     fields["caption"] |= {"word_dropout": 0.3}
     recipe = shapes.recipe(tmp_path, fields=fields)
     index = build_index(recipe)
-    recordings = make_recordings(recipe, index.fitted)
-    modality = recordings.fields["image"][0]
+    codec = make_codec(recipe, index.fitted)
+    modality = codec.fields["image"][0]
     rows = pq.read_table(shapes.folder / "train-0.parquet").to_pylist()[:20]
     compared = 0
     for number, row in enumerate(rows):
         seen, read = np.random.default_rng((0, 0, number)), np.random.default_rng((0, 0, number))
-        view = view_sample(row, recordings, seen, "here")
-        slot = read_slot(row, recordings, read)
+        view = view_sample(row, codec, seen, "here")
+        slot = read_slot(row, codec, read)
         assert seen.random() == read.random()
         image, caption, _ = view.fields
         if row["image"] is not None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from interlace import modalities
 from interlace.data.index.build import build_index
-from interlace.data.index.records import Recordings, make_recordings
+from interlace.data.index.records import RecordCodec, make_codec
 from interlace.data.index.targets import make_target
 from interlace.data.read.reader import read_slot
 from interlace.modalities.audio import AudioModality
@@ -47,8 +47,8 @@ def audio(**settings: Any) -> AudioModality:
 
 
 def view_one(modality: AudioModality, data: bytes) -> FieldView:
-    recordings = Recordings(fields={"sound": (modality, ("sound",))}, targets={})
-    return view_sample({"sound": data}, recordings, np.random.default_rng(0), "here").fields[0]
+    codec = RecordCodec(fields={"sound": (modality, ("sound",))}, targets={})
+    return view_sample({"sound": data}, codec, np.random.default_rng(0), "here").fields[0]
 
 
 def test_each_sampled_sound_has_a_player_with_the_bytes_of_its_file(bedside: Bedside) -> None:
@@ -66,18 +66,18 @@ def test_each_sampled_sound_has_a_player_with_the_bytes_of_its_file(bedside: Bed
 def test_views_take_random_numbers_as_the_reader_does(bedside: Bedside) -> None:
     """What a variant shows is what training reads, and the generator stands where reading leaves it."""
     recipe, rows, _ = bedside
-    recordings = make_recordings(recipe, build_index(recipe).fitted)
-    motion, vitals = recordings.fields["motion"][0], recordings.fields["vitals"][0]
+    codec = make_codec(recipe, build_index(recipe).fitted)
+    motion, vitals = codec.fields["motion"][0], codec.fields["vitals"][0]
     assert isinstance(motion, RegularSeries)
     assert isinstance(vitals, IrregularSeries)
     compared = 0
     for number, row in enumerate(rows):
         viewed, read, again = (np.random.default_rng((0, 0, number)) for _ in range(3))
-        view = view_sample(row, recordings, viewed, "here")
-        slot = read_slot(row, recordings, read)
+        view = view_sample(row, codec, viewed, "here")
+        slot = read_slot(row, codec, read)
         assert viewed.random() == read.random()
         variants = {}
-        for name, (modality, columns) in recordings.fields.items():
+        for name, (modality, columns) in codec.fields.items():
             if any(row[c] is not None for c in columns):
                 variants[name] = modality.augment(modality.decode(tuple(row[c] for c in columns)), again)
         if row["sound"] is not None:
@@ -96,9 +96,9 @@ def test_views_take_random_numbers_as_the_reader_does(bedside: Bedside) -> None:
 
 def test_lines_hold_the_raw_readings_at_their_times(bedside: Bedside) -> None:
     recipe, rows, _ = bedside
-    recordings = make_recordings(recipe, build_index(recipe).fitted)
+    codec = make_codec(recipe, build_index(recipe).fitted)
     for row in rows:
-        view = view_sample(row, recordings, np.random.default_rng(0), "here")
+        view = view_sample(row, codec, np.random.default_rng(0), "here")
         plot = view_of(view, "motion").plots[0]
         assert [line.name for line in plot.lines] == ["x", "y"]
         for line in plot.lines:
@@ -115,8 +115,8 @@ def test_lines_hold_the_raw_readings_at_their_times(bedside: Bedside) -> None:
 def test_windows_without_a_reading_are_a_gap_in_the_line() -> None:
     field = SeriesField(modality="series", channels=("x",), rate_hz=2.0, window_s=1.0)
     series = modalities.make("s", field, {"means": [0.0], "stds": [1.0]})
-    recordings = Recordings(fields={"s": (series, ("x",))}, targets={})
-    view = view_sample({"x": [1.0, 2.0, None, None, 5.0]}, recordings, np.random.default_rng(0), "here").fields[0]
+    codec = RecordCodec(fields={"s": (series, ("x",))}, targets={})
+    view = view_sample({"x": [1.0, 2.0, None, None, 5.0]}, codec, np.random.default_rng(0), "here").fields[0]
     line = view.plots[0].lines[0]
     assert np.array_equal(line.values, [1, 2, np.nan, np.nan, 5, np.nan], equal_nan=True)
     assert line.times.tolist() == [0, 0.5, 1, 1.5, 2, 2.5]
@@ -153,8 +153,8 @@ def test_the_page_carries_all_it_shows(bedside: Bedside) -> None:
 
 def test_tables_show_every_column_and_grey_what_is_absent(bedside: Bedside) -> None:
     recipe, rows, _ = bedside
-    recordings = make_recordings(recipe, build_index(recipe).fitted)
-    view = view_sample({**rows[2], "ward": "<b>new"}, recordings, np.random.default_rng(0), "here")
+    codec = make_codec(recipe, build_index(recipe).fitted)
+    view = view_sample({**rows[2], "ward": "<b>new"}, codec, np.random.default_rng(0), "here")
     weight = f"{rows[2]['weight']:g}"
     assert view_of(view, "body").cells == ((Cell(column="age", value=None), Cell(column="weight", value=weight)),)
     assert view_of(view, "place").cells == ((Cell(column="ward", value="<b>new", known=False),),)
@@ -264,9 +264,9 @@ def test_ticks_are_round_and_few(low: float, high: float, most: int, ticks: list
 def test_targets_of_several_columns_are_shown_with_their_names() -> None:
     task = RegressionTask(task="regression", columns=("width", "height"))
     target = make_target(task, {"means": [0.0, 0.0], "stds": [1.0, 1.0]})
-    recordings = Recordings(fields={}, targets={"size": (target, task.columns)})
+    codec = RecordCodec(fields={}, targets={"size": (target, task.columns)})
     seen = [
-        view_sample(record, recordings, np.random.default_rng(0), "here").labels["size"]
+        view_sample(record, codec, np.random.default_rng(0), "here").labels["size"]
         for record in ({"width": 1.5, "height": 2}, {"width": None, "height": 2}, {})
     ]
     assert seen == ["width = 1.5, height = 2", "height = 2", None]

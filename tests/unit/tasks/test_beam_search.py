@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from interlace.contract.sample import BEGIN, END
 from interlace.model.attention import Segments
-from interlace.model.decoder import Decoder, Memory, Writing
+from interlace.model.decoder import Decoder, DecodingState, Memory
 from interlace.recipe.model import Model
 from interlace.tasks.beam_search import Text, beam_search, greedy, length_norm
 
@@ -33,8 +33,8 @@ class World:
         self.segments = Segments(torch.randint(0, 6, (samples,)))
         self.x_UD = torch.randn(self.segments.num_rows, MODEL.dim)
 
-    def write(self) -> Writing:
-        return self.decoder.write(self.table, self.out, Memory(x_UD=self.x_UD, segments=self.segments))
+    def start(self) -> DecodingState:
+        return self.decoder.start(self.table, self.out, Memory(x_UD=self.x_UD, segments=self.segments))
 
     def log_prob(self, sample: int, ids: tuple[int, ...], ended: bool) -> float:
         """Of a text, by the packed decoder, without a cache."""
@@ -65,7 +65,7 @@ def _without_gradients() -> object:
 
 def test_greedy_equals_decoding_without_a_cache() -> None:
     world = World(6)
-    for sample, text in enumerate(greedy(world.write(), LIMIT)):
+    for sample, text in enumerate(greedy(world.start(), LIMIT)):
         ids: tuple[int, ...] = ()
         while len(ids) < LIMIT:
             scores = world.next_token(sample, ids)
@@ -80,7 +80,7 @@ def test_greedy_equals_decoding_without_a_cache() -> None:
 
 def test_a_beam_of_one_is_greedy() -> None:
     world = World(200)
-    first, second = greedy(world.write(), LIMIT), beam_search(world.write(), LIMIT, 1, 0.0)
+    first, second = greedy(world.start(), LIMIT), beam_search(world.start(), LIMIT, 1, 0.0)
     assert [[t.ids for t in found] for found in second] == [[t.ids] for t in first]
     assert [found[0].log_prob for found in second] == pytest.approx([t.log_prob for t in first], abs=1e-5)
     lengths = {len(t.ids) for t in first}
@@ -90,7 +90,7 @@ def test_a_beam_of_one_is_greedy() -> None:
 
 def test_a_wider_beam_is_no_less_likely() -> None:
     world = World(200, seed=1)
-    sums = [sum(found[0].log_prob for found in beam_search(world.write(), LIMIT, w, 0.0)) for w in (1, 4, 16)]
+    sums = [sum(found[0].log_prob for found in beam_search(world.start(), LIMIT, w, 0.0)) for w in (1, 4, 16)]
     assert sums[0] < sums[1] <= sums[2]
 
 
@@ -101,7 +101,7 @@ def test_a_beam_wide_enough_finds_the_best_of_all_texts() -> None:
     whole = [ids for n in range(limit) for ids in itertools.product(letters, repeat=n)]
     cut = list(itertools.product(letters, repeat=limit))
     for penalty in (0.0, 1.0):
-        for sample, found in enumerate(beam_search(world.write(), limit, 200, penalty)):
+        for sample, found in enumerate(beam_search(world.start(), limit, 200, penalty)):
             every = [Text(ids=ids, log_prob=world.log_prob(sample, ids, True), ended=True) for ids in whole]
             every += [Text(ids=ids, log_prob=world.log_prob(sample, ids, False), ended=False) for ids in cut]
             best = max(every, key=lambda t: t.score(penalty))
@@ -130,7 +130,7 @@ def plain_beam(world: World, sample: int, width: int, penalty: float) -> Text:
 @pytest.mark.parametrize("penalty", [0.0, 0.6])
 def test_beam_search_equals_a_plain_one(penalty: float) -> None:
     world = World(4, seed=3)
-    for sample, found in enumerate(beam_search(world.write(), LIMIT, 3, penalty)):
+    for sample, found in enumerate(beam_search(world.start(), LIMIT, 3, penalty)):
         wanted = plain_beam(world, sample, 3, penalty)
         assert found[0].ids == wanted.ids
         assert found[0].log_prob == pytest.approx(wanted.log_prob, abs=1e-4)
@@ -139,7 +139,7 @@ def test_beam_search_equals_a_plain_one(penalty: float) -> None:
 
 def test_a_length_penalty_prefers_longer_texts() -> None:
     world = World(60, seed=4)
-    short, long = (sum(len(f[0].ids) for f in beam_search(world.write(), LIMIT, 4, p)) for p in (0.0, 2.0))
+    short, long = (sum(len(f[0].ids) for f in beam_search(world.start(), LIMIT, 4, p)) for p in (0.0, 2.0))
     assert short < long
     assert length_norm(7, 0.0) == 1
     assert length_norm(7, 0.6) == pytest.approx(math.pow(2, 0.6))
@@ -147,10 +147,10 @@ def test_a_length_penalty_prefers_longer_texts() -> None:
 
 def test_a_sample_is_written_alike_in_any_company() -> None:
     world = World(7, seed=5)
-    together = beam_search(world.write(), LIMIT, 3, 0.5)
+    together = beam_search(world.start(), LIMIT, 3, 0.5)
     whole = world.segments
     for sample in range(7):
         x_UD = world.memory(sample)
         own = Memory(x_UD=x_UD, segments=Segments(whole.lengths_N[sample : sample + 1]))
-        alone = beam_search(world.decoder.write(world.table, world.out, own), LIMIT, 3, 0.5)[0]
+        alone = beam_search(world.decoder.start(world.table, world.out, own), LIMIT, 3, 0.5)[0]
         assert [t.ids for t in alone] == [t.ids for t in together[sample]]

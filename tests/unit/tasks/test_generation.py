@@ -55,9 +55,9 @@ def test_the_loss_is_the_sum_of_next_token_entropies(tables: str) -> None:
         if not ids:
             continue
         outputs = run(network, single)
-        writing = task.decoder.write(task.table.weight, task.table.weight, memory_of(outputs))
+        decoding = task.decoder.start(task.table.weight, task.table.weight, memory_of(outputs))
         with torch.no_grad():
-            logits = torch.cat([writing.log_probs(torch.tensor([[t]]))[0] for t in [BEGIN, *ids[:-1]]])
+            logits = torch.cat([decoding.log_probs(torch.tensor([[t]]))[0] for t in [BEGIN, *ids[:-1]]])
         total += float(functional.cross_entropy(logits, torch.tensor(ids), reduction="sum", label_smoothing=0.1))
     assert loss_of(network, batch) == pytest.approx(total, rel=1e-5)
     assert task.count(batch) == sum(n + 1 for n in LENGTHS if n is not None)
@@ -75,8 +75,8 @@ def test_a_pack_is_the_sum_of_its_samples_and_each_is_written_alike(settings: di
     parts = [alone(batch, s) for s in range(5)]
     assert loss_of(network, batch) == pytest.approx(sum(loss_of(network, p) for p in parts), rel=1e-4)
     with torch.no_grad():
-        texts = task.write(network(batch))
-        assert [t.ids for t in texts] == [task.write(network(part))[0].ids for part in parts]
+        texts = task.generate(network(batch))
+        assert [t.ids for t in texts] == [task.generate(network(part))[0].ids for part in parts]
     assert len({t.ids for t in texts}) > 1
 
 
@@ -144,12 +144,12 @@ def test_every_parameter_has_a_gradient_even_without_targets(settings: dict, len
 def test_beam_and_ctc_agree_on_a_text_among_those_found() -> None:
     network, batch = build(beam=4, length_penalty=0.5, **HYBRID), batch_of(texts_of(LENGTHS))
     task = task_of(network)
-    texts = task.write(run(network, batch))
+    texts = task.generate(run(network, batch))
     assert len(texts) == 5
     with torch.no_grad():
         best = _by_hand(network, batch)
     assert [t.ids for t in texts] == best
-    plain = task_of(build(beam=4, length_penalty=0.5)).write(run(network, batch))
+    plain = task_of(build(beam=4, length_penalty=0.5)).generate(run(network, batch))
     assert [t.ids for t in plain] != best
 
 
@@ -159,7 +159,7 @@ def _by_hand(network: Network, batch: Batch) -> list[tuple[int, ...]]:
     for sample in range(5):
         outputs = run(network, alone(batch, sample))
         table = task.table.weight
-        found = beam_search(task.decoder.write(table, table, memory_of(outputs)), 12, 4, 0.5)[0]
+        found = beam_search(task.decoder.start(table, table, memory_of(outputs)), 12, 4, 0.5)[0]
         tokens = outputs.tokens["values"]
         length = int(tokens.segments.lengths_N[0])
         scores = []

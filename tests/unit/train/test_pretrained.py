@@ -218,7 +218,7 @@ def test_special_tokens_stay_in_place_under_augmentation(tiny: Path):
     varied = modality.augment(decoded, np.random.default_rng(0))
     assert (varied[0], varied[-1], len(varied)) == (2, 3, len(decoded))
     assert WORDS.index("[MASK]") in varied
-    assert modality.words(modality.decode(("greydish",))) == ("[CLS]", "grey", "##dish", "[SEP]")
+    assert modality.token_texts(modality.decode(("greydish",))) == ("[CLS]", "grey", "##dish", "[SEP]")
 
 
 def test_the_data_arm_reads_a_folder_without_torch_and_transformers(tiny: Path):
