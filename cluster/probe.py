@@ -1,7 +1,7 @@
 """Looking at a cluster before a job starts there: what its nodes see, what they lack, what would fail after an hour.
 
 A probe runs on up to two nodes (the driver's and another): each writes a file into the storage folder and looks for
-the other's, and tells its versions, its free disk for spilling, and whether it reaches the tracking server. `judge` is
+the other's, and tells its versions, its free disk for spilling, and whether it reaches the tracking server. `assess` is
 a pure function from what they say to sentences. Where workers need GPUs, a task with as many asks torch for them.
 """
 
@@ -36,7 +36,7 @@ class NotReadyError(ClusterError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
+class NodeReport:
     """What a node sees.
 
     Args:
@@ -61,7 +61,7 @@ class Sight:
 
 def probe(
     storage: str, tracking_uri: str | None, wait_s: float = NODE_WAIT_S
-) -> tuple[tuple[Sight, ...], tuple[str, ...]]:
+) -> tuple[tuple[NodeReport, ...], tuple[str, ...]]:
     """What up to two nodes of the cluster see, and the nodes that did not see what the others wrote.
 
     Raises:
@@ -78,17 +78,17 @@ def probe(
         asked = {f"{names[n]} ({n[:8]})": task.options(**_on(n)).remote(*words(n)) for n in chosen}
         return answers(asked, storage, wait_s)
 
-    sights: list[Sight] = ask(look_at, lambda node: (str(folder), node, tracking_uri, temp))
+    reports: list[NodeReport] = ask(look_at, lambda node: (str(folder), node, tracking_uri, temp))
     found: list[list[str]] = ask(find, lambda _: (str(folder),))
     # Only once all have answered: else the driver would wait on the mount too.
     shutil.rmtree(folder, ignore_errors=True)
-    wrote = {n for n, sight in zip(chosen, sights, strict=True) if sight.write_error is None}
+    wrote = {n for n, report in zip(chosen, reports, strict=True) if report.write_error is None}
     blind = tuple(
-        sight.node
-        for node, sight, files in zip(chosen, sights, found, strict=True)
-        if sight.write_error is None and wrote - set(files)
+        report.node
+        for node, report, files in zip(chosen, reports, found, strict=True)
+        if report.write_error is None and wrote - set(files)
     )
-    return tuple(sights), blind
+    return tuple(reports), blind
 
 
 def answers(asked: Mapping[str, ray.ObjectRef], storage: str, wait_s: float) -> list[Any]:
@@ -123,46 +123,46 @@ def answers(asked: Mapping[str, ray.ObjectRef], storage: str, wait_s: float) -> 
     return said
 
 
-def judge(
-    sights: Sequence[Sight], blind: Sequence[str], storage: str, memory: int, driver: tuple[str, str]
+def assess(
+    reports: Sequence[NodeReport], blind: Sequence[str], storage: str, memory: int, driver: tuple[str, str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What stops the job, and what may.
 
     Args:
-        sights: of the nodes.
+        reports: of the nodes.
         blind: nodes that do not see what other nodes wrote into the storage folder.
         storage: that folder.
         memory: bytes that a worker's weights, gradients and optimizer take.
         driver: its versions of Python and Ray.
     """
     python, ray_version = driver
-    errors, doubts = [], []
-    for sight in sights:
-        if sight.write_error:
-            errors.append(f"node {sight.node} can't write into `storage` {storage}: {sight.write_error}")
-        elif sight.storage_free < LEAST_STORAGE_BYTES:
-            doubts.append(f"node {sight.node}: {sight.storage_free / 2**30:.1f} GiB left in `storage` {storage}")
-        if sight.spill_free < LEAST_SPILL_BYTES:
-            doubts.append(f"node {sight.node}: {sight.spill_free / 2**30:.1f} GiB left on disk for spilling")
-        if sight.tracking_error:  # metrics wait in the run folder, so this stops nothing
-            doubts.append(f"node {sight.node} does not reach the tracking server: {sight.tracking_error}")
-        if memory > sight.memory:
-            doubts.append(
-                f"node {sight.node} has {sight.memory / 2**30:.1f} GiB of memory, a worker's weights, gradients and"
+    errors, warnings = [], []
+    for report in reports:
+        if report.write_error:
+            errors.append(f"node {report.node} can't write into `storage` {storage}: {report.write_error}")
+        elif report.storage_free < LEAST_STORAGE_BYTES:
+            warnings.append(f"node {report.node}: {report.storage_free / 2**30:.1f} GiB left in `storage` {storage}")
+        if report.spill_free < LEAST_SPILL_BYTES:
+            warnings.append(f"node {report.node}: {report.spill_free / 2**30:.1f} GiB left on disk for spilling")
+        if report.tracking_error:  # metrics wait in the run folder, so this stops nothing
+            warnings.append(f"node {report.node} does not reach the tracking server: {report.tracking_error}")
+        if memory > report.memory:
+            warnings.append(
+                f"node {report.node} has {report.memory / 2**30:.1f} GiB of memory, a worker's weights, gradients and"
                 f" optimizer take {memory / 2**30:.1f}"
             )
-        if sight.ray_version != ray_version:
+        if report.ray_version != ray_version:
             errors.append(
-                f"node {sight.node} has Ray {sight.ray_version}, the driver {ray_version}: equal ones are needed"
+                f"node {report.node} has Ray {report.ray_version}, the driver {ray_version}: equal ones are needed"
             )
-        if sight.python.rpartition(".")[0] != python.rpartition(".")[0]:
-            errors.append(f"node {sight.node} has Python {sight.python}, the driver {python}: 3.x must be equal")
+        if report.python.rpartition(".")[0] != python.rpartition(".")[0]:
+            errors.append(f"node {report.node} has Python {report.python}, the driver {python}: 3.x must be equal")
     if blind:
         errors.append(
             f"`storage` {storage} is not shared: node {', '.join(blind)} does not see what another node wrote there."
             " Give a folder that all nodes see (--storage)"
         )
-    return tuple(errors), tuple(doubts)
+    return tuple(errors), tuple(warnings)
 
 
 def inspect_cluster(
@@ -179,12 +179,12 @@ def inspect_cluster(
     Raises:
         NotReadyError: the job would fail, or a node says nothing.
     """
-    sights, blind = probe(storage, tracking_uri, wait_s)
+    reports, blind = probe(storage, tracking_uri, wait_s)
     driver = (platform.python_version(), metadata.version("ray"))
-    errors, doubts = judge(sights, blind, storage, memory, driver)
+    errors, warnings = assess(reports, blind, storage, memory, driver)
     if errors:
         raise NotReadyError("\n  - ".join(["the cluster is not ready for this job:", *errors]))
-    return doubts
+    return warnings
 
 
 def inspect_gpus(gpus: float, labels: Mapping[str, str], wait_s: float = GPU_WAIT_S) -> tuple[str, ...]:
@@ -225,7 +225,7 @@ def torch_sees() -> tuple[str, str, int]:
     return socket.gethostname(), torch.__version__, torch.cuda.device_count()
 
 
-def look(folder: str, name: str, tracking_uri: str | None, spill: str) -> Sight:
+def look(folder: str, name: str, tracking_uri: str | None, spill: str) -> NodeReport:
     """What this node sees; writes the file `name` into the folder."""
     place, error, free = Path(folder), None, 0
     try:
@@ -234,7 +234,7 @@ def look(folder: str, name: str, tracking_uri: str | None, spill: str) -> Sight:
         free = shutil.disk_usage(place).free
     except OSError as caught:
         error = str(caught)
-    return Sight(
+    return NodeReport(
         node=socket.gethostname(),
         write_error=error,
         storage_free=free,

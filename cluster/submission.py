@@ -143,7 +143,7 @@ class Jobs:
                     raise
             time.sleep(RETRY_S)
 
-    def version_doubts(self) -> tuple[str, ...]:
+    def version_warnings(self) -> tuple[str, ...]:
         """Versions of Ray and Python that differ between this host and the cluster, in sentences."""
         mine = {"Ray": metadata.version("ray"), "Python": platform.python_version()}
         with self._asked():

@@ -177,8 +177,8 @@ def submit(wanted: Order, folder: Path, sending: Sending) -> int:
     """
     package = pack(wanted, folder, sending.max_upload_mb)
     jobs = Jobs(sending.address)
-    for doubt in jobs.version_doubts():
-        say(f"note: {doubt}")
+    for warning in jobs.version_warnings():
+        say(f"note: {warning}")
     job_id = sending.job_id or free_id(wanted.job, jobs.list())
     with tempfile.TemporaryDirectory() as scratch:
         archive = Path(scratch) / "package.zip"

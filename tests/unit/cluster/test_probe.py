@@ -1,4 +1,4 @@
-"""What nodes say about themselves, and what becomes of it: errors stop a job, doubts are told."""
+"""What nodes say about themselves, and what becomes of it: errors stop a job, warnings are told."""
 
 import dataclasses
 import socket
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from interlace.cluster.probe import Sight, judge, look, reach, seen
+from interlace.cluster.probe import NodeReport, assess, look, reach, seen
 
-FINE = Sight(
+FINE = NodeReport(
     node="a", write_error=None, storage_free=1 << 40, spill_free=1 << 40, tracking_error=None, memory=64 << 30,
     python="3.11.7", ray_version="2.60.0",
 )  # fmt: skip
@@ -18,7 +18,7 @@ DRIVER = ("3.11.2", "2.60.0")
 def judged(
     blind: tuple[str, ...] = (), memory: int = 1 << 20, **changes: object
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return judge([FINE, dataclasses.replace(FINE, node="b", **changes)], blind, "/mnt/x", memory, DRIVER)
+    return assess([FINE, dataclasses.replace(FINE, node="b", **changes)], blind, "/mnt/x", memory, DRIVER)
 
 
 def test_a_fine_cluster_gives_no_word() -> None:
@@ -35,14 +35,14 @@ def test_a_fine_cluster_gives_no_word() -> None:
     ],
 )
 def test_what_would_fail_later_stops_the_job(changes: dict[str, object], error: str) -> None:
-    errors, doubts = judged(**changes)
+    errors, warnings = judged(**changes)
     assert len(errors) == 1
     assert error in errors[0]
-    assert doubts == ()
+    assert warnings == ()
 
 
 @pytest.mark.parametrize(
-    ("changes", "doubt"),
+    ("changes", "warning"),
     [
         ({"spill_free": 1 << 30}, "1.0 GiB left on disk for spilling"),
         ({"storage_free": 1 << 29}, "0.5 GiB left in `storage`"),
@@ -50,18 +50,18 @@ def test_what_would_fail_later_stops_the_job(changes: dict[str, object], error: 
         ({"memory": 1 << 37}, "128.0"),
     ],
 )
-def test_what_may_fail_is_told(changes: dict[str, object], doubt: str) -> None:
+def test_what_may_fail_is_told(changes: dict[str, object], warning: str) -> None:
     memory = changes.pop("memory", 1 << 20)
-    errors, doubts = judged(memory=memory, **changes)
+    errors, warnings = judged(memory=memory, **changes)
     assert errors == ()
-    assert doubt in doubts[0]
+    assert warning in warnings[0]
 
 
 def test_a_node_tells_what_it_sees(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
-    sight = look(str(folder), "node-1", None, str(tmp_path / "spill" / "not" / "there"))
-    assert (sight.write_error, sight.tracking_error) == (None, None)
-    assert min(sight.storage_free, sight.spill_free, sight.memory) > 0
+    report = look(str(folder), "node-1", None, str(tmp_path / "spill" / "not" / "there"))
+    assert (report.write_error, report.tracking_error) == (None, None)
+    assert min(report.storage_free, report.spill_free, report.memory) > 0
     assert seen(str(folder)) == ["node-1"]
     assert seen(str(tmp_path / "gone")) == []
     (tmp_path / "file").write_text("")
