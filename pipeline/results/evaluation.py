@@ -123,9 +123,9 @@ def evaluate_run(place: Path, split: str, overrides: Sequence[str], out: Path | 
     if not (run / "recipe.yaml").exists():
         raise InterlaceError(f"{place}: expected the folder of a run or of a checkpoint, but it is neither")
     recipe = load_recipe(run / "recipe.yaml", overrides)
-    checkpoint, doubt = (place, None) if is_checkpoint else chosen_checkpoint(run, recipe.train.model_from)
-    if doubt is not None:
-        listener.say(doubt)
+    checkpoint, warning = (place, None) if is_checkpoint else chosen_checkpoint(run, recipe.train.model_from)
+    if warning is not None:
+        listener.say(warning)
     verify(checkpoint)
     fitted = json.loads((run / "fitted.json").read_text(encoding="utf-8"))
     index = build_index(recipe)

@@ -4,7 +4,7 @@ from interlace.cluster.connect import connect
 from interlace.data.stream import map_units, run_data_on
 from interlace.recipe.recipe import Recipe
 from interlace.results.listener import Listener
-from interlace.results.training import doubts
+from interlace.results.training import cluster_warnings
 from interlace.train.estimate import CALM_S, Estimate, estimate
 from interlace.train.placement import fit_into
 from interlace.train.run import prepare
@@ -29,7 +29,7 @@ def measure_plan(recipe: Recipe, address: str | None, seconds: float, listener: 
     prepared = prepare(recipe, listener.data_job(map_units))
     for line in describe(prepared, allotment, whole_recipe=False):
         listener.say(line)
-    for doubt in doubts(there, prepared):
-        listener.say(f"note: {doubt}")
+    for warning in cluster_warnings(there, prepared):
+        listener.say(f"note: {warning}")
     listener.say(f"measuring for about {CALM_S + 1.5 * seconds:.0f} s after the start of the workers")
     return estimate(prepared, allotment.data_cpus, seconds)

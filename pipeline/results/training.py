@@ -71,8 +71,8 @@ def train(recipe: Recipe, launch: Launch, listener: Listener) -> Outcome | None:
         prepared = prepare(recipe, listener.data_job(map_units))
     for line in describe(prepared, allotment, whole_recipe=launch.dry_run):
         listener.say(line)
-    for doubt in doubts(there, prepared):
-        listener.say(f"note: {doubt}")
+    for warning in cluster_warnings(there, prepared):
+        listener.say(f"note: {warning}")
     if launch.dry_run:
         return None
     with open_run(prepared, launch.run_name, resume=launch.resume, fresh=launch.fresh) as run:
@@ -99,7 +99,7 @@ def train(recipe: Recipe, launch: Launch, listener: Listener) -> Outcome | None:
     return Outcome(run=run.folder, checkpoint=checkpoint, evaluation=evaluation, tracking=report)
 
 
-def doubts(there: Cluster, prepared: Prepared) -> tuple[str, ...]:
+def cluster_warnings(there: Cluster, prepared: Prepared) -> tuple[str, ...]:
     """What may go wrong, after a look at the GPUs, and at all of a cluster that was not started here.
 
     Raises:
@@ -140,9 +140,9 @@ def _conclude(
     """Export the best checkpoint's model, evaluate it, and hand everything to the tracker."""
     folder = run.folder / "model"
     with stages.timed("report"):
-        checkpoint, doubt = chosen_checkpoint(run.folder, prepared.recipe.train.model_from)
-        if doubt is not None:
-            listener.say(doubt)
+        checkpoint, warning = chosen_checkpoint(run.folder, prepared.recipe.train.model_from)
+        if warning is not None:
+            listener.say(warning)
         export_model(prepared.recipe, prepared.index.fitted, checkpoint, folder)
         split = next(s for s in ("test", "validation", "train") if s in prepared.index.manifests)
         torch.set_num_threads(max(torch.get_num_threads(), prepared.threads))

@@ -17,7 +17,7 @@ from interlace.recipe.load import load_recipe
 from interlace.recipe.recipe import Recipe
 from interlace.results.evaluate import evaluate_checkpoint
 from interlace.results.listener import Listener
-from interlace.results.training import CLOSE_TIMEOUT_S, Launch, doubts, train
+from interlace.results.training import CLOSE_TIMEOUT_S, Launch, cluster_warnings, train
 from interlace.tracking import TrackingReport
 from interlace.train.checkpoint import chosen_checkpoint
 from interlace.train.placement import places
@@ -70,8 +70,8 @@ def tune(recipe: Recipe, search: Search, launch: Launch, listener: Listener, *, 
     plan = prepare_sweep(recipe, search, listener.data_job(map_units))
     for line in describe(plan, fit):
         listener.say(line)
-    for doubt in doubts(there, plan.base):
-        listener.say(f"note: {doubt}")
+    for warning in cluster_warnings(there, plan.base):
+        listener.say(f"note: {warning}")
     if launch.dry_run:
         for number in range(search.trials if search.searcher == "random" else 1):
             listener.say(_told(plan, number))
