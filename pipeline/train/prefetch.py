@@ -41,7 +41,7 @@ def prefetch(
         except BaseException as error:
             put(error)
 
-    thread = threading.Thread(target=fill, name="read-ahead", daemon=True)
+    thread = threading.Thread(target=fill, name="prefetch", daemon=True)
     thread.start()
     try:
         while (item := _take(waiting, warn, warn_after_s)) is not _END:

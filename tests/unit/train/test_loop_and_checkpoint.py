@@ -189,7 +189,7 @@ def test_pruning_keeps_the_newest_and_the_best(recipe: Recipe, tmp_path: Path) -
     assert [p.name[-1] for p in sorted((tmp_path / "checkpoints").iterdir())] == ["3", "5", "6"]
 
 
-def test_read_ahead_keeps_order_raises_errors_and_speaks_while_waiting(recipe: Recipe) -> None:
+def test_prefetch_keeps_order_raises_errors_and_speaks_while_waiting(recipe: Recipe) -> None:
     packs = list(Here(recipe, num_steps=4).packs())
     assert [p.position for p in prefetch(packs, 2, print)] == list(range(8))
 
