@@ -27,6 +27,9 @@ SBATCH = {
 }  # fmt: skip
 """Directives of the sbatch file and what their values look like (`man sbatch`, Slurm 24)."""
 
+REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+(\[[\w,-]+\])?\s*([<>=!~]=?[\w.*]+(,\s*[<>=!~]=?[\w.*]+)*)?(\s*;.+)?")
+"""A line of a list of requirements (PEP 508, without URLs)."""
+
 DOCKER = ("ARG", "FROM", "ENV", "RUN", "WORKDIR", "COPY", "USER", "CMD")
 
 
@@ -47,7 +50,8 @@ def _checker(name: str) -> Callable[[str], Iterator[str]]:
     if name.endswith(".yaml"):
         return kubernetes_errors
     return {
-        "job.json": job_errors, "job.sbatch": sbatch_errors, "Dockerfile": docker_errors, ".dockerignore": no_errors
+        "job.json": job_errors, "job.sbatch": sbatch_errors, "Dockerfile": docker_errors,
+        "requirements.txt": requirement_errors,
     }[name]  # fmt: skip
 
 
@@ -121,9 +125,12 @@ def docker_errors(text: str) -> Iterator[str]:
         yield "no ARG VARIANT"
 
 
-def no_errors(text: str) -> Iterator[str]:
-    """Any text is fine."""
-    return iter(())
+def requirement_errors(text: str) -> Iterator[str]:
+    """Errors of a list of requirements: lines that are none, and a list without any."""
+    lines = text.splitlines()
+    yield from (f"{line}: no requirement" for line in lines if not REQUIREMENT.fullmatch(line))
+    if not lines:
+        yield "no requirement at all"
 
 
 def _unmounted(document: Any) -> Iterator[str]:

@@ -1,27 +1,33 @@
 """Packing a working folder for a job: what goes along, how large it is, and one archive whose bytes depend on content.
 
-collect (walk, excludes) -> Package -> check_size (refuses, names the largest) -> write (zip)
+collect (walk, excludes) -> Package -> with_code -> check_size (refuses, names the largest) -> write (zip)
 
 Left out are what `.gitignore` and `.rayignore` name, in any folder, and what no job needs: version control, virtual
-environments, caches of tools, data, runs, MLflow stores, and files that are likely to hold secrets.
+environments, caches of tools, data, runs, MLflow stores, and files that are likely to hold secrets. The code that the
+job runs goes along as a folder of its import name: a job's folder comes first where Python looks for modules, so the
+job runs that code whatever its nodes have installed.
 """
 
 import os
 import stat
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from interlace.cluster.errors import ClusterError
+from interlace.cluster.errors import ClusterError, JobError
+
+PACKAGE = "interlace-package.zip"
+"""File name of an archive that is kept, beside rendered files; it is never packed itself."""
 
 EXCLUDES = (
     ".git", ".hg", ".svn", "__pycache__", "*.pyc", "*.egg-info", ".mypy_cache", ".ruff_cache", ".pytest_cache",
     ".hypothesis", ".ipynb_checkpoints", ".cache", "node_modules", ".DS_Store", ".idea", ".vscode",
     "/data", "/output", "/runs", "/sweeps", "/mlruns", "/mlartifacts", "/wandb", "/build", "/dist", "mlflow.db*",
     ".env", ".env.*", ".netrc", "*.pem", "*.key", "id_rsa*", "id_ed25519*", ".aws", ".ssh", ".kube", "auth_token",
+    PACKAGE,
 )  # fmt: skip
 """Patterns as in `.gitignore`; those that begin with a slash count in the working folder itself only."""
 
@@ -69,6 +75,34 @@ class Package:
         others = (item for item in self.items if item.name != name)
         added = Item(name=name, path=path, size=path.stat().st_size)
         return Package(items=tuple(sorted((*others, added), key=lambda item: item.name)))
+
+    def with_code(self, name: str, folders: Mapping[str, Path]) -> "Package":
+        """The package with the code of a job as the folder `name`; caches of Python and of tools stay behind.
+
+        Args:
+            name: import name of the code.
+            folders: place in the package, `name` or below it -> folder of this host.
+
+        Raises:
+            JobError: the working folder has something of that name, which would be imported in its place or hidden.
+        """
+        patterns = [pattern for pattern in EXCLUDES if not pattern.startswith("/")]
+        found = (
+            Item(name=f"{place}/{path.relative_to(folder).as_posix()}", path=path, size=path.stat().st_size)
+            for place, folder in folders.items()
+            for path in _walk(folder, (_Ignored(folder, patterns),), set())
+        )
+        code = {item.name: item for item in found}
+        for item in self.items:
+            same = item.name in code and item.path.samefile(code[item.name].path)
+            if item.name.partition("/")[0] in (name, f"{name}.py") and not same:
+                raise JobError(
+                    f"the working folder has `{item.name}`, but the job's own code goes along under the name `{name}`,"
+                    f" from {folders[name]}: rename it, leave it out by `.gitignore` or `.rayignore`, or submit from"
+                    " another folder"
+                )
+        together = {item.name: item for item in self.items} | code
+        return Package(items=tuple(together[key] for key in sorted(together)))
 
     def holds(self, name: str) -> bool:
         """Whether a file of this name is in it."""

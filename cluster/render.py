@@ -8,17 +8,23 @@ import math
 import re
 import shlex
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
 
 from interlace.cluster.errors import ClusterError
-from interlace.cluster.pack import EXCLUDES
+from interlace.cluster.pack import PACKAGE
 from interlace.cluster.submission import entrypoint, runtime_env
 
 TARGETS = ("ray", "kuberay", "vm", "slurm")
 SHARED = "/mnt/interlace"
 """Where the nodes of Kubernetes and of `ray up` see the shared volume."""
+
+IMAGE = "Dockerfile"
+"""Build file of the nodes' image. It takes dependencies and package from its own folder, which is all it needs."""
+
+EXTRAS = ("hf", "optuna")
+"""Extras of the image; their names as the project's metadata has them."""
 
 CUDA = "130"
 PYTHON = "3.11"
@@ -147,12 +153,31 @@ def _slurm(shape: Shape) -> dict[str, str]:
 
 
 def _image(shape: Shape) -> dict[str, str]:
-    versions = {"python": PYTHON, "cuda": CUDA, "torch": _compatible("torch"), "image": shape.image}
-    excludes = "\n".join(f"**/{e}" if not e.startswith("/") else e.removeprefix("/") for e in EXCLUDES)
-    return {
-        "Dockerfile": fill("Dockerfile", versions),
-        ".dockerignore": fill("dockerignore", {"excludes": excludes}),
-    }
+    versions = {"python": PYTHON, "cuda": CUDA, "torch": _compatible("torch"), "image": shape.image, "package": PACKAGE}
+    return {IMAGE: fill("Dockerfile", versions), "requirements.txt": "\n".join(requirements()) + "\n"}
+
+
+def requirements(extras: Sequence[str] = EXTRAS) -> list[str]:
+    """What the installed project depends on, with some of its extras, as pip reads it.
+
+    Raises:
+        ClusterError: the project is not installed here, only its modules can be imported.
+    """
+    try:
+        found = metadata.requires("interlace") or []
+    except metadata.PackageNotFoundError as error:
+        raise ClusterError(
+            "expected `interlace` to be installed, so that its dependencies are known, but it is not"
+        ) from error
+    wanted = []
+    for requirement in found:
+        needed, _, marker = requirement.partition(";")
+        extra = re.search(r"extra == ['\"](\w+)['\"]", marker)
+        if extra is None:
+            wanted.append(requirement)
+        elif extra.group(1) in extras:
+            wanted.append(needed.strip())
+    return wanted
 
 
 def _values(shape: Shape) -> dict[str, object]:

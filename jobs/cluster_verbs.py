@@ -37,14 +37,15 @@ def add_to(app: typer.Typer) -> None:
         with reported_errors():
             from interlace.cluster.errors import JobError
             from interlace.cluster.render import SHARED
-            from interlace.jobs.submit import Sending, order, write_manifests
+            from interlace.jobs.submit import Rendering, Sending, order, write_manifests
             from interlace.jobs.submit import submit as run
 
             folder = Path.cwd()
             base = Path(SHARED) if target in ("kuberay", "vm") else folder
             wanted = order(typer.main.get_command(app), verb, context.args, folder, base)
             if render is not None:
-                write_manifests(target, wanted, render, image, queue)
+                rendering = Rendering(target=target, out=render, image=image, queue=queue, max_upload_mb=max_upload_mb)
+                write_manifests(wanted, folder, rendering)
                 return
             if target != "ray":
                 raise JobError(f"--target {target} writes files for that place: give --render FOLDER")

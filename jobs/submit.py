@@ -1,6 +1,6 @@
 """`interlace submit`: the same verb with the same recipe, run as a job of a cluster.
 
-read (verb's own flags, recipe) -> place (paths absolute) -> pack (working folder) -> submit -> follow -> exit code
+read (verb's flags, recipe) -> place (paths absolute) -> pack (folder, own code) -> submit -> follow -> exit code
 """
 
 import hashlib
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import interlace.cluster
+import interlace.contract
 from interlace.cluster.errors import JobError
 from interlace.cluster.manifests import check
-from interlace.cluster.pack import LIMIT_MB, Package, check_size, collect, write
-from interlace.cluster.render import Shape, render
+from interlace.cluster.pack import LIMIT_MB, PACKAGE, Package, check_size, collect, write
+from interlace.cluster.render import IMAGE, Shape, render
 from interlace.cluster.submission import Jobs, free_id
 from interlace.jobs.console import say
 from interlace.jobs.remote import follow_to_end
@@ -31,6 +33,9 @@ VERBS = ("train", "tune", "prepare", "index", "evaluate", "predict")
 PLACES = ("storage", "data.root", "data.cache_folder", "root", "out")
 PLACE_ENDS = (".init.run", ".encoder.pretrained")
 """Settings that name a folder of this host; in a job they must not depend on the job's own folder."""
+
+NAME = "interlace"
+"""What the code of a job is imported by."""
 
 OUTSIDE = ".interlace"
 """Folder of a package for a recipe from outside the working folder."""
@@ -66,6 +71,17 @@ class Sending:
     address: str | None = None
     job_id: str | None = None
     detach: bool = False
+    max_upload_mb: float = LIMIT_MB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering:
+    """What is written instead of a job that is handed in: see the flags of `interlace submit`."""
+
+    target: str
+    out: Path
+    image: str
+    queue: str | None = None
     max_upload_mb: float = LIMIT_MB
 
 
@@ -147,11 +163,16 @@ def shape(wanted: Order, image: str, queue: str | None) -> Shape:
     )
 
 
-def write_manifests(target: str, wanted: Order, out: Path, image: str, queue: str | None) -> None:
-    """Render a target's files, check them and write them. Raises ClusterError."""
-    files = render(target, shape(wanted, image, queue))
+def write_manifests(wanted: Order, folder: Path, rendering: Rendering) -> None:
+    """Render a target's files, check them and write them, with the package for its image. Raises ClusterError."""
+    out = rendering.out
+    files = render(rendering.target, shape(wanted, rendering.image, rendering.queue))
     check(files)
+    package = pack(wanted, folder, rendering.max_upload_mb) if IMAGE in files else None
     out.mkdir(parents=True, exist_ok=True)
+    if package is not None:
+        packed = write(package, out / PACKAGE)
+        say(f"{out / PACKAGE}: {package} from {folder}, {packed / (1 << 20):.1f} MiB packed")
     for name, text in files.items():
         (out / name).write_text(text, encoding="utf-8")
         edits = text.count("EDIT")
@@ -159,13 +180,19 @@ def write_manifests(target: str, wanted: Order, out: Path, image: str, queue: st
 
 
 def pack(wanted: Order, folder: Path, max_upload_mb: float) -> Package:
-    """The working folder with the recipe in it. Raises TooLargeError."""
-    package = collect(folder, wanted.folders)
+    """The working folder with the recipe and the code of this process in it. Raises TooLargeError, JobError."""
+    package = collect(folder, wanted.folders).with_code(NAME, own_code())
     if wanted.recipe is not None and not package.holds(wanted.recipe[1]):
         path, name = wanted.recipe
         package = package.with_file(name, path)
     check_size(package, max_upload_mb)
     return package
+
+
+def own_code() -> dict[str, Path]:
+    """Where the code of this process lies, a checkout or an installed package: place in a job's folder -> folder."""
+    cluster, contract = (Path(str(room.__file__)).parent for room in (interlace.cluster, interlace.contract))
+    return {NAME: contract.parent, f"{NAME}/jobs": Path(__file__).parent, f"{NAME}/cluster": cluster}
 
 
 def submit(wanted: Order, folder: Path, sending: Sending) -> int:

@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.filterwarnings("default"))
-            item.add_marker(pytest.mark.filterwarnings("error:::(pipeline|jobs|cluster|tests)"))
+            item.add_marker(pytest.mark.filterwarnings("error:::(interlace|tests)"))
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

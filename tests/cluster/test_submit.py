@@ -179,7 +179,7 @@ def drives(process: psutil.Process, name: str) -> bool:
         words = process.cmdline()
     except psutil.Error:
         return False
-    return "jobs" in words and "train" in words and "submit" not in words and name in words
+    return "interlace.jobs" in words and "train" in words and "submit" not in words and name in words
 
 
 @pytest.mark.slow

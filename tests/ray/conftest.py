@@ -20,4 +20,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "ray" in item.path.parts[-2:-1]:
             item.add_marker(pytest.mark.filterwarnings("default"))
-            item.add_marker(pytest.mark.filterwarnings("error:::(pipeline|jobs|cluster|tests)"))
+            item.add_marker(pytest.mark.filterwarnings("error:::(interlace|tests)"))

@@ -18,9 +18,10 @@ from interlace.cluster.manifests import (
     docker_errors,
     kubernetes_errors,
     ray_up_errors,
+    requirement_errors,
     sbatch_errors,
 )
-from interlace.cluster.render import SHARED, TARGETS, Shape, kubernetes_name, render
+from interlace.cluster.render import EXTRAS, SHARED, TARGETS, Shape, kubernetes_name, render
 from interlace.jobs.cli import app
 from interlace.jobs.submit import order, shape
 from tests.laws.code import ROOT
@@ -214,6 +215,23 @@ def test_a_planted_error_in_an_image_is_found(some: Shape) -> None:
     assert list(docker_errors(text.replace("USER 1000:1000", "USER root"))) == ["the last USER is root"]
     assert list(docker_errors(text.replace("WORKDIR", "WORKDIRR"))) == ["no such instruction: WORKDIRR"]
     assert list(docker_errors(text.replace("ARG VARIANT=cpu", ""))) == ["no ARG VARIANT"]
+
+
+def test_an_image_gets_the_projects_own_dependencies(some: Shape) -> None:
+    """The reference is pyproject.toml, read as packaging reads it; a line that is no requirement is found."""
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for extra in EXTRAS for line in project["optional-dependencies"][extra]]
+    text = render("kuberay", some)["requirements.txt"]
+    assert {Requirement(line) for line in text.splitlines()} == {
+        Requirement(line) for line in [*project["dependencies"], *extras]
+    }
+    assert list(requirement_errors(text)) == []
+    assert list(requirement_errors("torch~=2.13.0\n-e .\n")) == ["-e .: no requirement"]
+    assert list(requirement_errors("")) == ["no requirement at all"]
 
 
 def test_templates_ship_with_the_package() -> None:

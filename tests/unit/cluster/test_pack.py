@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from interlace.cluster.pack import TooLargeError, check_size, collect, write
+from interlace.cluster.errors import JobError
+from interlace.cluster.pack import PACKAGE, TooLargeError, check_size, collect, write
 
 
 def tree(folder: Path, *names: str, size: int = 1) -> None:
@@ -27,7 +28,16 @@ def test_what_no_job_needs_stays_behind(tmp_path: Path) -> None:
     tree(
         tmp_path, ".git/HEAD", "env/pyvenv.cfg", "env/lib/torch.so", "a/__pycache__/a.cpython-311.pyc", "x.egg-info/top"
     )
-    tree(tmp_path, "data/big.parquet", "output/runs/r/run.json", "mlruns/0/meta.yaml", "mlflow.db", "mlflow.db-journal")
+    tree(
+        tmp_path,
+        PACKAGE,
+        f"place/{PACKAGE}",
+        "data/big.parquet",
+        "output/runs/r/run.json",
+        "mlruns/0/meta.yaml",
+        "mlflow.db",
+        "mlflow.db-journal",
+    )
     assert names(tmp_path) == sorted(kept)
 
 
@@ -103,6 +113,48 @@ def test_too_much_is_refused_with_the_largest_named(tmp_path: Path) -> None:
     assert text.index("models/: 2.7 MiB") < text.index("models/big.bin: 2.7 MiB")
     assert "at most 1 MiB" in text
     assert ".rayignore" in text
+
+
+def test_code_goes_along_whole_in_one_folder_and_its_caches_stay(tmp_path: Path) -> None:
+    """Parts of a checkout become one package; what is left out of a working folder by name is code's own here."""
+    work, code, verbs = tmp_path / "work", tmp_path / "library", tmp_path / "verbs"
+    tree(work, "a.py", ".gitignore")
+    (work / ".gitignore").write_text("*.yaml\n")
+    tree(code, "__init__.py", "data/read.py", "runs/x.py", "__pycache__/a.cpython-311.pyc", "data/.mypy_cache/x")
+    tree(verbs, "__init__.py", "recipes/r.yaml", "data/__pycache__/a.pyc")
+    package = collect(work).with_code("lib", {"lib": code, "lib/verbs": verbs})
+    assert {item.name: item.path for item in package.items} == {
+        ".gitignore": work / ".gitignore",
+        "a.py": work / "a.py",
+        "lib/__init__.py": code / "__init__.py",
+        "lib/data/read.py": code / "data" / "read.py",
+        "lib/runs/x.py": code / "runs" / "x.py",
+        "lib/verbs/__init__.py": verbs / "__init__.py",
+        "lib/verbs/recipes/r.yaml": verbs / "recipes" / "r.yaml",
+    }
+    assert [item.name for item in package.items] == sorted(item.name for item in package.items)
+
+
+def test_parts_that_lie_in_the_code_already_are_packed_once(tmp_path: Path) -> None:
+    tree(tmp_path / "lib", "__init__.py", "verbs/__init__.py")
+    folders = {"lib": tmp_path / "lib", "lib/verbs": tmp_path / "lib" / "verbs"}
+    whole = collect(tmp_path).with_code("lib", folders)  # the working folder is where the code lies
+    assert [item.name for item in whole.items] == ["lib/__init__.py", "lib/verbs/__init__.py"]
+    (tmp_path / "empty").mkdir()
+    alone = collect(tmp_path / "empty").with_code("lib", folders)
+    assert alone == whole
+
+
+@pytest.mark.parametrize("mine", ["lib.py", "lib/__init__.py", "lib/data.csv"])
+def test_something_else_of_the_codes_name_is_refused(tmp_path: Path, mine: str) -> None:
+    tree(tmp_path / "code", "__init__.py")
+    tree(tmp_path / "work", "a.py", "library.py", "my/lib.py", "my/lib/__init__.py", mine)
+    folders = {"lib": tmp_path / "code"}
+    with pytest.raises(JobError, match=rf"has `{mine}`, but the job's own code goes along under the name `lib`"):
+        collect(tmp_path / "work").with_code("lib", folders)
+    (tmp_path / "work" / ".rayignore").write_text("/lib*\n")
+    left = {item.name for item in collect(tmp_path / "work").with_code("lib", folders).items}
+    assert left == {".rayignore", "a.py", "my/lib.py", "my/lib/__init__.py", "lib/__init__.py"}
 
 
 def test_the_archive_depends_on_content_alone(tmp_path: Path) -> None:

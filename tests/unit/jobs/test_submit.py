@@ -1,5 +1,9 @@
-"""A verb as it runs in a job: same settings, paths independent of the job's folder, the recipe in the package."""
+"""A verb as it runs in a job: same settings, paths independent of the job's folder, recipe and code in the package."""
 
+import json
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +13,18 @@ import typer.main
 import yaml
 
 from interlace.cluster.errors import JobError
-from interlace.cluster.pack import TooLargeError
+from interlace.cluster.pack import PACKAGE, Package, TooLargeError, write
 from interlace.contract.errors import RecipeError
 from interlace.jobs.cli import app
-from interlace.jobs.submit import order, pack
+from interlace.jobs.submit import Rendering, order, own_code, pack, write_manifests
 from interlace.recipe.identity import digest
 from interlace.recipe.load import load_recipe
 from tests.data import EmojiLike
-from tests.laws.code import ROOT
+from tests.laws.code import ROOT, sources
 
 COMMAND: Any = typer.main.get_command(app)
+CODE = Package(items=()).with_code("interlace", own_code())
+LIMIT = CODE.size / (1 << 20) + 1.0
 UsageError = typer.BadParameter.__mro__[1]
 
 
@@ -82,15 +88,15 @@ def test_the_name_of_the_job_is_that_of_the_run(work: Path) -> None:
 
 
 def test_data_and_runs_stay_and_the_recipe_goes_along(work: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    package = pack(order(COMMAND, "train", ["recipes/shapes.yaml"], work), work, 1.0)
-    assert [i.name for i in package.items] == ["code.py", "recipes/shapes.yaml"]
+    package = pack(order(COMMAND, "train", ["recipes/shapes.yaml"], work), work, LIMIT)
+    assert [i.name for i in package.items if i not in CODE.items] == ["code.py", "recipes/shapes.yaml"]
     outside = tmp_path_factory.mktemp("outside") / "far.yaml"
     outside.write_text((work / "recipes" / "shapes.yaml").read_text())
     wanted = order(COMMAND, "train", [str(outside)], work)
     assert given(wanted.words)["recipe"] == Path(".interlace/far.yaml")
-    assert pack(wanted, work, 1.0).holds(".interlace/far.yaml")
+    assert pack(wanted, work, LIMIT).holds(".interlace/far.yaml")
     (work / ".gitignore").write_text("recipes/\n")
-    assert pack(order(COMMAND, "train", ["recipes/shapes.yaml"], work), work, 1.0).holds("recipes/shapes.yaml")
+    assert pack(order(COMMAND, "train", ["recipes/shapes.yaml"], work), work, LIMIT).holds("recipes/shapes.yaml")
 
 
 def test_predictions_find_model_and_shards_wherever_the_job_runs(work: Path) -> None:
@@ -110,7 +116,63 @@ def test_predictions_find_model_and_shards_wherever_the_job_runs(work: Path) -> 
 def test_too_much_is_refused_before_anything_is_asked(work: Path) -> None:
     (work / "weights.bin").write_bytes(b"x" * 2_000_000)
     with pytest.raises(TooLargeError, match=r"weights.bin: 1.9 MiB"):
-        pack(order(COMMAND, "train", ["recipes/shapes.yaml"], work), work, 1.0)
+        pack(order(COMMAND, "train", ["recipes/shapes.yaml"], work), work, LIMIT)
+
+
+def test_the_code_of_this_process_goes_along_whole(work: Path) -> None:
+    """The reference is what the checkout holds: every module by its import name, templates and recipes."""
+    names = {item.name for item in CODE.items}
+    modules = {f"{name.replace('.', '/')}/__init__.py" if path.name == "__init__.py" else f"{name.replace('.', '/')}.py"
+               for name, path in sources().items()}  # fmt: skip
+    data = {f"interlace/{f.relative_to(ROOT).as_posix()}" for folder in ("jobs/recipes", "cluster/templates")
+            for f in (ROOT / folder).iterdir()}  # fmt: skip
+    assert names == modules | data | {"interlace/README.md"}
+    assert len(modules) > 150
+    assert len(data) > 20
+
+
+def test_an_unpacked_package_runs_the_code_in_it_before_any_that_is_installed(work: Path, tmp_path: Path) -> None:
+    """As a job does: `python -m interlace.jobs` in the unpacked folder, on a host where another one is installed."""
+    package = pack(order(COMMAND, "train", ["recipes/shapes.yaml"], work), work, LIMIT)
+    write(package, tmp_path / "package.zip")
+    with zipfile.ZipFile(tmp_path / "package.zip") as archive:
+        archive.extractall(tmp_path / "job")
+    program = (
+        "import sys, json\nsys.path.insert(0, '')\nfrom interlace.jobs.cli import app\n"
+        "import interlace.cluster.render, interlace.tune.search\n"
+        "own = {n: m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'interlace'}\n"
+        "sys.stdout.write(json.dumps(own))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path / "job", capture_output=True, text=True, check=True
+    )
+    loaded = {name: Path(file) for name, file in json.loads(done.stdout).items()}
+    assert {"interlace", "interlace.jobs.cli", "interlace.cluster.render", "interlace.tune.search"} <= set(loaded)
+    assert [n for n, f in loaded.items() if not f.resolve().is_relative_to((tmp_path / "job").resolve())] == []
+
+
+@pytest.mark.parametrize("mine", ["interlace.py", "interlace/extra.py"])
+def test_a_folder_with_an_interlace_of_its_own_is_refused(work: Path, mine: str) -> None:
+    (work / mine).parent.mkdir(exist_ok=True)
+    (work / mine).write_text("")
+    with pytest.raises(JobError, match=rf"`{mine}`, but the job's own code goes along under the name `interlace`"):
+        pack(order(COMMAND, "train", ["recipes/shapes.yaml"], work), work, LIMIT)
+
+
+def test_an_image_is_built_from_what_is_rendered_alone(work: Path) -> None:
+    wanted = order(COMMAND, "train", ["recipes/shapes.yaml"], work, Path("/mnt/interlace"))
+    for target in ("kuberay", "vm", "ray", "kuberay"):  # twice: the package does not hold the one before
+        out = work / "place" / target
+        write_manifests(wanted, work, Rendering(target=target, out=out, image="interlace:1"))
+        copied = [line.split()[1] for line in (out / "Dockerfile").read_text().splitlines() if line.startswith("COPY")]
+        assert copied == ["requirements.txt", PACKAGE]
+        with zipfile.ZipFile(out / PACKAGE) as archive:
+            names = set(archive.namelist())
+        assert {item.name for item in CODE.items} | {"code.py", "recipes/shapes.yaml"} <= names
+        assert not any(name.endswith(PACKAGE) for name in names)
+        assert (out / "requirements.txt").read_text().splitlines()[0].startswith("ray[")
+    write_manifests(wanted, work, Rendering(target="slurm", out=work / "slurm", image="interlace:1"))
+    assert [f.name for f in (work / "slurm").iterdir()] == ["job.sbatch"]
 
 
 @pytest.mark.parametrize(
