@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from interlace.cluster.manifests import (
     requirement_errors,
     sbatch_errors,
 )
-from interlace.cluster.render import EXTRAS, SHARED, TARGETS, Shape, kubernetes_name, render
+from interlace.cluster.render import EXTRAS, SHARED, TARGETS, Shape, kubernetes_name, render, requirements
 from interlace.jobs.cli import app
 from interlace.jobs.submit import order, shape
 from tests.laws.code import ROOT
@@ -232,6 +232,15 @@ def test_an_image_gets_the_projects_own_dependencies(some: Shape) -> None:
     assert list(requirement_errors(text)) == []
     assert list(requirement_errors("torch~=2.13.0\n-e .\n")) == ["-e .: no requirement"]
     assert list(requirement_errors("")) == ["no requirement at all"]
+
+
+def test_dependencies_of_what_is_not_installed_are_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def requires(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", requires)
+    with pytest.raises(ClusterError, match="expected `interlace` to be installed"):
+        requirements()
 
 
 def test_templates_ship_with_the_package() -> None:
