@@ -77,7 +77,7 @@ class Package:
         return Package(items=tuple(sorted((*others, added), key=lambda item: item.name)))
 
     def with_code(self, name: str, folders: Mapping[str, Path]) -> "Package":
-        """The package with the code of a job as the folder `name`; caches of Python and of tools stay behind.
+        """The package with the code of a job as the folder `name`; caches of tools and documents stay behind.
 
         Args:
             name: import name of the code.
@@ -86,7 +86,7 @@ class Package:
         Raises:
             JobError: the working folder has something of that name, which would be imported in its place or hidden.
         """
-        patterns = [pattern for pattern in EXCLUDES if not pattern.startswith("/")]
+        patterns = [*(pattern for pattern in EXCLUDES if not pattern.startswith("/")), "README.md"]
         found = (
             Item(name=f"{place}/{path.relative_to(folder).as_posix()}", path=path, size=path.stat().st_size)
             for place, folder in folders.items()
