@@ -27,6 +27,10 @@ class RecipeError(InterlaceError):
         return "\n  - ".join([head, *self.errors])
 
 
+class PluginError(InterlaceError):
+    """What another installed package brings can't be used: its entry point, its settings, or a part of it."""
+
+
 class DataError(InterlaceError):
     """A source that can't be read as the recipe says: missing file, damaged Parquet, missing column, wrong type."""
 

@@ -1,6 +1,6 @@
 """Modalities: how raw values become tokens. `README.md` beside this says how."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from interlace.modalities.table import make_table, table_learner
 from interlace.modalities.text import TextModality
 from interlace.modalities.vocabulary import text_learner
 from interlace.recipe.fields import AnyField, ImageField, TextField
+from interlace.recipe.plugins import Found, Joined
 
 
 def make_image(name: str, field: ImageField, fitted: Fitted) -> Modality:
@@ -31,13 +32,25 @@ def _nothing(field: AnyField) -> Learner:
     return FixedLearner({})
 
 
-MODALITIES: dict[str, tuple[Callable[[Any], Learner], Callable[[str, Any, Fitted], Modality]]] = {
-    "image": (_nothing, make_image),
-    "text": (text_learner, make_text),
-    "table": (table_learner, make_table),
-    "audio": (_nothing, AudioModality),
-    "series": (series_learner, make_series),
-}
+Parts = tuple[Callable[[Any], Learner], Callable[[str, Any, Fitted], Modality]]
+
+
+def _parts(found: Found) -> Parts:
+    learner = found.part(found.plugin.learner) if found.plugin.learner else _nothing
+    return learner, found.part(found.plugin.make)
+
+
+MODALITIES: Mapping[str, Parts] = Joined(
+    "modalities",
+    {
+        "image": (_nothing, make_image),
+        "text": (text_learner, make_text),
+        "table": (table_learner, make_table),
+        "audio": (_nothing, AudioModality),
+        "series": (series_learner, make_series),
+    },
+    _parts,
+)
 """`modality` of a field's settings -> what learns for it, how to make it."""
 
 

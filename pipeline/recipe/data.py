@@ -1,12 +1,13 @@
 """Settings of a recipe's data: the sources of each split, their formats, how they are read and kept."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from interlace.contract.errors import RecipeError
 from interlace.recipe.base import Node
+from interlace.recipe.plugins import extended, kinds
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 """What fields, tasks and sources of a mix may be called."""
@@ -46,13 +47,15 @@ class Source(Node):
 
     @model_validator(mode="after")
     def _of_format(self) -> "Source":
-        void = {
+        void: dict[str, tuple[str, ...]] = {
             "parquet": ("types", "group_rows", "delimiter"),
             "webdataset": ("files", "delimiter"),
             "csv": (),
             "jsonl": ("delimiter",),
-        }[self.format]
-        for name in void:
+        }
+        if (other := kinds("sources").found.get(self.format)) is not None:
+            void[self.format] = tuple(n for n in ("types", "group_rows", "delimiter") if n not in other.plugin.reads)
+        for name in void[self.format]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"`{name}` has no effect with `format: {self.format}`")
         if self.format == "csv" and (lists := [c for c, t in self.types.items() if t.endswith("s")]):
@@ -60,6 +63,10 @@ class Source(Node):
         if self.delimiter in '"\r\n' or not self.delimiter.isascii():
             raise ValueError(f"`delimiter` must be an ASCII character that is no quote or newline: {self.delimiter!r}")
         return self
+
+
+if not TYPE_CHECKING:
+    Source = extended("sources", Source)
 
 
 class MixedSource(Source):

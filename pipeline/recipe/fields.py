@@ -1,43 +1,15 @@
-"""Settings of fields, one class a modality: which columns of a source they read, and how values become tokens.
-
-A field's `training_only` names the settings that do not decide which tokens a value gives outside training (the model's
-and augmentation): neither the index nor the cache of decoded values depends on them. `places` names the columns.
-"""
+"""Settings of fields, one class a modality: which columns of a source they read, and how values become tokens."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from interlace.recipe.base import FieldStart, Node, PretrainedEncoder
-
-MODEL_SETTINGS = frozenset({"stem", "init", "freeze", "lr_factor"})
-"""Settings of a field that only the model reads."""
+from interlace.recipe.base import MODEL_SETTINGS, ColumnKind, FieldSettings, PretrainedEncoder
+from interlace.recipe.plugins import union
 
 
-class _Field(Node):
-    training_only: ClassVar[frozenset[str]] = MODEL_SETTINGS
-    places: ClassVar[frozenset[str]] = frozenset({"column"})
-
-    stem: Literal["linear", "cnn", "rnn"] = Field(
-        "linear",
-        description="What comes before the field's Transformer layers: a projection, convolutions over neighbouring"
-        " tokens, or a bidirectional GRU over them (slow on long sequences).",
-    )
-    init: FieldStart | None = Field(
-        None, description="Another run to start the field's embedding, stem, layers and fitted state from."
-    )
-    freeze: bool = Field(False, description="The field's embedding, stem and layers stay as they began.")
-    lr_factor: float = Field(1.0, gt=0, le=100, description="The field's learning rate over `optim.lr`.")
-
-    @model_validator(mode="after")
-    def _frozen_or_learning(self) -> "_Field":
-        if self.freeze and self.lr_factor != 1.0:
-            raise ValueError("`lr_factor` has no effect with `freeze: true`")
-        return self
-
-
-class ImageField(_Field):
+class ImageField(FieldSettings):
     """A column of encoded pictures (PNG, JPEG and whatever Pillow reads)."""
 
     training_only = MODEL_SETTINGS | frozenset(
@@ -80,8 +52,12 @@ class ImageField(_Field):
         """Columns of the source that this field reads."""
         return (self.column,)
 
+    def holds(self, column: str) -> ColumnKind:
+        """What one of its columns must hold."""
+        return "pictures"
 
-class TextField(_Field):
+
+class TextField(FieldSettings):
     """A column of strings."""
 
     training_only = MODEL_SETTINGS | frozenset({"word_dropout", "word_swap"})
@@ -128,8 +104,12 @@ class TextField(_Field):
         """Columns of the source that this field reads."""
         return (self.column,)
 
+    def holds(self, column: str) -> ColumnKind:
+        """What one of its columns must hold."""
+        return "string"
 
-class TableField(_Field):
+
+class TableField(FieldSettings):
     """Several columns of one table row, all numbers, all categories or all dates; one token for each present value."""
 
     places = frozenset({"numbers", "categories", "dates"})
@@ -154,8 +134,14 @@ class TableField(_Field):
         """Columns of the source that this field reads."""
         return self.numbers or self.categories or self.dates
 
+    def holds(self, column: str) -> ColumnKind:
+        """What one of its columns must hold."""
+        if self.dates:
+            return "date"
+        return "number" if self.numbers else "category"
 
-class AudioField(_Field):
+
+class AudioField(FieldSettings):
     """A column of encoded sound (WAV, FLAC, Ogg and whatever libsndfile reads) as log-mel frames."""
 
     training_only = MODEL_SETTINGS | frozenset(
@@ -198,11 +184,15 @@ class AudioField(_Field):
         """Columns of the source that this field reads."""
         return (self.column,)
 
+    def holds(self, column: str) -> ColumnKind:
+        """What one of its columns must hold."""
+        return "sounds"
+
 
 SeriesStatistic = Literal["mean", "min", "max", "first", "last"]
 
 
-class SeriesField(_Field):
+class SeriesField(FieldSettings):
     """Sensor readings over time: regular (one list a channel, or one list of rows) or irregular (aligned lists)."""
 
     training_only = MODEL_SETTINGS | frozenset({"jitter", "scale", "shift", "time_mask"})
@@ -259,8 +249,18 @@ class SeriesField(_Field):
             return (self.time, self.channel, self.value)
         return self.channels or (self.column or "",)
 
+    def holds(self, column: str) -> ColumnKind:
+        """What one of its columns must hold."""
+        if column == self.column:
+            return "rows"
+        return "categories" if column == self.channel else "numbers"
 
-AnyField = Annotated[ImageField | TextField | TableField | AudioField | SeriesField, Field(discriminator="modality")]
+
+if TYPE_CHECKING:
+    AnyField: TypeAlias = FieldSettings
+else:
+    AnyField = union("modalities", (ImageField, TextField, TableField, AudioField, SeriesField))
+"""Settings of a field of any modality, those of other packages included."""
 
 
 def check_vocabularies(fields: Mapping[str, AnyField]) -> None:

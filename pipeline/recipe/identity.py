@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from interlace.recipe.base import Node
+from interlace.recipe.plugins import Group, package_of
 from interlace.recipe.recipe import Recipe
 
 PLACE_KEYS = (
@@ -50,3 +51,15 @@ def digest(recipe: Recipe) -> str:
 def to_yaml(recipe: Recipe) -> str:
     """The whole recipe, defaults included, as YAML that `load_recipe` reads back to an equal recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def packages(recipe: Recipe) -> tuple[str, ...]:
+    """The other packages that a recipe needs for its modalities, tasks, fusion and sources, each as `name==version`."""
+    sources = [source for split in recipe.data.splits().values() for source in split]
+    used: list[tuple[Group, str]] = [
+        *(("modalities", field.modality) for field in recipe.fields.values()),
+        *(("tasks", task.task) for task in recipe.tasks.values()),
+        ("fusions", recipe.model.fusion),
+        *(("sources", source.format) for source in sources),
+    ]
+    return tuple(sorted({package for group, name in used if (package := package_of(group, name)) is not None}))

@@ -1,11 +1,12 @@
 """Settings of the fused Transformer."""
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from interlace.recipe.base import Node, Start
+from interlace.recipe.plugins import extended
 
 
 class Model(Node):
@@ -56,3 +57,7 @@ class Model(Node):
             if self.fusion != fusion and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"`{name}` has no effect with `fusion: {self.fusion}`; it is for `{fusion}`")
         return self
+
+
+if not TYPE_CHECKING:
+    Model = extended("fusions", Model)

@@ -128,4 +128,5 @@ class Recipe(Node):
 
     def columns(self) -> tuple[str, ...]:
         """Every column that fields and tasks read, each once, in order."""
-        return tuple(dict.fromkeys(c for part in (*self.fields.values(), *self.tasks.values()) for c in part.columns))
+        parts = [*(field.columns for field in self.fields.values()), *(task.columns for task in self.tasks.values())]
+        return tuple(dict.fromkeys(column for columns in parts for column in columns))

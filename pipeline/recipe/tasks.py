@@ -1,35 +1,19 @@
-"""Settings of tasks, one class a kind: which columns are predicted, from what, by which loss.
+"""Settings of tasks, one class a kind: which columns are predicted, from what, by which loss."""
 
-A task's `columns` are those of its target, read together; `target_keys` names the settings that decide what is read of
-them, `field_names` the fields that it names, `decides` whether it can combine a prediction of each field.
-"""
-
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from interlace.recipe.base import Node
+from interlace.recipe.base import ColumnKind, TaskSettings
 from interlace.recipe.fields import TextField
-
-
-class _Task(Node):
-    target_keys: ClassVar[tuple[str, ...]] = ("task",)
-    decides: ClassVar[bool] = False
-
-    weight: float = Field(1.0, gt=0, description="Weight of this task's loss.")
-
-    @property
-    def field_names(self) -> tuple[str, ...]:
-        """Fields of the recipe that the task names."""
-        return ()
-
+from interlace.recipe.plugins import union
 
 ClassificationMetric = Literal[
     "loss", "accuracy", "macro_precision", "macro_recall", "macro_f1", "auroc", "auprc", "min_recall_precision"
 ]
 
 
-class ClassificationTask(_Task):
+class ClassificationTask(TaskSettings):
     """Predict one class of a label column, or any number of them."""
 
     target_keys: ClassVar[tuple[str, ...]] = ("task", "column", "multi_label")
@@ -54,6 +38,10 @@ class ClassificationTask(_Task):
         """Columns of the target, read together."""
         return (self.column,)
 
+    def holds(self, column: str) -> ColumnKind:
+        """What one of its columns must hold."""
+        return "labels" if self.multi_label else "category"
+
     @model_validator(mode="after")
     def _heads_to_vote(self) -> "ClassificationTask":
         if self.field_vote and not self.field_loss:
@@ -61,7 +49,7 @@ class ClassificationTask(_Task):
         return self
 
 
-class RegressionTask(_Task):
+class RegressionTask(TaskSettings):
     """Predict one or several numbers, each standardised by the training rows and reported in its own unit."""
 
     target_keys: ClassVar[tuple[str, ...]] = ("task", "columns")
@@ -72,6 +60,10 @@ class RegressionTask(_Task):
     delta: float = Field(1.0, gt=0, description="`huber`: standard deviations from which on errors count linearly.")
     field_loss: float = Field(0.5, ge=0, description="Weight of the light loss on each field's own pooled state.")
 
+    def holds(self, column: str) -> ColumnKind:
+        """What one of its columns must hold."""
+        return "number"
+
     @model_validator(mode="after")
     def _delta_of_huber(self) -> "RegressionTask":
         if self.loss != "huber" and self.delta != type(self).model_fields["delta"].default:
@@ -81,7 +73,7 @@ class RegressionTask(_Task):
         return self
 
 
-class RetrievalTask(_Task):
+class RetrievalTask(TaskSettings):
     """Bring two groups of fields of a sample together and those of other samples apart: each side finds the other."""
 
     target_keys: ClassVar[tuple[str, ...]] = ("task", "group")
@@ -110,6 +102,10 @@ class RetrievalTask(_Task):
         """Both sides."""
         return self.left + self.right
 
+    def holds(self, column: str) -> ColumnKind:
+        """What one of its columns must hold."""
+        return "category"
+
     @model_validator(mode="after")
     def _apart(self) -> "RetrievalTask":
         if len(set(self.field_names)) < len(self.field_names):
@@ -117,7 +113,7 @@ class RetrievalTask(_Task):
         return self
 
 
-class ReconstructionTask(_Task):
+class ReconstructionTask(TaskSettings):
     """Predict hidden tokens of fields from all that is left: needs no label."""
 
     task: Literal["reconstruction"]
@@ -142,7 +138,7 @@ class ReconstructionTask(_Task):
         return self
 
 
-class GenerationTask(_Task):
+class GenerationTask(TaskSettings):
     """Write a text: captioning, speech recognition, translation."""
 
     target_keys: ClassVar[tuple[str, ...]] = (
@@ -194,6 +190,10 @@ class GenerationTask(_Task):
         names = ("column", "tokenizer", "vocab_size", "vocabulary", "max_tokens")
         return TextField(modality="text", **{name: getattr(self, name) for name in names})
 
+    def holds(self, column: str) -> ColumnKind:
+        """What one of its columns must hold."""
+        return "string"
+
     @model_validator(mode="after")
     def _no_void_settings(self) -> "GenerationTask":
         if (self.ctc_field is None) != (self.ctc_weight == 0):
@@ -211,7 +211,8 @@ class GenerationTask(_Task):
         return self
 
 
-AnyTask = Annotated[
-    ClassificationTask | RegressionTask | RetrievalTask | ReconstructionTask | GenerationTask,
-    Field(discriminator="task"),
-]
+if TYPE_CHECKING:
+    AnyTask: TypeAlias = TaskSettings
+else:
+    AnyTask = union("tasks", (ClassificationTask, RegressionTask, RetrievalTask, ReconstructionTask, GenerationTask))
+"""Settings of a task of any kind, those of other packages included."""

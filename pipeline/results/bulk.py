@@ -24,6 +24,7 @@ from interlace.data.sources.base import ROW_ERROR
 from interlace.data.sources.fingerprint import fingerprint
 from interlace.recipe.data import Source
 from interlace.recipe.load import load_recipe
+from interlace.recipe.plugins import kinds
 from interlace.recipe.recipe import Recipe
 from interlace.recipe.start import FITTED, MODEL, RECIPE
 from interlace.results.predictor import Predictor
@@ -34,7 +35,9 @@ JOB = "predictions.json"
 """File of an output folder: what its parts are made from, and once all are there, what came of it."""
 SHARD, ROW, ERROR = "shard", "row", "error"
 """Columns that every output has: where a row is from, and why it has no predictions."""
-FORMATS = {".parquet": "parquet", ".tar": "webdataset", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+FORMATS = {".parquet": "parquet", ".tar": "webdataset", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"} | {
+    ending: name for name, found in kinds("sources").found.items() for ending in found.plugin.endings
+}
 ARROW = {"string": pa.string(), "double": pa.float64(), "doubles": pa.list_(pa.float32())}
 MOST_LISTED = 5
 

@@ -16,6 +16,7 @@ from interlace.data.index.build import build_index
 from interlace.data.read.open import open_reader
 from interlace.data.read.reader import Reader
 from interlace.data.sources import usable_rows
+from interlace.recipe.identity import packages
 from interlace.recipe.load import load_recipe
 from interlace.results.evaluate import SubsetResult, evaluate_subsets, field_subsets
 from interlace.results.figures import bars_figure, write_chart
@@ -158,6 +159,7 @@ def model_card(folder: Path, prepared: Prepared, metrics: str = "") -> ModelCard
         outputs=Predictor.load(folder).columns,
         examples=group.slice(0, EXAMPLE_ROWS).to_pylist(),
         metrics=metrics,
+        packages=packages(recipe),
     )
 
 

@@ -5,12 +5,14 @@ import platform
 import subprocess
 from importlib import metadata
 
-from interlace.recipe.identity import digest
+from interlace.recipe.identity import digest, packages
 from interlace.recipe.recipe import Recipe
 
 
 def context_tags(recipe: Recipe, *, data_digest: str, world_size: int) -> dict[str, str]:
     """Digests, git state of the current folder, versions, and the settings that runs are grouped by.
+
+    Versions are also those of the packages whose plug-ins the recipe uses (tag `plugins`, `name==version`).
 
     Imports nothing (versions come from the installed distributions), runs `git` twice, never fails: what can't be found
     out is left out.
@@ -29,6 +31,8 @@ def context_tags(recipe: Recipe, *, data_digest: str, world_size: int) -> dict[s
     for package in ("interlace", "ray", "torch", "mlflow"):
         if (version := version_of(package)) is not None:
             tags[f"version.{package}"] = version
+    if brought := packages(recipe):
+        tags["plugins"] = ",".join(brought)
     if (user := _user()) is not None:
         tags["mlflow.user"] = user
     if commit := _git("rev-parse", "HEAD"):

@@ -39,6 +39,7 @@ class ModelCard:
         examples: a few raw rows; bytes are bytes.
         metrics: prefix of the journal's metrics that were measured of this very model, such as `test/`; none if empty.
         script: the models-from-code script that loads the folder.
+        packages: what it needs besides `REQUIREMENTS`, each as `name==version`.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class ModelCard:
     examples: Sequence[Mapping[str, Any]]
     metrics: str = ""
     script: Path = SCRIPT
+    packages: Sequence[str] = ()
 
 
 def card_to_json(card: ModelCard) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def card_to_json(card: ModelCard) -> dict[str, Any]:
         "examples": [{key: _to_json(value) for key, value in row.items()} for row in card.examples],
         "metrics": card.metrics,
         "script": str(card.script.resolve()),
+        "packages": list(card.packages),
     }
 
 
@@ -70,6 +73,7 @@ def card_from_json(values: Mapping[str, Any]) -> ModelCard:
         examples=[{key: _from_json(value) for key, value in row.items()} for row in values["examples"]],
         metrics=values.get("metrics", ""),
         script=Path(values["script"]),
+        packages=values.get("packages", ()),
     )
 
 
@@ -113,7 +117,7 @@ def save_pyfunc(card: ModelCard, destination: Path, *, model_id: str, location: 
         input_example=example if len(example) else None,
         model_config={COLUMNS: dict(card.inputs)},
         metadata={COLUMNS: dict(card.inputs)},
-        pip_requirements=requirements(),  # given, so that MLflow does not run the model to find them
+        pip_requirements=requirements(card.packages),  # given, so that MLflow does not run the model to find them
         mlflow_model=Model(artifact_path=location, model_uuid=model_id, model_id=model_id, run_id=run_id),
     )
 
@@ -194,10 +198,11 @@ def refusal(reason: str) -> Exception:
     return refusal
 
 
-def requirements() -> list[str]:
-    """`name==version` of what is installed here, without local parts such as `+cpu`."""
+def requirements(packages: Sequence[str] = ()) -> list[str]:
+    """`name==version` of what is installed here, without local parts such as `+cpu`; then `packages` as they are."""
     versions = {name: version_of(name) for name in REQUIREMENTS}
-    return [name if version is None else f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
+    own = [name if version is None else f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
+    return [*own, *packages]
 
 
 def _missing(value: Any) -> bool:

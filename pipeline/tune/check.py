@@ -83,8 +83,9 @@ def _general(search: Search, recipe: Recipe) -> Iterator[str]:
                 "search.scheduler: `pbt` needs `train.model_from: last`; a trial's best evaluation may be of weights"
                 " that it has given up since"
             )
-        if search.searcher == "tpe":
-            yield "search.searcher: `tpe` has no effect with `scheduler: pbt`, which chooses values itself"
+        if search.searcher != "random":
+            name = search.searcher
+            yield f"search.searcher: `{name}` has no effect with `scheduler: pbt`, which chooses values itself"
         for path in search.space:
             if not _changes_in_flight(path, recipe):
                 yield (

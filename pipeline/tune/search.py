@@ -7,11 +7,12 @@ are asked for, and when another path joins the space. Trial 0 is the recipe as i
 """
 
 import math
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
 from interlace.recipe.base import Node
+from interlace.recipe.plugins import extended
 
 KINDS = ("uniform", "log_uniform", "integer", "log_integer", "choice")
 DIGITS = 4
@@ -109,3 +110,7 @@ class Search(Node):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"`{name}` has no effect with `scheduler: {self.scheduler}`")
         return self
+
+
+if not TYPE_CHECKING:
+    Search = extended("searchers", Search)

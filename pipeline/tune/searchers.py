@@ -1,7 +1,7 @@
 """What Tune asks for the next trial: trials in the order of their numbers, or a population from stop to stop."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -9,12 +9,20 @@ from ray.tune.search import Searcher
 
 from interlace.contract.errors import InterlaceError
 from interlace.data.index.build import build_index
+from interlace.recipe.plugins import Joined
+from interlace.recipe.recipe import Recipe
 from interlace.tune import tpe
 from interlace.tune.exchange import stops
-from interlace.tune.folder import Sweep, end_trial, read_json
+from interlace.tune.folder import Goal, Sweep, Trial, end_trial, read_json
 from interlace.tune.plan import SweepPlan
 from interlace.tune.population import Population
+from interlace.tune.search import Search
 from interlace.tune.suggest import overridden, sample
+
+Ask = Callable[[Search, Recipe, Sequence[Trial], Goal, int], Mapping[str, Any]]
+
+SEARCHERS: Mapping[str, Ask] = Joined("searchers", {"tpe": tpe.suggest}, lambda found: found.part(found.plugin.make))
+"""Those that look at the trials so far. The values of `random` are known before the first (`sample`)."""
 
 
 class Listener(Protocol):
@@ -120,10 +128,11 @@ def suggestion(sweep: Sweep, plan: SweepPlan, number: int) -> dict[str, Any]:
     before = read_json(sweep.trial(number) / "trial.json")
     if before:
         return dict(before["overrides"])
-    if plan.search.searcher == "tpe":
-        overrides = tpe.suggest(plan.search, plan.recipe, sweep.trials(plan.goal), plan.goal, number)
-    else:
+    if plan.search.searcher == "random":
         overrides = sample(plan.search, number)
+    else:
+        ask = SEARCHERS[plan.search.searcher]
+        overrides = dict(ask(plan.search, plan.recipe, sweep.trials(plan.goal), plan.goal, number))
     sweep.suggest(number, overrides)
     try:
         build_index(overridden(plan.recipe, overrides))  # here, so that no two trials build the same one

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from interlace.recipe.plugins import package_of
 from interlace.results.listener import Listener
 from interlace.store.journal import Journal, journal_path
 from interlace.tracking import Tracker, TrackingReport, context_tags, is_concluded, make_target
@@ -127,6 +128,8 @@ class SweepTracker:
         self._parent.params(facts)
         train = base.index.manifests["train"]
         self._parent.tags(context_tags(base.recipe, data_digest=train.digest, world_size=base.recipe.world_sizes[-1]))
+        if (package := package_of("searchers", search.searcher)) is not None:
+            self._parent.tags({"searcher": package})
         for split, manifest in base.index.manifests.items():
             self._parent.dataset(
                 f"{base.recipe.name}-{split}",

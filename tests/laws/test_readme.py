@@ -14,6 +14,7 @@ from interlace.jobs.console import BAD_INPUT, INTERRUPTED, RESUME_ME
 from interlace.modalities import MODALITIES
 from interlace.model.fusions import FUSIONS
 from interlace.recipe.load import load_recipe, parse_recipe, parse_tree
+from interlace.recipe.plugins import GROUPS
 from interlace.recipe.prepare import PrepareRecipe
 from interlace.tasks import TASKS
 from interlace.tune.check import check
@@ -98,7 +99,8 @@ def test_places_named_anywhere_are_there() -> None:
     there = [f"/{f.relative_to(ROOT).as_posix()}" for folder in FOLDERS for f in (ROOT / folder).rglob("*.py")]
     assert [f for f in files if not any(t.endswith(f"/{f}") for t in there)] == []
     modules = [c for c in codes if re.fullmatch(r"interlace(\.[a-z_]+)+", c)]
-    assert [m for m in modules if m not in sources()] == []
+    entry_points = {f"interlace.{group}" for group in GROUPS}
+    assert [m for m in modules if m not in sources() and m not in entry_points] == []
     assert len(places) > 40
     assert len(files) > 10
 

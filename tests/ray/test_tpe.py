@@ -10,6 +10,7 @@ import pytest
 from interlace.recipe.load import parse_tree
 from interlace.recipe.recipe import Recipe
 from interlace.tune.folder import Goal, Score, Trial
+from interlace.tune.laws import check_searcher
 from interlace.tune.search import Search
 from interlace.tune.suggest import sample, values_of
 from interlace.tune.tpe import suggest
@@ -58,6 +59,7 @@ def recipe(shapes: EmojiLike, tmp_path: Path) -> Recipe:
 def test_suggestions_learn_from_trials_and_stay_in_the_space(recipe: Recipe) -> None:
     found = search(recipe, 40)
     assert found[0].overrides == {}
+    assert [t.overrides for t in check_searcher(suggest, SEARCH, recipe)][:8] == [t.overrides for t in found[:8]]
     for one in found[1:]:
         assert 1e-5 <= one.overrides["optim.lr"] <= 1.0
         assert ("model.joint_layers" in one.overrides) == (one.overrides["model.fusion"] != "weighted_sum")

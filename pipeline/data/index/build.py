@@ -21,7 +21,7 @@ import pyarrow as pa
 from interlace.contract.errors import BadShareError, DataError
 from interlace.contract.sample import BadRecord
 from interlace.data.index.fit import Fitted, fit
-from interlace.data.index.identity import reading, target_settings
+from interlace.data.index.identity import reading, source_settings, target_settings
 from interlace.data.index.manifest import Manifest, load_manifest, save_manifest
 from interlace.data.index.measure import MeasureGroup
 from interlace.data.index.records import RecordCodec, make_codec
@@ -167,7 +167,7 @@ def _key(recipe: Recipe, split: str, fingerprints: Sequence[Sequence[str]], of: 
         "code": CODE_VERSION,
         "fields": {n: reading(f) for n, f in recipe.fields.items()},
         "targets": target_settings(recipe),
-        "sources": [s.model_dump(mode="json", exclude={"paths", "weight"}) for s in recipe.data.splits()[split]],
+        "sources": [source_settings(s) for s in recipe.data.splits()[split]],
         "fingerprints": fingerprints,
         "of": of,
     }

@@ -5,13 +5,30 @@ from typing import Any
 
 import xxhash
 
+from interlace.recipe.data import Source
 from interlace.recipe.fields import AnyField
+from interlace.recipe.plugins import package_of
 from interlace.recipe.recipe import Recipe
 
 
 def target_settings(recipe: Recipe) -> dict[str, Any]:
-    """What of the tasks' settings decides their targets."""
-    return {n: t.model_dump(mode="json", include=set(t.target_keys)) for n, t in recipe.tasks.items() if t.columns}
+    """What of the tasks' settings decides their targets; of other packages also the version."""
+    return {
+        n: t.model_dump(mode="json", include=set(t.target_keys)) | _brought_by(package_of("tasks", t.task))
+        for n, t in recipe.tasks.items()
+        if t.columns
+    }
+
+
+def source_settings(source: Source) -> dict[str, Any]:
+    """What decides how a source's shards are read, wherever they are."""
+    return source.model_dump(mode="json", exclude={"paths", "weight"}) | _brought_by(
+        package_of("sources", source.format)
+    )
+
+
+def _brought_by(package: str | None) -> dict[str, str]:
+    return {} if package is None else {"package": package}
 
 
 def reading(field: AnyField) -> dict[str, Any]:
@@ -24,4 +41,4 @@ def reading(field: AnyField) -> dict[str, Any]:
         settings["init"] = [field.init.digest, field.init.field]
     if (encoder := settings.pop("encoder", None)) is not None:
         settings["encoder"] = encoder["digest"]
-    return settings
+    return settings | _brought_by(package_of("modalities", field.modality))

@@ -7,9 +7,8 @@ import pyarrow as pa
 from pyarrow import types
 
 from interlace.contract.errors import DataError
-from interlace.recipe.fields import AnyField, AudioField, ImageField, SeriesField, TableField, TextField
+from interlace.recipe.base import ColumnKind
 from interlace.recipe.recipe import Recipe
-from interlace.recipe.tasks import AnyTask, ClassificationTask, GenerationTask, RegressionTask
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -49,42 +48,30 @@ def _is_date(kind: pa.DataType) -> bool:
     return bool(types.is_date(kind) or types.is_timestamp(kind) or _is_string(kind))
 
 
-Check = tuple[str, Callable[[pa.DataType], bool]]
+def _is_integer(kind: pa.DataType) -> bool:
+    return bool(types.is_integer(kind))
 
 
-def _series_check(field: SeriesField, column: str) -> Check:
-    if column == field.column:
-        return "a list of lists of numbers", _is_list_of_rows
-    if column == field.channel:
-        return "a list of strings or integers", _is_list_of_categories
-    return "a list of numbers", _is_list_of_numbers
+def _is_anything(kind: pa.DataType) -> bool:
+    return True
 
 
-def _field_check(field: AnyField, column: str) -> Check:
-    if isinstance(field, ImageField):
-        return "binary (encoded pictures)", _is_binary
-    if isinstance(field, AudioField):
-        return "binary (encoded sounds)", _is_binary
-    if isinstance(field, TextField):
-        return "string", _is_string
-    if isinstance(field, SeriesField):
-        return _series_check(field, column)
-    assert isinstance(field, TableField)
-    if field.dates:
-        return "a date, a timestamp or an ISO 8601 string", _is_date
-    if field.numbers:
-        return "a number", _is_number
-    return "string, integer or boolean", _is_category
-
-
-def _task_check(task: AnyTask) -> Check:
-    if isinstance(task, RegressionTask):
-        return "a number", _is_number
-    if isinstance(task, GenerationTask):
-        return "string", _is_string
-    if isinstance(task, ClassificationTask) and task.multi_label:
-        return "a list of strings, integers or booleans", _is_list_of_categories
-    return "string, integer or boolean", _is_category
+CHECKS: Mapping[ColumnKind, tuple[str, Callable[[pa.DataType], bool]]] = {
+    "binary": ("binary", _is_binary),
+    "pictures": ("binary (encoded pictures)", _is_binary),
+    "sounds": ("binary (encoded sounds)", _is_binary),
+    "string": ("string", _is_string),
+    "integer": ("an integer", _is_integer),
+    "number": ("a number", _is_number),
+    "category": ("string, integer or boolean", _is_category),
+    "date": ("a date, a timestamp or an ISO 8601 string", _is_date),
+    "numbers": ("a list of numbers", _is_list_of_numbers),
+    "rows": ("a list of lists of numbers", _is_list_of_rows),
+    "categories": ("a list of strings or integers", _is_list_of_categories),
+    "labels": ("a list of strings, integers or booleans", _is_list_of_categories),
+    "anything": ("anything", _is_anything),
+}
+"""What settings say that a column holds -> the same in words, and whether an Arrow type does."""
 
 
 def check_schema(recipe: Recipe, schema: pa.Schema, shard: str) -> None:
@@ -93,13 +80,14 @@ def check_schema(recipe: Recipe, schema: pa.Schema, shard: str) -> None:
     Raises:
         DataError: names column, expected type, the type it has, and the recipe's key that reads it.
     """
-    wanted: list[tuple[str, str, Check]] = []
+    wanted: list[tuple[str, str, ColumnKind]] = []
     for name, field in recipe.fields.items():
-        wanted += [(f"fields.{name}", column, _field_check(field, column)) for column in field.columns]
+        wanted += [(f"fields.{name}", column, field.holds(column)) for column in field.columns]
     for name, task in recipe.tasks.items():
-        wanted += [(f"tasks.{name}", column, _task_check(task)) for column in task.columns]
+        wanted += [(f"tasks.{name}", column, task.holds(column)) for column in task.columns]
     errors = []
-    for key, column, (expected, accepts) in wanted:
+    for key, column, kind in wanted:
+        expected, accepts = CHECKS[kind]
         if column not in schema.names:
             near = difflib.get_close_matches(column, schema.names, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(schema.names)}"

@@ -8,7 +8,7 @@ standardised float32 numbers; or the int64 hash of a group; or ids of a text. Wh
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -21,6 +21,7 @@ from interlace.modalities.base import Fitted, FixedLearner, Learner, Values
 from interlace.modalities.numeric import Moments, number
 from interlace.modalities.text import TextModality
 from interlace.modalities.vocabulary import text_learner
+from interlace.recipe.plugins import Found, Joined
 from interlace.recipe.tasks import AnyTask, ClassificationTask, GenerationTask, RegressionTask, RetrievalTask
 
 _SHOWN = 8
@@ -182,7 +183,10 @@ def _number_or_nan(value: Any, column: str) -> float:
 
 @final
 class GroupTarget(Target):
-    """The group of a sample as the xxh3 hash of its value; a number and its text are different groups."""
+    """The group of a sample as the xxh3 hash of its value; a number and its text are different groups.
+
+    A group is told from others by its value alone: nothing is learned.
+    """
 
     def __init__(self, task: RetrievalTask, fitted: Fitted) -> None:
         pass
@@ -195,11 +199,6 @@ class GroupTarget(Target):
     def encode(self, value: tuple[Any, ...]) -> NDArray[np.int64]:
         """Int64 `[1]`."""
         return np.array([xxhash.xxh3_64_intdigest(repr(value[0]).encode())], np.uint64).view(np.int64)
-
-
-def _group_learner(task: RetrievalTask) -> Learner:
-    """A group is told from others by its value alone: nothing is learned."""
-    return FixedLearner({})
 
 
 @final
@@ -233,12 +232,28 @@ def _text_target_learner(task: GenerationTask) -> Learner:
     return text_learner(task.text)
 
 
-TARGETS: dict[str, tuple[Callable[[Any], Learner], Callable[[Any, Fitted], Target]]] = {
-    "classification": (ClassLearner, ClassTarget),
-    "regression": (NumberLearner, NumberTarget),
-    "retrieval": (_group_learner, GroupTarget),
-    "generation": (_text_target_learner, TextTarget),
-}
+def _nothing(task: AnyTask) -> Learner:
+    return FixedLearner({})
+
+
+Parts = tuple[Callable[[Any], Learner], Callable[[Any, Fitted], Target]]
+
+
+def _parts(found: Found) -> Parts:
+    learner = found.part(found.plugin.target_learner) if found.plugin.target_learner else _nothing
+    return learner, found.part(found.plugin.target)
+
+
+TARGETS: Mapping[str, Parts] = Joined(
+    "tasks",
+    {
+        "classification": (ClassLearner, ClassTarget),
+        "regression": (NumberLearner, NumberTarget),
+        "retrieval": (_nothing, GroupTarget),
+        "generation": (_text_target_learner, TextTarget),
+    },
+    _parts,
+)
 """`task` of a task's settings -> what learns for its target, how to make it."""
 
 

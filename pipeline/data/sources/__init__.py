@@ -1,9 +1,11 @@
 """Formats of shards, one file each. A new format is a file beside `parquet.py` and a row in `FORMATS`.
 
+Or an entry point of another package: see `pipeline/README.md`. `laws` holds what is true of each.
+
 settings of a source -> open_source -> reader: schema, row_groups, read
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 
@@ -15,6 +17,7 @@ from interlace.data.sources.parquet import Parquet
 from interlace.data.sources.spans import Types
 from interlace.data.sources.webdataset import WebDataset, check_names
 from interlace.recipe.data import Source
+from interlace.recipe.plugins import Joined, kinds
 
 TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -28,7 +31,7 @@ TYPES: dict[str, pa.DataType] = {
 }
 """Types that a source can name."""
 
-SPARSE = ("webdataset", "jsonl")
+SPARSE = ("webdataset", "jsonl", *(name for name, found in kinds("sources").found.items() if found.plugin.sparse))
 """Formats in which a shard need not have every column."""
 
 
@@ -52,12 +55,11 @@ def _webdataset(source: Source) -> ShardFormat:
     return made
 
 
-FORMATS: dict[str, Callable[[Source], ShardFormat]] = {
-    "parquet": lambda _: Parquet(),
-    "webdataset": _webdataset,
-    "csv": _csv,
-    "jsonl": _jsonl,
-}
+FORMATS: Mapping[str, Callable[[Source], ShardFormat]] = Joined(
+    "sources",
+    {"parquet": lambda _: Parquet(), "webdataset": _webdataset, "csv": _csv, "jsonl": _jsonl},
+    lambda found: found.part(found.plugin.make),
+)
 
 
 def open_source(source: Source) -> ShardFormat:

@@ -1,6 +1,7 @@
 """Parquet shards: a row group of the file is a row group of the source."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ from interlace.data.sources.base import RowGroup, ShardFormat, split_uri
 from interlace.data.sources.spans import stat
 
 
+@dataclass(frozen=True, slots=True)
 class Parquet(ShardFormat):
     """Reader of Parquet files on any file system that pyarrow knows."""
 
@@ -41,10 +43,14 @@ class Parquet(ShardFormat):
         """Columns of one row group."""
         with _open(group.shard) as file:
             try:
-                return file.read_row_group(group.index, columns=list(columns), use_threads=False)
+                table = file.read_row_group(group.index, columns=list(columns), use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 # A damaged page surfaces as OSError too; opening has shown that the file can be reached.
                 raise DataError(f"{group.shard} row group {group.index}: damaged ({_line(error)})") from error
+        if lacking := [c for c in columns if c not in table.column_names]:  # pyarrow passes over them
+            there = ", ".join(file.schema_arrow.names)
+            raise DataError(f"{group.shard}: expected a column `{lacking[0]}`, but it has {there}")
+        return table
 
 
 def _open(shard: str) -> pq.ParquetFile:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlace.modalities.audio import AudioModality
+from interlace.modalities.laws import check_value
 from interlace.modalities.mel import LOG_FLOOR, MelSettings, hz_to_mel, make_filters, mel_to_hz
 from interlace.recipe.fields import AudioField
 
@@ -31,6 +32,7 @@ def noise(count: int, *channels: int, seed: int = 0) -> np.ndarray:
 
 
 def check_laws(m: AudioModality, value: tuple[bytes]) -> int:
+    check_value(m, value)
     extent = m.measure(value)
     decoded = m.decode(value)
     tokens = m.encode(decoded)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from interlace.modalities.image import ImageModality, layout
+from interlace.modalities.laws import check_value
 from interlace.recipe.fields import ImageField
 
 FORMATS = {
@@ -55,6 +56,7 @@ def exif(orientation: int) -> bytes:
 
 
 def check_laws(m: ImageModality, value: tuple[bytes]) -> None:
+    check_value(m, value)
     extent = m.measure(value)
     decoded = m.decode(value)
     tokens = m.encode(decoded)

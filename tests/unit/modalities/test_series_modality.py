@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from interlace.contract.errors import DataError, RecordError
 from interlace.modalities.base import Modality
+from interlace.modalities.laws import check_value
 from interlace.modalities.numeric import MAX_Z
 from interlace.modalities.series import make_series
 from interlace.recipe.fields import SeriesField
@@ -30,6 +31,7 @@ def fitted(item: SeriesField, values) -> Modality:
 
 
 def check_laws(m: Modality, value: tuple) -> int:
+    check_value(m, value)
     extent, decoded = m.measure(value), m.decode(value)
     tokens = m.encode(decoded)
     count = m.num_tokens(extent)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from interlace.contract.errors import RecordError
 from interlace.modalities.base import Modality
+from interlace.modalities.laws import check_value
 from interlace.modalities.numeric import MAX_Z
 from interlace.modalities.table import make_table
 from interlace.recipe.fields import TableField
@@ -30,6 +31,7 @@ def fitted(item: TableField, rows) -> Modality:
 
 
 def check_laws(m: Modality, row: tuple) -> int:
+    check_value(m, row)
     extent = m.measure(row)
     decoded = m.decode(row)
     tokens = m.encode(decoded)

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from interlace.contract.errors import DataError, RecordError
 from interlace.contract.sample import BEGIN, END, NUM_SPECIALS, UNKNOWN
+from interlace.modalities.laws import check_value
 from interlace.modalities.text import TextModality
 from interlace.recipe.fields import TextField
 from tests.fitting import fit
@@ -38,6 +39,7 @@ MODALITIES = [
 
 
 def check_laws(m: TextModality, text: str) -> None:
+    check_value(m, (text,))
     extent = m.measure((text,))
     decoded = m.decode((text,))
     tokens = m.encode(decoded)

@@ -1,0 +1,1 @@
+"""Numbers as binary digits, and grades that have an order, for Interlace."""
