@@ -1,0 +1,152 @@
+"""Numbers of packs that are certain to hold the rows of a window, from its sums: the rules that `certain` carries out.
+
+`K` packs of `B` tokens; `T`, `N` are tokens and rows of a window, indexed by size.
+
+1. **Longest first**, each row to the pack with the fewest tokens (Graham 1969, LPT). A row of `s` tokens finds no room
+   only if all packs hold at least `B - s + 1`, of rows no smaller. At most `G` packs hold one of the `G` rows of `v`
+   tokens and more, so `s` is safe if `T[s <= size < v] - s < (K - G) (B - s + 1)`, for any `v`. And the pack with the
+   fewest rows has at most `j = floor((N[size >= s] - 1) / K)`, so `s` is safe if `j * largest + s <= B`. `K` is safe if
+   every size that is present is, by either. So rows of one size fill all that can be filled, and others at least
+   `1 - smallest / B` where tails are thin: enough where some rows are small.
+2. **In rounds**, for rows that are alike but not small: each round gives every pack a row, the fullest the smallest.
+   Then packs differ by no more than the rows of one round do: with loads ascending and rows descending, a difference
+   `x_j - x_i >= 0` becomes `(x_j - x_i) - (y_i - y_j)`. Where `K` doesn't divide `N`, some packs are *short* by a row,
+   and get a band of larger rows in exchange, which begins after a whole number of rounds of the others, so that rows of
+   a round are neighbours in size.
+3. **By two classes**, for rows without small ones, some of them large. Rows of a class `L` and of a class `H` somewhat
+   larger are kept back, the others dealt longest first, which leaves pack `k` a room of `R_k` up to the mean load. `n`
+   rows, `h` of `H`, take `n mean(L) + h g` where `g = mean(H) - mean(L)`: steps of `g`, much less than a row. `n_k` is
+   `R_k / mean(L and H)`, rounded; then `h_k` takes what is missing, and lies between 0 and `n_k` if `R_k` is large
+   enough. Both are rounded so that their running sums are right. Rows of a class are put in an order in which the sum
+   of their deviations from its mean never leaves a range as wide as the class (Steinitz 1913, of one dimension), and
+   each pack gets the next ones. So a pack is above the mean load by less than `g + width(L) + width(H)`.
+
+What they fill (the bound, before rounding to whole packs): rows of 256 + 10..60 tokens 96.8 % of 8,192 by rule 1,
+98.8 % by rule 2; pictures of 256 with captions up to 1,500 tokens 96.8 % of 8,192 by rule 1, 99 % by rule 3.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interlace.data.plan.sizes import Ints, Sums, from_top
+
+Flags = NDArray[np.bool_]
+
+WIDTHS = (1, 2, 3, 4, 6, 8, 12)
+"""Bins of each of the two classes of rule 3 that are tried."""
+
+
+def up(number: Ints, size: float | Ints) -> Ints:
+    """`number / size`, rounded up."""
+    return np.ceil(number / size).astype(np.int64)
+
+
+def longest_first_needs(sums: Sums, budget: int) -> Ints:
+    """Rule 1: the fewest packs for which every size is safe, `[W]`."""
+    rows, tokens, sizes = from_top(sums.counts), from_top(sums.totals), sums.sizes
+    room = np.maximum(budget - sizes + 1, 1)
+    plain = (tokens[:, :-1] - sums.low) // room + 1
+    apart = np.searchsorted(sums.low, room)  # first bin whose rows leave no room for this one
+    giants = np.take_along_axis(rows, apart, axis=1)
+    between = tokens[:, :-1] - np.take_along_axis(tokens, apart, axis=1)
+    beside = giants + np.maximum(between - sums.low, 0) // room + 1
+    beside = np.where(apart > np.arange(len(sums.low)), beside, plain)
+    by_number = up(rows[:, :-1], np.maximum(budget - sizes, 0) // np.maximum(sums.largest[:, None], 1) + 1)
+    needed = np.minimum(np.minimum(plain, beside), by_number)
+    safe: Ints = np.where(sums.counts > 0, needed, 0).max(axis=1)
+    return safe
+
+
+def rounds_fit(sums: Sums, packs: Ints, budget: int) -> Flags:
+    """Rule 2: whether so many packs can be dealt in rounds, `[W]`.
+
+    `m` rows make a long pack; `K2 = m K - N` packs are short, `K1 = K - K2` long. With packs of a kind within `spread`
+    of each other, both kinds keep the budget if the short packs' tokens lie between `T - K1 (B - spread)` and
+    `K2 (B - spread)`. The band of `K2 (m - 1)` rows that they get may be shifted by `K1` rows at a time, which changes
+    its tokens by at most `K1` times the range of `K1` rows more than it has. So it is enough that the topmost band has
+    as many, the lowest no more, and no shift leaps over what lies between.
+    """
+    height = up(sums.rows, packs)
+    short = height * packs - sums.rows
+    whole, band = packs - short, short * (height - 1)
+    rows, tokens = from_top(sums.counts), from_top(sums.totals)
+    level = budget - _range(sums, packs, rows)
+    between = packs * level - sums.tokens
+    enough = _topmost(sums, band, (rows, tokens)) >= sums.tokens - whole * level
+    few = sums.tokens - _topmost(sums, sums.rows - band, (rows, tokens)) <= short * level
+    no_leap = whole * _range(sums, band + whole, rows) <= between
+    return (between >= 0) & ((short == 0) | (enough & few & no_leap))
+
+
+def _range(sums: Sums, number: Ints, rows: Ints) -> Ints:
+    """The most by which sizes differ among so many neighbours in the order of sizes, `[W]`."""
+    last = np.minimum(rows[:, :-1] + number[:, None] - 1, sums.rows[:, None])
+    ranges = sums.sizes - sums.low[_last_at_least(rows[:, :-1], last)]
+    most: Ints = np.where(sums.counts > 0, ranges, 0).max(axis=1)
+    return most
+
+
+def _topmost(sums: Sums, number: Ints, tops: tuple[Ints, Ints]) -> Ints:
+    """The fewest tokens that the so many largest rows can have, `[W]`."""
+    rows, tokens = tops
+    found = _last_at_least(rows[:, :-1], number[:, None])
+    above = np.take_along_axis(rows, found + 1, axis=1)
+    least: Ints = np.take_along_axis(tokens, found + 1, axis=1) + (number[:, None] - above) * sums.low[found]
+    return least[:, 0]
+
+
+def _last_at_least(falling: Ints, wanted: Ints) -> Ints:
+    """In each row of falling numbers the last place that holds at least each wanted number, which the first does."""
+    size, windows = falling.shape[1], np.arange(len(falling))[:, None]
+    shift = (int(falling.max(initial=0)) + 1) * windows
+    at = np.searchsorted((falling[:, ::-1] + shift).ravel(), (wanted + shift).ravel()).reshape(wanted.shape)
+    places: Ints = np.clip(size - 1 - (at - size * windows), 0, size - 1)
+    return places
+
+
+def two_classes(sums: Sums, packs: Ints) -> tuple[Ints, Ints, NDArray[np.float64]]:
+    """Rule 3: the two classes that keep packs nearest to their mean, and how far above it a pack can be.
+
+    Returns:
+        The first bin of `L`, `[W]`; bins of each class, `[W]`, `H` beginning where `L` ends; tokens, `[W]`, infinite
+        where no two classes are certain to do.
+    """
+    rows, tokens = from_top(sums.counts), from_top(sums.totals)
+    highest = (tokens[:, :-1] - sums.low) / packs[:, None] + sums.sizes
+    highest = np.where(sums.counts > 0, highest, -np.inf)  # of a pack when it gets a row of the bin
+    above = np.maximum.accumulate(highest[:, ::-1], axis=1)[:, ::-1]
+    above = np.pad(above, ((0, 0), (0, 1)), constant_values=-np.inf)
+    below = np.pad(np.maximum.accumulate(highest, axis=1), ((0, 0), (1, 0)), constant_values=-np.inf)
+    first, width = np.zeros((2, len(packs)), np.int64)
+    least = np.full(len(packs), np.inf)
+    for bins in WIDTHS:
+        if 2 * bins > len(sums.low):
+            break
+        found = _error(sums, packs, bins, (rows, tokens, below, above))
+        best = found.argmin(axis=1)
+        error = np.take_along_axis(found, best[:, None], axis=1)[:, 0]
+        better = error < least
+        first[better], width[better], least[better] = best[better], bins, error[better]
+    return first, width, least
+
+
+def _error(
+    sums: Sums, packs: Ints, bins: int, tops: tuple[Ints, Ints, NDArray[np.float64], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """How far above the mean a pack can be with classes of so many bins from each bin on, `[W, J + 1 - 2 bins]`."""
+    rows, tokens, below, above = tops
+    count_l, count_h = rows[:, : -2 * bins] - rows[:, bins:-bins], rows[:, bins:-bins] - rows[:, 2 * bins :]
+    total_l, total_h = tokens[:, : -2 * bins] - tokens[:, bins:-bins], tokens[:, bins:-bins] - tokens[:, 2 * bins :]
+    some = (count_l > 0) & (count_h > 0)
+    mean_l, mean_h = total_l / np.maximum(count_l, 1), total_h / np.maximum(count_h, 1)
+    share = count_h / np.maximum(count_l + count_h, 1)
+    step = np.where(some, mean_h - mean_l, 0.0)
+    mean = mean_l + share * step
+    kept = (total_l + total_h) / packs[:, None]
+    fullest = np.maximum(above[:, 2 * bins :], below[:, : -2 * bins] - kept)
+    room = (sums.tokens / packs)[:, None] - np.maximum(fullest, 0.0)
+    # n differs from R / mean by less than 1, and may lie between R / mean(H) and R / mean(L)
+    enough = (room * share * step >= mean * mean_l) & (room * (1 - share) * step >= mean * mean_h)
+    ends = np.minimum(sums.high[2 * bins - 1 :], sums.largest[:, None])
+    starts = sums.low[: len(sums.low) + 1 - 2 * bins]
+    return np.where(some & enough, step + (ends - starts - 1), np.inf)
