@@ -57,8 +57,8 @@ def longest_first_needs(sums: Sums, budget: int) -> Ints:
     return safe
 
 
-def rounds_fit(sums: Sums, packs: Ints, budget: int) -> Flags:
-    """Rule 2: whether so many packs can be dealt in rounds, `[W]`.
+def rounds_need(sums: Sums, packs: Ints, budget: int) -> Ints:
+    """Rule 2: no more than `packs` where so many can be dealt in rounds, else how many might do, `[W]`.
 
     `m` rows make a long pack; `K2 = m K - N` packs are short, `K1 = K - K2` long. With packs of a kind within `spread`
     of each other, both kinds keep the budget if the short packs' tokens lie between `T - K1 (B - spread)` and
@@ -75,7 +75,15 @@ def rounds_fit(sums: Sums, packs: Ints, budget: int) -> Flags:
     enough = _topmost(sums, band, (rows, tokens)) >= sums.tokens - whole * level
     few = sums.tokens - _topmost(sums, sums.rows - band, (rows, tokens)) <= short * level
     no_leap = whole * _range(sums, band + whole, rows) <= between
-    return (between >= 0) & ((short == 0) | (enough & few & no_leap))
+    needed = up(sums.tokens, np.maximum(level, 1))
+    return np.where((short == 0) | (enough & few & no_leap), needed, np.maximum(needed, packs + 1))
+
+
+def rounds_may_fit(sums: Sums, packs: Ints, budget: int) -> Flags:
+    """Whether the first round alone, of the largest rows, lets fewer than `packs` packs be dealt in rounds, `[W]`."""
+    rows = from_top(sums.counts)
+    last = _last_at_least(rows[:, :-1], np.minimum(packs, sums.rows)[:, None])[:, 0]
+    return sums.tokens <= (packs - 1) * (budget - (sums.largest - sums.low[last]))
 
 
 def _range(sums: Sums, number: Ints, rows: Ints) -> Ints:
@@ -104,49 +112,52 @@ def _last_at_least(falling: Ints, wanted: Ints) -> Ints:
     return places
 
 
-def two_classes(sums: Sums, packs: Ints) -> tuple[Ints, Ints, NDArray[np.float64]]:
-    """Rule 3: the two classes that keep packs nearest to their mean, and how far above it a pack can be.
+def two_classes(sums: Sums, packs: Ints) -> Ints:
+    """Rule 3: pairs of classes that may do, `[classes, 2]`: the first bin of `L`, and bins of each, `H` following `L`.
 
-    Returns:
-        The first bin of `L`, `[W]`; bins of each class, `[W]`, `H` beginning where `L` ends; tokens, `[W]`, infinite
-        where no two classes are certain to do.
+    Of each width the one that is best for the sum of the windows, which are alike.
     """
-    rows, tokens = from_top(sums.counts), from_top(sums.totals)
-    highest = (tokens[:, :-1] - sums.low) / packs[:, None] + sums.sizes
-    highest = np.where(sums.counts > 0, highest, -np.inf)  # of a pack when it gets a row of the bin
-    above = np.maximum.accumulate(highest[:, ::-1], axis=1)[:, ::-1]
-    above = np.pad(above, ((0, 0), (0, 1)), constant_values=-np.inf)
-    below = np.pad(np.maximum.accumulate(highest, axis=1), ((0, 0), (1, 0)), constant_values=-np.inf)
-    first, width = np.zeros((2, len(packs)), np.int64)
-    least = np.full(len(packs), np.inf)
+    whole = Sums(
+        rows=sums.rows.sum(keepdims=True),
+        tokens=sums.tokens.sum(keepdims=True),
+        largest=sums.largest.max(keepdims=True),
+        low=sums.low,
+        high=sums.high,
+        counts=sums.counts.sum(axis=0, keepdims=True),
+        totals=sums.totals.sum(axis=0, keepdims=True),
+    )
+    found = []
     for bins in WIDTHS:
-        if 2 * bins > len(sums.low):
-            break
-        found = _error(sums, packs, bins, (rows, tokens, below, above))
-        best = found.argmin(axis=1)
-        error = np.take_along_axis(found, best[:, None], axis=1)[:, 0]
-        better = error < least
-        first[better], width[better], least[better] = best[better], bins, error[better]
-    return first, width, least
+        firsts = np.arange(len(sums.low) + 1 - 2 * bins)
+        if len(firsts):
+            errors = classes_above(whole, packs.sum(keepdims=True), np.stack([firsts, np.full_like(firsts, bins)], 1))
+            found += [(int(firsts[errors[0].argmin()]), bins)] if np.isfinite(errors).any() else []
+    return np.array(found, np.int64).reshape(-1, 2)
 
 
-def _error(
-    sums: Sums, packs: Ints, bins: int, tops: tuple[Ints, Ints, NDArray[np.float64], NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    """How far above the mean a pack can be with classes of so many bins from each bin on, `[W, J + 1 - 2 bins]`."""
-    rows, tokens, below, above = tops
-    count_l, count_h = rows[:, : -2 * bins] - rows[:, bins:-bins], rows[:, bins:-bins] - rows[:, 2 * bins :]
-    total_l, total_h = tokens[:, : -2 * bins] - tokens[:, bins:-bins], tokens[:, bins:-bins] - tokens[:, 2 * bins :]
+def classes_above(sums: Sums, packs: Ints, pairs: Ints) -> NDArray[np.float64]:
+    """How far above their mean packs can be with each pair of classes, `[W, pairs]`; infinite where none is certain."""
+    first, middle, end = pairs[:, 0], pairs.sum(axis=1), pairs[:, 0] + 2 * pairs[:, 1]
+    rows, tokens = from_top(sums.counts), from_top(sums.totals)
+    count_l, count_h = rows[:, first] - rows[:, middle], rows[:, middle] - rows[:, end]
+    total_l, total_h = tokens[:, first] - tokens[:, middle], tokens[:, middle] - tokens[:, end]
     some = (count_l > 0) & (count_h > 0)
     mean_l, mean_h = total_l / np.maximum(count_l, 1), total_h / np.maximum(count_h, 1)
     share = count_h / np.maximum(count_l + count_h, 1)
     step = np.where(some, mean_h - mean_l, 0.0)
     mean = mean_l + share * step
-    kept = (total_l + total_h) / packs[:, None]
-    fullest = np.maximum(above[:, 2 * bins :], below[:, : -2 * bins] - kept)
-    room = (sums.tokens / packs)[:, None] - np.maximum(fullest, 0.0)
+    room = (sums.tokens / packs)[:, None] - _fullest(sums, packs, tokens, (first, end), total_l + total_h)
     # n differs from R / mean by less than 1, and may lie between R / mean(H) and R / mean(L)
     enough = (room * share * step >= mean * mean_l) & (room * (1 - share) * step >= mean * mean_h)
-    ends = np.minimum(sums.high[2 * bins - 1 :], sums.largest[:, None])
-    starts = sums.low[: len(sums.low) + 1 - 2 * bins]
-    return np.where(some & enough, step + (ends - starts - 1), np.inf)
+    width = np.minimum(sums.high[end - 1], sums.largest[:, None]) - sums.low[first] - 1
+    return np.where(some & enough, step + width, np.inf)
+
+
+def _fullest(sums: Sums, packs: Ints, tokens: Ints, ends: tuple[Ints, Ints], kept: Ints) -> NDArray[np.float64]:
+    """The most that a pack of the rows outside two classes can have, `[W, pairs]`: when it gets a row of some bin."""
+    after = (tokens[:, :-1] - sums.low) / packs[:, None] + sums.sizes
+    after = np.where(sums.counts > 0, after, 0.0)
+    above = np.maximum.accumulate(after[:, ::-1], axis=1)[:, ::-1]
+    above, below = np.pad(above, ((0, 0), (0, 1))), np.pad(np.maximum.accumulate(after, axis=1), ((0, 0), (1, 0)))
+    most: NDArray[np.float64] = np.maximum(above[:, ends[1]], below[:, ends[0]] - kept / packs[:, None])
+    return most

@@ -7,7 +7,7 @@ import heapq
 
 import numpy as np
 
-from interlace.data.plan.bounds import two_classes
+from interlace.data.plan.bounds import classes_above, two_classes
 from interlace.data.plan.sizes import Ints, add_up, bin_of, group_sizes, sums_of_windows
 
 BANDS = 3
@@ -76,10 +76,11 @@ def by_classes(tokens: Ints, packs: int) -> Ints | None:
     """Rule 3: rows of two classes fill what the others leave; None where no two classes are certain to."""
     table = group_sizes(tokens, np.array([0, len(tokens)]))
     sums = sums_of_windows(table, np.zeros(1, np.int64), np.array([0, 1]))
-    first, width, error = two_classes(sums, np.array([packs]))
-    if not np.isfinite(error[0]):
+    pairs = two_classes(sums, np.array([packs]))
+    if not len(pairs):
         return None
-    number = (bin_of(tokens) - table.first_bin - first[0]) // width[0]
+    first, width = pairs[classes_above(sums, np.array([packs]), pairs)[0].argmin()].tolist()
+    number = (bin_of(tokens) - table.first_bin - first) // width
     classes = [np.flatnonzero(number == i) for i in (0, 1)]
     rest = np.flatnonzero((number != 0) & (number != 1))
     owner = np.empty(len(tokens), np.int64)

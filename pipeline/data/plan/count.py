@@ -1,7 +1,7 @@
 """How many packs a window has, from sums over its row groups alone: no row is looked at.
 
-In: sums and a histogram of row sizes of each row group (`sizes.GroupSizes`). Out: which groups make up each window of an
-epoch, and the number of packs of each (`windows_of_epoch`), for which `deal` is certain to keep the budget.
+In: sums and a histogram of row sizes of each row group (`sizes.GroupSizes`). Out: which groups make up each window
+of an epoch, and the number of packs of each (`windows_of_epoch`), for which `deal` is certain to keep the budget.
 
 A window gets as many packs as its tokens fill to `TARGET` of the budget, which leaves `deal` room to balance cost as
 well; more where no rule of `bounds` is certain that they suffice; and never more than are needed if every pack held as
@@ -9,20 +9,21 @@ many of the largest row as it can: rows of one size `s` fill `floor(B / s) * s` 
 """
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from interlace.contract.errors import DataError
-from interlace.data.plan.bounds import longest_first_needs, rounds_fit, two_classes, up
+from interlace.data.plan.bounds import classes_above, longest_first_needs, rounds_may_fit, rounds_need, two_classes, up
 from interlace.data.plan.sizes import GroupSizes, Ints, Sums, sums_of_windows
 
 TARGET = 0.99
 """Share of the budget that is asked of a window's packs."""
 TIGHTEST = 0.996
 """Share that is taken rather than one pack more: of 36 packs, a pack is 2.8 %."""
-HALVINGS = 6
-"""Steps of the search for fewer packs between those wanted and those that dealing longest first needs."""
+TRIES = 3
+"""Numbers of packs that are tried by each rule between those wanted and those that dealing longest first needs."""
 REACH, SLACK = 6, 0.1
 """A window may end that many groups, and that share of its tokens, before or after its even part of an epoch."""
 CHUNK = 1024
@@ -143,12 +144,33 @@ def _num_packs(sums: Sums, budget: int) -> Ints:
 
 
 def _fewest(sums: Sums, wanted: Ints, safe: Ints, budget: int) -> Ints:
-    """Fewer packs than are safe by the first rule, where another rule is certain of them."""
-    low, best, packs = wanted.copy(), safe.copy(), wanted
-    for _ in range(HALVINGS):
-        mean = sums.tokens / packs
-        fits = rounds_fit(sums, packs, budget) | (mean + two_classes(sums, packs)[2] <= budget)
-        best = np.where(fits, np.minimum(best, packs), best)
-        low = np.where(fits, low, np.maximum(low, packs + 1))
-        packs = np.minimum((low + best) // 2, best)
+    """Fewer packs than are safe by the first rule, where another is certain of them."""
+    pairs = two_classes(sums, wanted)
+    if len(pairs):
+        safe = _try(lambda some, packs: _classes_need(some, packs, pairs, budget), sums, wanted, safe)
+    rest = np.flatnonzero((safe > wanted) & rounds_may_fit(sums, safe, budget))
+    if len(rest):
+        some = sums.pick(rest)
+        safe[rest] = _try(lambda part, packs: rounds_need(part, packs, budget), some, wanted[rest], safe[rest])
+    return safe
+
+
+def _classes_need(sums: Sums, packs: Ints, pairs: Ints, budget: int) -> Ints:
+    """As `rounds_need`, of the third rule."""
+    level = budget - classes_above(sums, packs, pairs).min(axis=1)
+    return up(sums.tokens, np.maximum(level, 1.0))
+
+
+def _try(need: Callable[[Sums, Ints], Ints], sums: Sums, wanted: Ints, safe: Ints) -> Ints:
+    """The fewest packs of those tried that a rule doesn't need more than; `safe` where there is none."""
+    best, packs, todo = safe.copy(), wanted, np.arange(len(safe))
+    for _ in range(TRIES):
+        needed = need(sums, packs)
+        certain = needed <= packs
+        best[todo[certain]] = np.minimum(best[todo[certain]], packs[certain])
+        going = ~certain & (np.maximum(needed, packs + 1) < best[todo])
+        if not going.any():
+            break
+        packs = np.maximum(needed, packs + 1)[going]
+        sums, todo = sums.pick(np.flatnonzero(going)), todo[going]
     return best
