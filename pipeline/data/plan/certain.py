@@ -21,10 +21,18 @@ def fits(owner: Ints, tokens: Ints, packs: int, budget: int) -> bool:
 
 def deal_by_tokens(tokens: Ints, packs: int, budget: int) -> Ints | None:
     """The first of the three dealings that keeps the budget; None where none does."""
-    for owner in (longest_first(tokens, packs), in_rounds(tokens, packs, budget), by_classes(tokens, packs)):
-        if owner is not None and fits(owner, tokens, packs, budget):
-            return owner
-    return None
+    if not len(tokens):
+        return np.zeros(0, np.int64)
+    owner: Ints | None = longest_first(tokens, packs)
+    if not _keeps(owner, tokens, packs, budget):
+        owner = in_rounds(tokens, packs, budget)
+    if not _keeps(owner, tokens, packs, budget):
+        owner = by_classes(tokens, packs)
+    return owner if _keeps(owner, tokens, packs, budget) else None
+
+
+def _keeps(owner: Ints | None, tokens: Ints, packs: int, budget: int) -> bool:
+    return owner is not None and fits(owner, tokens, packs, budget)
 
 
 def longest_first(tokens: Ints, packs: int) -> Ints:

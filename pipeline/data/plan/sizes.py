@@ -66,8 +66,8 @@ def group_sizes(num_tokens: NDArray[np.integer], starts: Ints) -> GroupSizes:
         tokens=add_up(sizes, owners, groups),
         largest=largest,
         first_bin=first,
-        counts=_narrow(add_up(np.ones_like(sizes), cells, columns)).reshape(groups, -1),
-        excess=_narrow(add_up(sizes - lowest_of(bins), cells, columns)).reshape(groups, -1),
+        counts=_narrow(add_up(np.ones_like(sizes), cells, columns)).reshape(groups, end - first),
+        excess=_narrow(add_up(sizes - lowest_of(bins), cells, columns)).reshape(groups, end - first),
     )
 
 
