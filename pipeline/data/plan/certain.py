@@ -107,7 +107,8 @@ def by_classes(tokens: Ints, packs: int) -> Ints | None:
 def _whole(numbers: np.ndarray) -> Ints:
     """Numbers rounded up or down so that the sum of any first ones is off by at most a half."""
     running = np.rint(np.cumsum(numbers)).astype(np.int64)
-    return np.diff(running, prepend=0)
+    parts: Ints = np.diff(running, prepend=0)
+    return parts
 
 
 def _steady(sizes: Ints) -> Ints:

@@ -6,7 +6,7 @@ heap of shares so far, while rows are large against what is left, and the last `
 packs. A random factor on the order makes the packs of an epoch unlike those of the next.
 
 The budget of tokens is hard. Where rows dealt by both quantities don't fit into the number of packs that `count` found,
-rows are exchanged between packs (`_repair`), and where that isn't enough they are dealt by tokens alone (`certain`).
+rows are exchanged between packs (`repair`), and where that isn't enough they are dealt by tokens alone (`certain`).
 
 Everything is drawn from (seed, epoch, row) by a hash and computed by operations that IEEE 754 rounds exactly, so that
 each process finds the same packs whatever its CPU, and in whatever order it was given the rows.
@@ -93,7 +93,8 @@ def _owners(rows: Ints, tokens: Ints, cost: Floats, dealing: Dealing) -> Ints:
     """The pack of each row."""
     packs, budget = dealing.num_packs, dealing.token_budget
     by_both = _by_both(tokens, cost, _order(rows, tokens, cost, dealing), dealing)
-    if fits(by_both, tokens, packs, budget) or _repair(by_both, tokens, cost, packs, budget):
+    full = fits(by_both, tokens, packs, budget) or repair(by_both, tokens, cost, packs, budget)
+    if full and np.bincount(by_both, minlength=packs).all():  # rows without cost may leave a pack empty
         return by_both
     by_tokens = deal_by_tokens(tokens, packs, budget)
     assert by_tokens is not None, f"{len(tokens)} rows don't fit into {packs} packs of {budget} tokens"
@@ -117,8 +118,8 @@ def _mean(numbers: Ints | Floats) -> float:
 def _by_both(tokens: Ints, cost: Floats, order: Ints, dealing: Dealing) -> Ints:
     """Dealt by both shares; rows that fit nowhere go where most room is, above the budget."""
     packs, count = dealing.num_packs, len(tokens)
-    share_t = tokens * (packs / (_mean(tokens) * max(count, 1)))
-    share_c = cost * (packs / (_mean(cost) * max(count, 1)))
+    share_t: Floats = tokens.astype(np.float64) * (packs / (_mean(tokens) * max(count, 1)))
+    share_c: Floats = cost * (packs / (_mean(cost) * max(count, 1)))
     owner = np.zeros(count, np.int64)
     first = max(0, count - EXACT * packs)
     loads_t, loads_c = _by_heap(owner, order[:first], (share_t, share_c), packs)
@@ -163,8 +164,16 @@ def _by_trial(owner: Ints, order: Ints, rows: tuple[Ints, Floats, Floats], packs
     owner[order] = taken
 
 
-def _repair(owner: Ints, tokens: Ints, cost: Floats, packs: int, budget: int) -> bool:
-    """Exchange rows of packs above the budget with rows of others until none is; whether that was reached."""
+def repair(owner: Ints, tokens: Ints, cost: Floats, packs: int, budget: int) -> bool:
+    """Exchange rows of packs above the budget with rows of others until none is; whether that was reached.
+
+    Args:
+        owner: int64 `[N]`, the pack of each row; changed in place.
+        tokens: int64 `[N]`.
+        cost: float64 `[N]`.
+        packs: how many there are.
+        budget: most tokens of one.
+    """
     room, costs = budget - add_up(tokens, owner, packs), np.zeros(packs)
     np.add.at(costs, owner, cost)
     for _ in range(4 * packs):

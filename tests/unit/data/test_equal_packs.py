@@ -12,7 +12,7 @@ from interlace.contract.errors import DataError
 from interlace.data.plan.bounds import classes_above, longest_first_needs, rounds_need, two_classes
 from interlace.data.plan.certain import by_classes, deal_by_tokens, fits, in_rounds, longest_first
 from interlace.data.plan.count import EpochWindows, WindowSettings, windows_of_epoch
-from interlace.data.plan.deal import Dealing, deal, draw
+from interlace.data.plan.deal import Dealing, deal, draw, repair
 from interlace.data.plan.sizes import Sums, bin_of, group_sizes, lowest_of, sums_of_windows
 
 BUDGET = 16_384
@@ -28,7 +28,7 @@ SHAPES: dict[str, Sizes] = {
     "above a half": lambda n, b, rng: rng.integers(b // 2 + 1, b // 2 + 3, n),
     "above a third": lambda n, b, rng: rng.integers(b // 3 + 1, b // 3 + 3, n),
     "geometric": lambda n, b, rng: rng.geometric(min(1.0, 20 / b), n),
-    "pictures and captions": lambda n, b, rng: b // 80 + 1 + rng.lognormal(np.log(b / 350), 0.9, n).astype(int),
+    "pictures and captions": lambda n, b, rng: b // 60 + 1 + rng.lognormal(np.log(b / 350), 0.9, n).astype(int),
     "alike": lambda n, b, rng: rng.integers(b // 30 + 1, b // 20 + 2, n),
     "tiny": lambda n, b, rng: rng.integers(0, 3, n),
 }
@@ -122,6 +122,27 @@ def test_rules_are_certain_of_fewer_packs_than_longest_first_needs(shape: str, c
         longest_first_fails += not fits(longest_first(tokens, int(packs[0])), tokens, int(packs[0]), BUDGET)
     assert certain in found
     assert longest_first_fails > 0
+
+
+def test_exchanges_bring_packs_below_the_budget() -> None:
+    rng = np.random.default_rng(0)
+    tokens, packs = draw_sizes("alike", 3000, 2048, rng), 134
+    owner = rng.permutation(np.arange(3000) % packs)
+    budget = int(tokens.sum() / packs * 1.01)
+    before = owner.copy()
+    assert not fits(owner, tokens, packs, budget)
+    assert repair(owner, tokens, tokens.astype(float), packs, budget)
+    assert fits(owner, tokens, packs, budget)
+    assert 0 < (owner != before).mean() < 0.5
+
+
+def test_packs_that_only_a_rule_can_deal_are_dealt_by_it() -> None:
+    """Two pictures of 50 and one of 51 fill a pack of 151; dealt by cost first, one is left over that fits nowhere."""
+    tokens = np.array([50, 50, 51] * 20)
+    cost = np.where(tokens == 51, 0.0, np.arange(60) % 7 * 1e3)
+    for seed in range(20):
+        packs = deal(np.arange(60), tokens, cost, Dealing(num_packs=20, token_budget=151, seed=seed))
+        assert [int(tokens[pack].sum()) for pack in packs] == [151] * 20
 
 
 @pytest.mark.parametrize("size", [1, 31, 41, 257, 5000, 8192, 8193, 16_384])
