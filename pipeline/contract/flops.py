@@ -24,6 +24,10 @@ Floats = NDArray[np.float64]
 
 NUM_WAVES = 48
 """Numbers that a clocked token's time becomes before its linear map."""
+WIDTH = ("hidden_size", "dim", "d_model", "n_embd")
+DEPTH = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
+HIDDEN = ("intermediate_size", "hidden_dim", "d_ff", "n_inner")
+"""What configurations of pretrained models call their sizes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,14 +204,22 @@ def _convolutions(spec: FieldSpec, dim: int) -> float:
 
 
 def _pretrained(spec: FieldSpec, dim: int) -> FieldFlops:
-    """A Transformer of the configuration's sizes and a projection; pictures have a token more."""
+    """A Transformer of the configuration's sizes and a projection; pictures have a token more.
+
+    Where the configuration has other names for its sizes, the projection alone is counted.
+    """
     settings = json.loads(spec.pretrained)
-    width, depth = int(settings["hidden_size"]), int(settings["num_hidden_layers"])
-    per_token = depth * (8.0 * width**2 + 4.0 * width * int(settings.get("intermediate_size", 4 * width)))
+    width, depth, hidden = (_first_of(settings, names) for names in (WIDTH, DEPTH, HIDDEN))
+    per_token = depth * (8.0 * width**2 + 4.0 * width * (hidden or 4 * width))
     own = 1 if spec.channels else 0
     quadratic = depth * 4.0 * width
     return FieldFlops(
-        each=own * per_token + own * quadratic,
-        linear=per_token + 2 * own * quadratic + 2.0 * width * dim + (2.0 * spec.patch_dim * width),
+        each=own * (per_token + quadratic),
+        linear=per_token + 2 * own * quadratic + 2.0 * width * (dim + spec.patch_dim),
         quadratic=quadratic,
     )
+
+
+def _first_of(settings: Mapping[str, object], names: tuple[str, ...]) -> int:
+    """The first whole number under one of these names, 0 where there is none."""
+    return next((n for name in names if isinstance(n := settings.get(name), int)), 0)

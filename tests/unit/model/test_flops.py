@@ -1,15 +1,23 @@
 """FLOPs by formula are those that the real network's matrix products take."""
 
+import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from interlace.contract.batch import Batch, FieldBatch
-from interlace.contract.flops import NUM_WAVES, ModelShape, model_flops
+from interlace.contract.flops import NUM_WAVES, ModelShape, embedding_flops, model_flops
+from interlace.contract.sample import FieldSpec
+from interlace.model.attention import Segments
+from interlace.model.cells import find_cells
 from interlace.model.embedding import NUM_PERIODS
+from interlace.model.pretrained import PretrainedPixels, PretrainedTokens
+from interlace.recipe.base import PretrainedEncoder
 from tests.networks import FIELDS, FUSIONS, SPECS, build
 
 SAMPLES = 16
@@ -94,3 +102,34 @@ def test_attention_grows_with_the_square_and_layers_with_the_tokens() -> None:
 
 def test_the_clock_has_as_many_waves_as_the_network() -> None:
     assert NUM_WAVES == 2 * NUM_PERIODS
+
+
+SIZES = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96}
+PIXELS = {"image_size": 32, "patch_size": 4, "pixel_mean": [0.5] * 3, "pixel_std": [0.5] * 3}
+CONFIGS = {
+    "text": {"model_type": "bert", "vocab_size": 20, **SIZES},
+    "other names": {"model_type": "distilbert", "dim": 64, "n_layers": 3, "n_heads": 2, "hidden_dim": 96},
+    "picture": {"model_type": "vit", **SIZES, **PIXELS},
+}
+
+
+@pytest.mark.slow  # importing transformers takes several seconds
+@pytest.mark.skipif(find_spec("transformers") is None, reason="the extra `hf` is not installed")
+@pytest.mark.parametrize("kind", list(CONFIGS))
+def test_flops_of_pretrained_encoders_are_those_of_the_model(kind: str) -> None:
+    shape = {"name": "field", "pretrained": json.dumps(CONFIGS[kind])}
+    if kind == "picture":
+        spec = FieldSpec(kind="patches", patch_dim=48, patch_dtype="uint8", channels=3, max_grid=(8, 8), **shape)
+        values = torch.zeros(2 * 64, 48, dtype=torch.uint8)
+    else:
+        spec = FieldSpec(kind="ids", vocab_size=20, max_grid=(64, 1), **shape)
+        values = torch.ones(2 * 64, dtype=torch.int64)
+    grids = torch.tensor([spec.max_grid] * 2)
+    segments = Segments(grids.prod(dim=1))
+    encoder = (PretrainedPixels if kind == "picture" else PretrainedTokens)(spec, PretrainedEncoder(pretrained="x"), 32)
+    visible = sdpa_kernel(SDPBackend.MATH)  # the fused kernel of a CPU is not counted
+    with torch.no_grad(), visible, FlopCounterMode(display=False) as counter:
+        encoder(values, find_cells(grids, segments))
+    part = embedding_flops(spec, "linear", 32)
+    found = 2 * (part.each + 64 * part.linear + 64**2 * part.quadratic)
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.1)
