@@ -8,6 +8,7 @@ import heapq
 import numpy as np
 
 from interlace.data.plan.bounds import classes_above, two_classes
+from interlace.data.plan.exchange import repair
 from interlace.data.plan.sizes import Ints, add_up, bin_of, group_sizes, sums_of_windows
 
 BANDS = 3
@@ -20,7 +21,7 @@ def fits(owner: Ints, tokens: Ints, packs: int, budget: int) -> bool:
 
 
 def deal_by_tokens(tokens: Ints, packs: int, budget: int) -> Ints | None:
-    """The first of the three dealings that keeps the budget; None where none does."""
+    """The first dealing that keeps the budget, of those by the three rules and `exchanged`; None where none does."""
     if not len(tokens):
         return np.zeros(0, np.int64)
     owner: Ints | None = longest_first(tokens, packs)
@@ -28,6 +29,8 @@ def deal_by_tokens(tokens: Ints, packs: int, budget: int) -> Ints | None:
         owner = in_rounds(tokens, packs, budget)
     if not _keeps(owner, tokens, packs, budget):
         owner = by_classes(tokens, packs)
+    if not _keeps(owner, tokens, packs, budget):
+        owner = exchanged(tokens, packs, budget)
     return owner if _keeps(owner, tokens, packs, budget) else None
 
 
@@ -68,6 +71,13 @@ def in_rounds(tokens: Ints, packs: int, budget: int) -> Ints | None:
         if fits(owner, tokens, packs, budget):
             return owner
     return None
+
+
+def exchanged(tokens: Ints, packs: int, budget: int) -> Ints:
+    """Longest first, then rows exchanged until all packs keep the budget or no exchange helps; no rule promises which."""
+    owner = longest_first(tokens, packs)
+    repair(owner, tokens, tokens.astype(np.float64), packs, budget)
+    return owner
 
 
 def _rounds(falling: Ints, packs: int) -> Ints:

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from interlace.contract.errors import DataError
 from interlace.data.plan.bounds import classes_above, longest_first_needs, rounds_may_fit, rounds_need, two_classes, up
+from interlace.data.plan.certain import deal_by_tokens
 from interlace.data.plan.sizes import GroupSizes, Ints, Sums, sums_of_windows
 
 TARGET = 0.99
@@ -136,9 +138,36 @@ def count_packs(table: GroupSizes, groups: Ints, starts: Ints, budget: int) -> I
     return np.concatenate(counted)
 
 
+def count_by_dealing(windows: EpochWindows, num_tokens: NDArray[np.integer], starts: Ints, budget: int) -> EpochWindows:
+    """The same windows with the fewest packs that their rows are found to fit into, where rules are certain of more.
+
+    For splits so small that all rows may be looked at, about 2 µs each and try: budgets of a few hundred tokens and
+    rows of dozens, of which the rules are certain to fill 95 % and these packs are filled to 98 or 99.
+
+    Args:
+        windows: of an epoch.
+        num_tokens: `[N]`, tokens of each row of the split; 0 for rows that can't be used.
+        starts: int64 `[G + 1]`, first row of each group, then `N`.
+        budget: most tokens of a pack.
+    """
+    counted = windows.num_packs.copy()
+    for index, most in enumerate(windows.num_packs.tolist()):
+        rows = np.concatenate([num_tokens[starts[g] : starts[g + 1]] for g in windows.groups_of(index)])
+        tokens = rows[rows > 0].astype(np.int64)
+        first = int(_wanted(tokens.sum(keepdims=True), budget)[0])
+        tries = (packs for packs in range(first, most) if deal_by_tokens(tokens, packs, budget) is not None)
+        counted[index] = next(tries, most)
+    return EpochWindows(groups=windows.groups, starts=windows.starts, num_packs=counted)
+
+
+def _wanted(tokens: Ints, budget: int) -> Ints:
+    """Packs that windows of so many tokens should have."""
+    wanted = up(tokens, TARGET * budget)
+    return wanted - ((wanted > 1) & (tokens <= TIGHTEST * budget * (wanted - 1)))
+
+
 def _num_packs(sums: Sums, budget: int) -> Ints:
-    wanted = up(sums.tokens, TARGET * budget)
-    wanted -= (wanted > 1) & (sums.tokens <= TIGHTEST * budget * (wanted - 1))
+    wanted = _wanted(sums.tokens, budget)
     by_number = up(sums.rows, budget // np.maximum(sums.largest, 1))
     safe = np.minimum(longest_first_needs(sums, budget), by_number)
     doubtful = np.flatnonzero(safe > wanted)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from interlace.contract.errors import DataError
 from interlace.data.plan.bounds import classes_above, longest_first_needs, rounds_need, two_classes
 from interlace.data.plan.certain import by_classes, deal_by_tokens, fits, in_rounds, longest_first
-from interlace.data.plan.count import EpochWindows, WindowSettings, windows_of_epoch
-from interlace.data.plan.deal import Dealing, deal, draw, repair
+from interlace.data.plan.count import EpochWindows, WindowSettings, count_by_dealing, windows_of_epoch
+from interlace.data.plan.deal import Dealing, deal, draw
+from interlace.data.plan.exchange import repair
 from interlace.data.plan.sizes import Sums, bin_of, group_sizes, lowest_of, sums_of_windows
 
 BUDGET = 16_384
@@ -243,6 +244,25 @@ def test_packs_of_usual_rows_are_full(sizes, budget: int, fill: float) -> None:
     windows = windows_of_epoch(table, WindowSettings(seed=0, token_budget=budget), 0)
     assert tokens.sum() / windows.num_packs.sum() >= fill * budget
     assert 50 <= windows.num_packs.min() <= windows.num_packs.max() <= 150
+
+
+@pytest.mark.parametrize(("low", "high", "budget"), [(26, 60, 512), (22, 30, 512), (3, 30, 512), (39, 108, 1024)])
+def test_small_splits_are_counted_by_dealing_and_dealt_so_in_every_epoch(low: int, high: int, budget: int) -> None:
+    rng = np.random.default_rng(0)
+    tokens = np.where(rng.random(6000) < 0.95, rng.integers((low + high) // 2, high, 6000), low)
+    starts = np.arange(0, 6001, 100)
+    for epoch in range(3):
+        settings = WindowSettings(seed=5, token_budget=budget)
+        windows = windows_of_epoch(group_sizes(tokens, starts), settings, epoch)
+        counted = count_by_dealing(windows, tokens, starts, budget)
+        assert (counted.num_packs <= windows.num_packs).all()
+        assert tokens.sum() / counted.num_packs.sum() >= 0.98 * budget
+        for index, num_packs in enumerate(counted.num_packs.tolist()):
+            rows = rows_of(counted, starts, tokens, index)
+            dealing = Dealing(num_packs=num_packs, token_budget=budget, seed=5, epoch=epoch)
+            packs = deal(rows, tokens[rows], tokens[rows] * 2.0, dealing)
+            assert max(int(tokens[pack].sum()) for pack in packs) <= budget
+            assert sorted(np.concatenate(packs).tolist()) == sorted(rows.tolist())
 
 
 def test_windows_are_even_and_end_where_rounding_loses_little() -> None:
