@@ -8,7 +8,7 @@ import heapq
 import numpy as np
 
 from interlace.data.plan.bounds import classes_above, two_classes
-from interlace.data.plan.exchange import repair
+from interlace.data.plan.exchange import Packs, repair
 from interlace.data.plan.sizes import Ints, add_up, bin_of, group_sizes, sums_of_windows
 
 BANDS = 3
@@ -74,10 +74,10 @@ def in_rounds(tokens: Ints, packs: int, budget: int) -> Ints | None:
 
 
 def exchanged(tokens: Ints, packs: int, budget: int) -> Ints:
-    """Longest first, then rows exchanged until all packs keep the budget or no exchange helps; no rule promises which."""
-    owner = longest_first(tokens, packs)
-    repair(owner, tokens, tokens.astype(np.float64), packs, budget)
-    return owner
+    """Longest first, then rows are exchanged until packs keep the budget; no rule promises that they will."""
+    dealt = Packs(longest_first(tokens, packs), tokens, tokens.astype(np.float64), packs, budget)
+    repair(dealt)
+    return dealt.owner()
 
 
 def _rounds(falling: Ints, packs: int) -> Ints:

@@ -7,6 +7,7 @@ packs. A random factor on the order makes the packs of an epoch unlike those of 
 
 The budget of tokens is hard. Where rows dealt by both quantities don't fit into the number of packs that `count` found,
 rows are exchanged between packs (`exchange`), and where that isn't enough they are dealt by tokens alone (`certain`).
+Packs of few rows also exchange rows until their costs are even. All in all 2 µs a row.
 
 Everything is drawn from (seed, epoch, row) by a hash and computed by operations that IEEE 754 rounds exactly, so that
 each process finds the same packs whatever its CPU, and in whatever order it was given the rows.
@@ -20,13 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interlace.data.plan.certain import deal_by_tokens, fits
-from interlace.data.plan.exchange import repair
+from interlace.data.plan.exchange import Packs, even, repair
 from interlace.data.plan.sizes import Ints, add_up
 
 Floats = NDArray[np.float64]
 
 EXACT = 20
 """Rows of a pack, the last and smallest, that are dealt by trying all packs: 4 µs a row, 0.7 by the heap."""
+FEW = 60
+"""Rows of a pack up to which costs are evened out by exchanges: each row is a large part of it."""
 BLOCK = 256
 """Packs that are tried at once; more are split into blocks of about so many, with even shares of packs and rows."""
 _STEP = 0x9E3779B97F4A7C15
@@ -93,10 +96,16 @@ def deal(rows: Ints, tokens: Ints, cost: Floats, dealing: Dealing) -> list[Ints]
 def _owners(rows: Ints, tokens: Ints, cost: Floats, dealing: Dealing) -> Ints:
     """The pack of each row."""
     packs, budget = dealing.num_packs, dealing.token_budget
-    by_both = _by_both(tokens, cost, _order(rows, tokens, cost, dealing), dealing)
-    full = fits(by_both, tokens, packs, budget) or repair(by_both, tokens, cost, packs, budget)
-    if full and np.bincount(by_both, minlength=packs).all():  # rows without cost may leave a pack empty
-        return by_both
+    owner = _by_both(tokens, cost, _order(rows, tokens, cost, dealing), dealing)
+    few = len(tokens) <= FEW * packs
+    if few or not fits(owner, tokens, packs, budget):
+        dealt = Packs(owner, tokens, cost, packs, budget)
+        if repair(dealt) and few:
+            even(dealt)
+        owner = dealt.owner()
+    filled = np.bincount(owner, minlength=packs).all()  # rows without cost may leave a pack empty
+    if filled and fits(owner, tokens, packs, budget):
+        return owner
     by_tokens = deal_by_tokens(tokens, packs, budget)
     assert by_tokens is not None, f"{len(tokens)} rows don't fit into {packs} packs of {budget} tokens"
     return by_tokens

@@ -13,7 +13,7 @@ from interlace.data.plan.bounds import classes_above, longest_first_needs, round
 from interlace.data.plan.certain import by_classes, deal_by_tokens, fits, in_rounds, longest_first
 from interlace.data.plan.count import EpochWindows, WindowSettings, count_by_dealing, windows_of_epoch
 from interlace.data.plan.deal import Dealing, deal, draw
-from interlace.data.plan.exchange import repair
+from interlace.data.plan.exchange import Packs, even, repair
 from interlace.data.plan.sizes import Sums, bin_of, group_sizes, lowest_of, sums_of_windows
 
 BUDGET = 16_384
@@ -130,11 +130,25 @@ def test_exchanges_bring_packs_below_the_budget() -> None:
     tokens, packs = draw_sizes("alike", 3000, 2048, rng), 134
     owner = rng.permutation(np.arange(3000) % packs)
     budget = int(tokens.sum() / packs * 1.01)
-    before = owner.copy()
     assert not fits(owner, tokens, packs, budget)
-    assert repair(owner, tokens, tokens.astype(float), packs, budget)
-    assert fits(owner, tokens, packs, budget)
-    assert 0 < (owner != before).mean() < 0.5
+    dealt = Packs(owner, tokens, tokens.astype(float), packs, budget)
+    assert repair(dealt)
+    assert fits(dealt.owner(), tokens, packs, budget)
+    assert 0 < (dealt.owner() != owner).mean() < 0.5
+
+
+def test_exchanges_make_costs_even_within_the_budget() -> None:
+    rng = np.random.default_rng(0)
+    tokens, packs = draw_sizes("alike", 3000, 2048, rng), 140
+    cost = tokens * rng.choice([1.0, 2.0], 3000)
+    dealt = Packs(longest_first(tokens, packs), tokens, cost, packs, 2048)
+    before = dealt.costs.max() / dealt.costs.mean()
+    even(dealt)
+    found = np.bincount(dealt.owner(), cost, packs)
+    assert found == pytest.approx(dealt.costs)
+    assert fits(dealt.owner(), tokens, packs, 2048)
+    assert found.max() / found.mean() < 1.003 < 1.1 < before
+    assert sorted(np.concatenate(dealt.members).tolist()) == list(range(3000))
 
 
 def test_packs_that_only_a_rule_can_deal_are_dealt_by_it() -> None:
