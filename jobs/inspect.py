@@ -11,7 +11,7 @@ from interlace.jobs.console import console, say
 from interlace.recipe.recipe import Recipe
 from interlace.results.inspection.facts import Facts
 from interlace.results.inspection.inspect import inspect
-from interlace.results.inspection.page import render
+from interlace.results.inspection.inspected import Inspected
 
 
 def run_inspect(recipe: Recipe, out: Path) -> None:
@@ -20,8 +20,7 @@ def run_inspect(recipe: Recipe, out: Path) -> None:
     Bad records and overlong samples are shown, not refused. Raises DataError where shards can't be read at all.
     """
     facts = inspect(recipe)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(render(facts), encoding="utf-8", errors="replace")
+    Inspected(facts).write(out)
     _print_summary(facts)
     say(f"page {out} ({out.stat().st_size / 1e6:.1f} MB)")
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from interlace.recipe.given import changes_of
 from interlace.recipe.load import load_recipe
 from interlace.recipe.recipe import Recipe
 from interlace.tune.check import load_search
@@ -28,7 +29,7 @@ def read_recipe(
     path: Path, overrides: list[str] | None, storage: Path | None = None, tracking_uri: str | None = None
 ) -> Recipe:
     """The recipe with the command line's settings in it."""
-    return load_recipe(path, _changes(overrides, storage, tracking_uri))
+    return load_recipe(path, changes_of(overrides, {"storage": storage, "tracking.uri": tracking_uri}))
 
 
 def read_search(
@@ -41,11 +42,5 @@ def read_search(
     time_s: float | None,
 ) -> tuple[Recipe, Search]:
     """The recipe and its section `search` with the command line's settings in them."""
-    own = {"trials": trials, "time_s": time_s}
-    changes = [f"search.{name}={value}" for name, value in own.items() if value is not None]
-    return load_search(path, [*_changes(overrides, storage, tracking_uri), *changes])
-
-
-def _changes(overrides: list[str] | None, storage: Path | None, tracking_uri: str | None) -> list[str]:
-    places = {"storage": storage, "tracking.uri": tracking_uri}
-    return [*(overrides or []), *(f"{name}={value}" for name, value in places.items() if value is not None)]
+    own = {"search.trials": trials, "search.time_s": time_s}
+    return load_search(path, changes_of(overrides, {"storage": storage, "tracking.uri": tracking_uri, **own}))

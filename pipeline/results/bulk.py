@@ -90,6 +90,18 @@ class Bulk:
         """Shards that are read."""
         return len({group.shard for part in self.parts for group in part.groups})
 
+    @property
+    def work(self) -> "WritePart":
+        """What does one part."""
+        return WritePart(
+            model=self.model, output=self.output, reader=self.reader, columns=self.columns, keep=self.keep
+        )  # fmt: skip
+
+    def predicted(self, predictor: Predictor, *, probabilities: bool = False) -> Iterator[dict[str, Any]]:
+        """All rows in order, predicted in this process; nothing is written."""
+        for group in (group for part in self.parts for group in part.groups):
+            yield from self.work.predicted(group, predictor, probabilities=probabilities)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicted:
@@ -210,10 +222,7 @@ def predict_bulk(
         left = [part for part in bulk.parts if not is_done(bulk.output, part)]
         parts, rows = len(bulk.parts) - len(left), bulk.num_rows - sum(part.num_rows for part in left)
         told(parts, rows)
-        work = WritePart(
-            model=bulk.model, output=bulk.output, reader=bulk.reader, columns=bulk.columns, keep=bulk.keep
-        )  # fmt: skip
-        for table in mapper(work, left) if left else ():
+        for table in mapper(bulk.work, left) if left else ():
             parts, rows = parts + table.num_rows, rows + sum(table["rows"].to_pylist())
             told(parts, rows)
         done = _result(bulk)
@@ -299,16 +308,17 @@ class WritePart:
         return pa.schema([(SHARD, pa.string()), (ROW, pa.int64()), *self.keep.items(), *said])
 
     def _group(self, group: RowGroup, predictor: Predictor, schema: pa.Schema) -> pa.Table:
+        return pa.Table.from_pylist(list(self.predicted(group, predictor)), schema=schema)
+
+    def predicted(
+        self, group: RowGroup, predictor: Predictor, *, probabilities: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of a row group in order, each with its place, the kept columns and its predictions."""
         rows = list(self._rows(group))
-        predictions = predictor.stream(
-            ({c: row.get(c) for c in self.columns}, row.pop(ROW_ERROR, None)) for row in rows
-        )
-        first = group.first_row
-        filled = [
-            {SHARD: group.shard, ROW: first + i, **{c: row.get(c) for c in self.keep}, **said}
-            for i, (row, said) in enumerate(zip(rows, predictions, strict=True))
-        ]
-        return pa.Table.from_pylist(filled, schema=schema)
+        read = (({c: row.get(c) for c in self.columns}, row.pop(ROW_ERROR, None)) for row in rows)
+        predictions = predictor.stream(read, probabilities=probabilities)
+        for i, (row, said) in enumerate(zip(rows, predictions, strict=True)):
+            yield {SHARD: group.shard, ROW: group.first_row + i, **{c: row.get(c) for c in self.keep}, **said}
 
     def _rows(self, group: RowGroup) -> Iterator[dict[str, Any]]:
         """The rows of a row group; where it can't be read, as many rows with the reason."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import device
 
@@ -20,13 +20,20 @@ from interlace.recipe.identity import packages
 from interlace.recipe.load import load_recipe
 from interlace.results.evaluate import SubsetResult, evaluate_subsets, field_subsets
 from interlace.results.figures import bars_figure, write_chart
+from interlace.results.inspection.html import plural
 from interlace.results.listener import Listener
+from interlace.results.notebook import card, numbers
 from interlace.results.predictor import Predictor, export_model
 from interlace.tracking import ColumnType, ModelCard
 from interlace.train.checkpoint import chosen_checkpoint, verify
 from interlace.train.run import Prepared
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 EXAMPLE_ROWS = 3
+METRICS_SHOWN = 4
+"""Of each task in a notebook's table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +64,21 @@ class Evaluation:
                 metrics |= {f"{self.split}_only/{result.fields[0]}/{k}": v for k, v in result.metrics.items()}
         return metrics
 
+    def frame(self) -> "pd.DataFrame":
+        """The metrics of every subset: index `fields` (joined by `+`), a column a metric, NaN where it has no value."""
+        from interlace.results.frames import indexed_frame  # no training waits for pandas
+
+        rows = [{"fields": "+".join(r.fields), **r.metrics} for r in self.results]
+        return indexed_frame(rows, ["fields"], list(self.results[0].metrics)).astype(float)
+
+    def _repr_html_(self) -> str:
+        note = f"{self.num_samples:,} samples, by the fields given to the model"
+        return card(f"Evaluation over {self.split}", note, results_table(self.frame()))
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in self.results[0].metrics.items())
+        return f"Evaluation({self.split}, {self.num_samples} samples: {metrics})"
+
     def write(self, folder: Path) -> None:
         """`fields.csv`, `evaluation.json`, what each task shows as PNG or CSV, and the weights of the fusion.
 
@@ -81,6 +103,26 @@ class Evaluation:
         (folder / "evaluation.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
         for name, chart in self.charts.items():
             write_chart(chart, f"{name} ({self.split})", folder / name)
+
+
+def results_table(frame: "pd.DataFrame", first: Sequence[str] = ()) -> str:
+    """HTML of the results by fields: all, each left out, each alone, of each task the first few metrics.
+
+    Args:
+        frame: of `Evaluation.frame`, all fields first.
+        first: metrics that come before the others.
+    """
+    rows = {str(name): {str(k): float(v) for k, v in row.items()} for name, row in frame.iterrows()}
+    whole = next(iter(rows))
+    most = whole.count("+") + 1
+    shown = {name: row for name, row in rows.items() if name.count("+") + 1 in (1, most - 1, most)}
+    kept: list[str] = []
+    for name in (*first, *(name for name in map(str, frame.columns) if name not in first)):
+        task = name.partition("/")[0]
+        kept += [name] if sum(k.partition("/")[0] == task for k in kept) < METRICS_SHOWN else []
+    left = [(len(rows) - len(shown), "subset"), (len(frame.columns) - len(kept), "metric")]
+    more = " and ".join(plural(count, noun) for count, noun in left if count)
+    return numbers(shown, kept, [whole]) + (f"<p>and {more} more</p>" if more else "")
 
 
 def _known(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -4,12 +4,13 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from interlace.contract.charts import Chart, Confusion, Curves, Density, Table
@@ -132,6 +133,43 @@ def lengths_figure(lengths: Mapping[str, NDArray[Any]], title: str, path: Path) 
     figure.suptitle(title)
     figure.supxlabel("tokens", fontsize=9)
     figure.savefig(path, dpi=110)
+
+
+Line: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
+"""Steps and values of one curve."""
+
+
+def history_png(losses: Mapping[str, Line], metrics: Mapping[str, Line]) -> bytes:
+    """Curves over the steps of a run as the bytes of a PNG file: losses on the left, metrics on the right.
+
+    Args:
+        losses: curves by name; one of many points is drawn thin, with its mean over a twentieth of them.
+        metrics: the same; without any there is no right half.
+    """
+    groups = {"loss": losses, **({"validation": metrics} if metrics else {})}
+    figure = Figure(figsize=(5 * len(groups), 3.2), layout="constrained")
+    for axes, (title, lines) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
+        for name, (steps, values) in lines.items():
+            _curve(axes, name, steps, values)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        if lines:
+            axes.legend(fontsize=8)
+    out = io.BytesIO()
+    figure.savefig(out, dpi=110, format="png")
+    return out.getvalue()
+
+
+def _curve(axes: Any, name: str, steps: NDArray[Any], values: NDArray[Any]) -> None:
+    width = len(values) // 20
+    if width < 3:
+        axes.plot(steps, values, label=name, marker="o", markersize=3.5)
+        return
+    (drawn,) = axes.plot(steps, values, linewidth=0.7, alpha=0.35)
+    means = np.convolve(values, np.full(width, 1 / width), "valid")
+    axes.plot(steps[width - 1 :], means, label=name, color=drawn.get_color(), linewidth=1.8)
 
 
 def picture_png(pixels: NDArray[np.uint8]) -> bytes:

@@ -1,18 +1,25 @@
 """Predictions over shards with a trained model, wherever the model lies: a Ray Data job, in input order, to Parquet."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike, fspath
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from interlace.cluster.connect import connect
 from interlace.contract.errors import InterlaceError
 from interlace.data.stream import run_data_on, stream_units
 from interlace.recipe.start import MODEL
-from interlace.results.bulk import Predicted, plan_bulk, predict_bulk
+from interlace.results.bulk import ROW, SHARD, Predicted, plan_bulk, predict_bulk
 from interlace.results.listener import Listener
+from interlace.results.predictor import Predictor
 from interlace.store.places import models_of, runs_of
 from interlace.tracking import registry_of
 from interlace.train.placement import readers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +57,48 @@ def predict_shards(
     for reason in done.reasons:
         listener.say(f"  {reason}")
     return done
+
+
+def predict_here(
+    model: Path, data: Any, *, keep: Sequence[str] = (), predictor: Predictor | None = None
+) -> "pd.DataFrame":
+    """Predict in this process: a table with the predictions, the probability of every class, and `error`.
+
+    Args:
+        model: folder of an exported model.
+        data: a DataFrame or rows (dicts) of raw values; or shards: a file, a glob, several of them, or a split of the
+            model's recipe.
+        keep: columns of shards to copy to the table.
+        predictor: of the model, where it is loaded already.
+
+    Returns:
+        One row a row of the data, in order. Its index is that of a DataFrame; `shard` and `row` of shards.
+
+    Raises:
+        InterlaceError: there are no such data, or none of the model's columns in them.
+    """
+    from interlace.results.frames import frame_of, indexed_frame  # no job of whole shards waits for pandas
+
+    predictor = predictor or Predictor.load(model)
+    names = predictor.names(probabilities=True)
+    if isinstance(data, str | PathLike):
+        data = [data]
+    if not isinstance(data, Sequence):
+        _nothing_kept(keep)
+        said: pd.DataFrame = predictor.predict(data, probabilities=True)
+        return said
+    if any(isinstance(part, str | PathLike) for part in data):
+        bulk = plan_bulk(model, [fspath(part) for part in data], model, keep=keep, part_rows=PredictLaunch().part_rows)
+        if bulk.absent:
+            warnings.warn(f"columns in no shard, predicted without: {', '.join(bulk.absent)}", stacklevel=3)
+        return indexed_frame(bulk.predicted(predictor, probabilities=True), (SHARD, ROW), [*keep, *names])
+    _nothing_kept(keep)
+    return frame_of(predictor.predict(data, probabilities=True), names)
+
+
+def _nothing_kept(keep: Sequence[str]) -> None:
+    if keep:
+        raise InterlaceError("keep: is for shards; a table or rows keep their order, so their columns fit beside")
 
 
 def find_model(model: str, storage: Path, tracking_uri: str | None) -> Path:

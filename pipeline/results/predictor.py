@@ -6,10 +6,11 @@ An exported model is a folder: `recipe.yaml`, `fitted.json`, `model.safetensors`
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from interlace.train.build import network_for
 from interlace.train.checkpoint import MODEL, load_weights
 from interlace.train.loop import autocast
 from interlace.train.tensors import join_parts
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RECIPE, FITTED = "recipe.yaml", "fitted.json"
 
@@ -73,6 +77,11 @@ class Predictor:
             device=torch.device(device),
         )
 
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.network.parameters())
+        told = f"{', '.join(self.recipe.fields)} -> {', '.join(self.network.tasks)}"
+        return f"Predictor({self.recipe.name}: {told}; {size:,} parameters on {self.device})"
+
     @property
     def columns(self) -> dict[str, ColumnType]:
         """What `predict` gives for each row: the type of every column, in order, the last of them `error`."""
@@ -80,23 +89,50 @@ class Predictor:
         said = {_column(name, key): kind for name, task in tasks for key, kind in task.prediction_types.items()}
         return {**said, "error": "string"}
 
-    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    @overload
+    def predict(self, rows: Sequence[Mapping[str, Any]], *, probabilities: bool = False) -> list[dict[str, Any]]: ...
+
+    @overload
+    def predict(self, rows: "pd.DataFrame", *, probabilities: bool = False) -> "pd.DataFrame": ...
+
+    def predict(self, rows: Any, *, probabilities: bool = False) -> Any:
         """Predict raw rows.
 
         Args:
-            rows: values by column name; a column that is absent or None is missing.
+            rows: values by column name, where a column that is absent, None or NaN is missing; or a DataFrame of them,
+                whose other columns are not read.
+            probabilities: give that of every class too, as `task[class]`.
 
         Returns:
             For each row the decoded prediction of every task (`task`, `task_probability`, ...) and `error`: None, or
-            why the row could not be read (its predictions are then None).
-        """
-        return list(self.stream((row, None) for row in rows))
+            why the row could not be read (its predictions are then None). Of a DataFrame a DataFrame with its index.
 
-    def stream(self, rows: Iterable[tuple[Mapping[str, Any], str | None]]) -> Iterator[dict[str, Any]]:
+        Raises:
+            DataError: the DataFrame has none of the model's columns.
+        """
+        if isinstance(rows, Sequence):
+            return list(self.stream(((_present(row), None) for row in rows), probabilities=probabilities))
+        from interlace.results.frames import frame_of, rows_of  # no start of a process that predicts waits for pandas
+
+        said = self.predict(rows_of(rows, self.codec.columns), probabilities=probabilities)
+        return frame_of(said, self.names(probabilities=probabilities), rows.index)
+
+    def names(self, *, probabilities: bool = False) -> list[str]:
+        """Names of what `predict` gives for each row, in order."""
+        *said, error = self.columns
+        return [*said, *(self._chances() if probabilities else ()), error]
+
+    def _chances(self) -> list[str]:
+        return [_chance(name, label) for name, task in self.network.tasks.items() for label in task.classes]
+
+    def stream(
+        self, rows: Iterable[tuple[Mapping[str, Any], str | None]], *, probabilities: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """Predict raw rows as they come, holding one pack of them at a time; results as those of `predict`.
 
         Args:
             rows: each with None, or with the reason why it can't be used.
+            probabilities: as in `predict`.
         """
         pack: list[tuple[Slot, str | None]] = []
         tokens = 0
@@ -104,12 +140,12 @@ class Predictor:
             slot, error = self._read(row) if row_error is None else (EMPTY, row_error)
             size = sum(t.values.shape[0] for t in slot.tokens.values())
             if pack and tokens + size > self.recipe.batch.token_budget:  # a row over the budget goes alone
-                yield from self._say(pack)
+                yield from self._say(pack, probabilities)
                 pack, tokens = [], 0
             pack.append((slot, error))
             tokens += size
         if pack:
-            yield from self._say(pack)
+            yield from self._say(pack, probabilities)
 
     def _read(self, row: Mapping[str, Any]) -> tuple[Slot, str | None]:
         try:
@@ -121,7 +157,7 @@ class Predictor:
             return EMPTY, f"expected a value in at least one of the columns {columns}, but all are missing"
         return slot, None
 
-    def _say(self, read: Sequence[tuple[Slot, str | None]]) -> Iterator[dict[str, Any]]:
+    def _say(self, read: Sequence[tuple[Slot, str | None]], probabilities: bool) -> Iterator[dict[str, Any]]:
         """The predictions of one pack."""
         slots = [slot for slot, _ in read]
         pack = join(0, 0, np.arange(len(slots)), slots, self.codec)
@@ -129,9 +165,23 @@ class Predictor:
         with torch.no_grad(), autocast(self.recipe, self.device):
             outputs = self.network(to_batch(pack, self.device), mask_tokens=False)
             decoded = [task.predict(outputs) for task in tasks.values()]
-        for parts, (_, error) in zip(zip(*decoded, strict=True), read, strict=True):
+            found = [task.probabilities(outputs) for task in tasks.values()] if probabilities else []
+        chances_SC = [chance_SC.tolist() for chance_SC in found if chance_SC is not None]
+        names = self._chances() if probabilities else []
+        for i, (parts, (_, error)) in enumerate(zip(zip(*decoded, strict=True), read, strict=True)):
             said = _join_tasks(tuple(tasks), parts)
+            said |= zip(names, (chance for rows in chances_SC for chance in rows[i]), strict=True)
             yield {**(said if error is None else dict.fromkeys(said)), "error": error}
+
+
+def _present(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row without NaN, which is what pandas makes of a missing value of any kind."""
+    return {name: value for name, value in row.items() if not (isinstance(value, float) and math.isnan(value))}
+
+
+def _chance(task: str, label: str | int) -> str:
+    """Column of the probability of a class."""
+    return f"{task}[{label}]"
 
 
 def _column(task: str, key: str) -> str:

@@ -56,6 +56,8 @@ class Task(nn.Module, ABC):
     """Groups of fields whose fused state, made from them alone, it reads as `outputs.groups[group]`."""
     masked_fields: tuple[str, ...] = ()
     """Fields of which it masks tokens; see `mask`."""
+    classes: tuple[str | int, ...] = ()
+    """Of which `probabilities` gives one each; none for a task that does not choose among classes."""
     thorough: bool = False
     """Whether `state` spares no cost, as for the evaluation at the end; while training it may look at some samples."""
 
@@ -82,6 +84,13 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def prediction_types(self) -> Mapping[str, ColumnType]:
         """The type of each column of `predict`, in its order."""
+
+    def probabilities(self, outputs: Outputs) -> Tensor | None:
+        """Float32 `[S, C]`, that of every class of `classes` by the same decision as `predict`; None without classes.
+
+        Single label: each row sums to 1, and its greatest is the prediction. Multi label: each class by itself.
+        """
+        return None
 
     @abstractmethod
     def state(self, outputs: Outputs, batch: Batch) -> State:

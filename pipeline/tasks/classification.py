@@ -49,7 +49,7 @@ class ClassificationTask(Task):
         super().__init__()
         self.name = context.name
         self.settings = settings
-        self.classes: tuple[str | int, ...] = tuple(context.fitted["classes"])
+        self.classes = tuple(context.fitted["classes"])
         dim, classes = context.model.dim, self.classes
         self.main_metric = settings.best_by or ("macro_f1" if settings.multi_label else "accuracy")
         self.higher_is_better = self.main_metric != "loss"
@@ -223,14 +223,17 @@ class ClassificationTask(Task):
 
     def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The label and its `probability`; multi label: a JSON list of those above one half, a JSON object of all."""
-        logits_SC = self.logits(outputs)
-        chances_SC = logits_SC.sigmoid() if self.settings.multi_label else logits_SC.softmax(1)
-        rows = [dict(zip(self.classes, row, strict=True)) for row in chances_SC.tolist()]
+        rows = [dict(zip(self.classes, row, strict=True)) for row in self.probabilities(outputs).tolist()]
         if self.settings.multi_label:
             likely = [[c for c, p in row.items() if p > 0.5] for row in rows]
             return [{"": _json(labels), "probability": _json(row)} for labels, row in zip(likely, rows, strict=True)]
         best = [max(row, key=lambda c: row[c]) for row in rows]
         return [{"": label, "probability": row[label]} for label, row in zip(best, rows, strict=True)]
+
+    def probabilities(self, outputs: Outputs) -> Tensor:
+        """Float32 `[S, C]`: softmax of the logits; multi label: sigmoid, each class by itself."""
+        logits_SC = self.logits(outputs)
+        return logits_SC.sigmoid() if self.settings.multi_label else logits_SC.softmax(1)
 
     def _wanted(self, target: TargetBatch) -> Tensor:
         """Class of each sample, int64 `[S]`; multi label: 1 or 0 of each class, float32 `[S, C]`; `ABSENT` if none."""

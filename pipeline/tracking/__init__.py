@@ -7,7 +7,7 @@ machine): no start waits for it.
 from interlace.tracking.context import context_tags
 from interlace.tracking.model import ColumnType, ModelCard
 from interlace.tracking.registry import Bar, Registered, Registry, registry_of
-from interlace.tracking.shipper import TrackingReport
+from interlace.tracking.shipper import TrackingReport, opened_with
 from interlace.tracking.target import Target, make_target, resolve_uri
 from interlace.tracking.tracker import Tracker, is_concluded, sync
 
@@ -23,6 +23,7 @@ __all__ = [
     "context_tags",
     "is_concluded",
     "make_target",
+    "opened_with",
     "registry_of",
     "resolve_uri",
     "sync",

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from interlace.tracking.outbox import Cursor, Outbox
 from interlace.tracking.store import MlflowRun, error_code, one_line
@@ -148,3 +149,9 @@ def open_with(cursor: Cursor) -> str:
     return (
         f"mlflow ui --backend-store-uri {shlex.quote(redact(cursor.uri))} --port 5000, then http://127.0.0.1:5000{page}"
     )
+
+
+def opened_with(run_folder: Path) -> str | None:
+    """`open_with` of a run folder as far as it is shipped; None where the run was never tracked."""
+    outbox = Outbox(run_folder)
+    return open_with(outbox.cursor()) if outbox.has_target else None

@@ -2,12 +2,13 @@
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from interlace.contract.errors import RecipeError
 from interlace.recipe.identity import PLACE_KEYS, flatten
-from interlace.recipe.load import load_recipe, parse_tree, read_yaml
+from interlace.recipe.load import parse_recipe, parse_tree, read_yaml
 from interlace.recipe.recipe import Recipe
 from interlace.tune.search import Search, Space
 from interlace.tune.suggest import FIELDS, listed, overridden, sample
@@ -22,25 +23,29 @@ def load_search(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Search]:
     Raises:
         RecipeError: all errors of recipe, search, and of the one against the other.
     """
+    return parse_search(read_yaml(path), overrides, str(path))
+
+
+def parse_search(tree: Any, overrides: Sequence[str], source: str) -> tuple[Recipe, Search]:
+    """Turn a plain tree with a section `search`, and overrides, into both; see `load_search`."""
     own = [o.removeprefix("search.") for o in overrides if o.startswith("search.")]
     errors: list[str] = []
     recipe = search = None
+    section = deepcopy(tree.get("search")) if isinstance(tree, dict) else None
     try:
-        recipe = load_recipe(path, [o for o in overrides if not o.startswith("search.")])
+        recipe = parse_recipe(tree, [o for o in overrides if not o.startswith("search.")], source)
     except RecipeError as error:
         errors += error.errors
-    tree = read_yaml(path)
-    section = tree.get("search") if isinstance(tree, dict) else None
     if section is None:
-        raise RecipeError((*errors, "search: required by `interlace tune`, but not given"), str(path))
+        raise RecipeError((*errors, "search: required by `interlace tune`, but not given"), source)
     try:
-        search = parse_tree(section, own, str(path), Search)
+        search = parse_tree(section, own, source, Search)
     except RecipeError as error:
         errors += [f"search.{line}" for line in error.errors]
     if recipe is not None and search is not None:
         errors += check(search, recipe)
     if errors or recipe is None or search is None:
-        raise RecipeError(tuple(errors), str(path))
+        raise RecipeError(tuple(errors), source)
     return recipe, search
 
 

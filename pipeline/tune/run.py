@@ -68,6 +68,7 @@ def run_sweep(sweep: Sweep, plan: SweepPlan, concurrent: int, listener: Listener
             failure_config=tune.FailureConfig(max_failures=plan.recipe.train.max_failures),
             callbacks=[_Ears(sweep, plan.goal, listener)],
             stop=clock,
+            progress_reporter=_Silent(),
             verbose=0,
         ),
     )
@@ -97,6 +98,17 @@ def _trainable(sweep: Sweep, plan: SweepPlan) -> Any:
 
 def _has_ended(sweep: Sweep, number: int) -> bool:
     return read_json(sweep.trial(number) / "result.json").get("status") in ENDED
+
+
+@final
+class _Silent(tune.ProgressReporter):  # type: ignore[misc] # ray has no types
+    """Reports nothing: the listener does. In a notebook Tune's own clears what the cell has said so far."""
+
+    def should_report(self, trials: Any, done: bool = False) -> bool:
+        return False
+
+    def report(self, trials: Any, done: bool, *sys_info: str) -> None:
+        raise AssertionError("nothing is to be reported")
 
 
 @final

@@ -5,7 +5,7 @@ connect -> indexes -> arithmetic -> trials (Ray Tune) -> table, plots, best reci
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,21 @@ AS_REPORTED = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
-    """What a search gave: its folder, what was found, whether the best checkpoint is worth its value, MLflow's part."""
+    """What a search gave.
+
+    Args:
+        sweep: its folder.
+        findings: what was found.
+        verified: whether the best checkpoint is worth its value.
+        tracking: MLflow's part.
+        retrained: folder of the run that trained the best recipe at full length, if one did.
+    """
 
     sweep: Path
     findings: Findings
     verified: bool
     tracking: TrackingReport
+    retrained: Path | None = None
 
 
 def tune(recipe: Recipe, search: Search, launch: Launch, listener: Listener, *, retrain: bool = False) -> Tuned | None:
@@ -83,7 +92,9 @@ def tune(recipe: Recipe, search: Search, launch: Launch, listener: Listener, *, 
         tuned = _search(sweep, plan, fit.concurrent, recipe, listener)
     if retrain and tuned.findings.recipe is not None:
         listener.say("the best recipe, trained at full length")
-        train(tuned.findings.recipe, Launch(run_name=f"{sweep.name}-best", address=launch.address), listener)
+        launch = Launch(run_name=f"{sweep.name}-best", address=launch.address)
+        done = train(tuned.findings.recipe, launch, listener)
+        return replace(tuned, retrained=done.run if done is not None else None)
     return tuned
 
 

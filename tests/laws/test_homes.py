@@ -18,7 +18,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "mlflow": ("pipeline/tracking/",),
     "numpy": ("pipeline/", "jobs/"),
     "optuna": ("pipeline/tune/tpe.py",),
-    "pandas": ("pipeline/tracking/",),
+    "pandas": ("pipeline/tracking/", "pipeline/results/", "pipeline/tune/searched.py"),
     "pathspec": ("cluster/pack.py",),
     "psutil": ("jobs/progress.py", "pipeline/store/system.py"),
     "pyarrow": ("pipeline/contract/sample.py", "pipeline/data/", "pipeline/results/bulk.py", "jobs/datasets/"),
