@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from interlace.jobs.train import Launch, train
-from interlace.jobs.tune import tune
 from interlace.recipe.load import load_recipe
+from interlace.results.listener import Quiet
+from interlace.results.training import Launch, train
 from interlace.store.journal import journal_path
 from interlace.store.lock import held
 from interlace.train.checkpoint import newest_checkpoint
 from interlace.tune.check import load_search
 from interlace.tune.suggest import sample
+from interlace.tune.tuning import tune
 from tests.ray.reference import run_here
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
@@ -97,7 +98,7 @@ def test_a_run_that_older_code_began_goes_on_in_the_same_steps(began: Path) -> N
     assert state.step == SAVED_AT
     recipe = load_recipe(began / "shapes.yaml", places(began))
 
-    outcome = train(recipe, Launch(run_name="half", resume=True))
+    outcome = train(recipe, Launch(run_name="half", resume=True), Quiet())
 
     assert outcome is not None
     assert outcome.run == run
@@ -129,7 +130,7 @@ def test_a_search_that_older_code_began_goes_on_and_keeps_what_ended(began: Path
         json.loads(suggested[trials / f"{number:03d}" / "trial.json"])["overrides"] for number in (1, 2)
     ]
 
-    tuned = tune(recipe, search, Launch(run_name="half"))
+    tuned = tune(recipe, search, Launch(run_name="half"), Quiet())
 
     assert tuned is not None
     assert tuned.verified
