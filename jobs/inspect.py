@@ -34,11 +34,11 @@ def _print_summary(facts: Facts) -> None:
     splits = list(facts.splits.values())
     table.add_row("records", *(f"{s.manifest.num_rows:,}" for s in splits))
     table.add_row("row groups", *(f"{len(s.manifest.groups):,}" for s in splits))
-    table.add_row("bad records", *(f"{len(s.manifest.bad):,}" for s in splits))
+    table.add_row("bad records", *(f"{s.manifest.num_bad:,}" for s in splits))
     for name in facts.fields:
         table.add_row(f"{name} missing", *(f"{s.missing_share(name):.1%}" for s in splits))
-    table.add_row("tokens a sample", *(f"{s.total_tokens.mean() if len(s.rows) else 0:.1f}" for s in splits))
-    table.add_row("longest sample", *(f"{s.total_tokens.max(initial=0)}" for s in splits))
+    table.add_row("tokens a sample", *(f"{s.total.mean:.1f}" for s in splits))
+    table.add_row("longest sample", *(f"{s.total.most}" for s in splits))
     table.add_row("repeats of a record", *(f"{s.num_repeats:,}" for s in splits))
     for name, split in facts.splits.items():
         shared = ["-" if other is split else f"{other.shared_with(split):,}" for other in splits]

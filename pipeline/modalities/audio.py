@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from interlace.contract.errors import RecordError
 from interlace.contract.sample import FieldSpec, Tokens
 from interlace.modalities.base import Extent, Fitted, Modality
+from interlace.modalities.columns import Columns, Measured, measure_each
 from interlace.modalities.mel import (
     LOG_FLOOR,
     Floats,
@@ -142,6 +143,14 @@ class AudioModality(Modality):
         """Samples and rate from the header; nothing is decoded. Raises RecordError."""
         with _libsndfile(), _open(value) as file:
             return _extent(file)
+
+    def measure_column(self, columns: Columns) -> Measured:
+        """Value by value: headers must be parsed."""
+        return measure_each(self.measure, columns)
+
+    def measured_by(self, fitted: Fitted) -> Fitted:
+        """All of it."""
+        return fitted
 
     def grid(self, extent: Extent) -> tuple[int, int]:
         """As many rows as patches, one column; integers only, so that every caller rounds alike."""

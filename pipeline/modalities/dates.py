@@ -12,10 +12,12 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from interlace.contract.errors import RecordError
-from interlace.modalities.numeric import shown
+from interlace.modalities.columns import valid
+from interlace.modalities.numeric import Marks, shown
 
 DAY_S = 86_400
 NUM_FEATURES = 7
@@ -23,6 +25,8 @@ NUM_FEATURES = 7
 _EPOCH = datetime(1970, 1, 1)
 _EPOCH_WEEKDAY = 3
 """1970 began on a Thursday."""
+_SURE_S = 1900 * 365 * DAY_S
+"""Times this near to 1970 lie in the years that Python knows, whatever their zone."""
 
 
 def date_patches(
@@ -44,6 +48,21 @@ def _of_year(days: NDArray[np.float64]) -> NDArray[np.float64]:
 def date_word(days: float) -> str:
     """The date, to the second where the day is not whole."""
     return str(np.datetime64(round(days * DAY_S), "s")).removesuffix("T00:00:00")
+
+
+def present_dates(column: pa.Array) -> Marks | None:
+    """Which dates of a column are there, and which `days_of` may refuse; None for all of them.
+
+    Strings are parsed one by one, and so are times in nanoseconds or near the ends of the calendar.
+    """
+    kind = column.type
+    if pa.types.is_null(kind) or pa.types.is_date(kind):
+        return valid(column), np.zeros(len(column), np.bool_)
+    if not pa.types.is_timestamp(kind) or kind.unit == "ns":
+        return None
+    times = column.cast(pa.timestamp(kind.unit)).cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    inside = np.abs(times.astype(np.float64)) < _SURE_S * {"s": 1, "ms": 1e3, "us": 1e6}[kind.unit]
+    return None if not inside.all() else (valid(column), np.zeros(len(column), np.bool_))
 
 
 def days_of(value: Any, column: str) -> float:

@@ -22,6 +22,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from interlace.contract.errors import RecordError
 from interlace.contract.sample import FieldSpec, Tokens
 from interlace.modalities.base import Extent, Fitted, Modality
+from interlace.modalities.columns import Columns, Measured, measure_each
 from interlace.recipe.fields import ImageField
 
 MAX_PIXELS = 100_000_000
@@ -98,6 +99,14 @@ class ImageModality(Modality):
         """Width and height from the header; pixels are not decoded. Raises RecordError."""
         with _pillow():
             return _open(value)[1]
+
+    def measure_column(self, columns: Columns) -> Measured:
+        """Value by value: headers must be parsed."""
+        return measure_each(self.measure, columns)
+
+    def measured_by(self, fitted: Fitted) -> Fitted:
+        """All of it."""
+        return fitted
 
     def grid(self, extent: Extent) -> tuple[int, int]:
         """Rows and columns of patches after shrinking."""

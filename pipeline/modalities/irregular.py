@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from interlace.contract.errors import DataError, RecordError
 from interlace.contract.sample import FieldSpec, Tokens
 from interlace.modalities.base import Extent, Fitted, Learner, Modality, Values
+from interlace.modalities.columns import Columns, Measured, measure_each
 from interlace.modalities.numeric import MAX_Z, Moments, all_present, numbers, plain_list, shown
 from interlace.modalities.quantiles import NormalScores, Points, Quantiles, fit_knots
 from interlace.recipe.fields import SeriesField, SeriesStatistic
@@ -135,6 +136,14 @@ class IrregularSeries(Modality):
         """How many windows hold a reading, and how many readings there are. Raises RecordError."""
         windows = self._placed(value)[1]
         return int(np.count_nonzero(np.bincount(windows.astype(np.intp)))), len(windows)
+
+    def measure_column(self, columns: Columns) -> Measured:
+        """Value by value: times and channels of each series."""
+        return measure_each(self.measure, columns)
+
+    def measured_by(self, fitted: Fitted) -> Fitted:
+        """Which channels are kept."""
+        return {"channels": sorted(map(repr, fitted["channels"]))}
 
     def grid(self, extent: Extent) -> tuple[int, int]:
         """One column of as many tokens."""

@@ -6,9 +6,11 @@ from decimal import Decimal
 from typing import Any, final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from interlace.contract.errors import RecordError
+from interlace.modalities.columns import plain_numbers
 
 MAX_NUMBER = float(np.finfo(np.float32).max)
 MAX_Z = 1000.0
@@ -30,6 +32,16 @@ def number(value: Any, column: str) -> float:
     if abs(found) > MAX_NUMBER:
         raise RecordError(f"expected a finite number of float32 size in column `{column}`, but is {shown(value)}")
     return found
+
+
+Marks = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+"""Bool `[N]` twice: which values of a column are there, and which of all must be read one by one."""
+
+
+def present_numbers(column: pa.Array) -> Marks | None:
+    """Which numbers of a column are there, and which `number` may refuse; None for a column of another type."""
+    found = plain_numbers(column)
+    return None if found is None else (~np.isnan(found), np.abs(found) > MAX_NUMBER)
 
 
 def numbers(values: Any, column: str) -> NDArray[np.float64]:

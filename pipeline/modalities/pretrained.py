@@ -7,6 +7,7 @@ own, without the three that `interlace.modalities.text` puts before those of its
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -17,7 +18,8 @@ from tokenizers import Tokenizer
 from interlace.contract.errors import DataError
 from interlace.contract.sample import FieldSpec, Tokens
 from interlace.modalities.base import Extent, Fitted, Modality
-from interlace.modalities.text import string_of, vary
+from interlace.modalities.columns import Columns, Measured
+from interlace.modalities.text import batch_counts, measure_texts, string_of, vary
 from interlace.recipe.fields import TextField
 
 CONFIG, TOKENIZER, SETTINGS = "config.json", "tokenizer.json", "tokenizer_config.json"
@@ -86,6 +88,15 @@ class PretrainedText(Modality):
     def measure(self, value: tuple[Any, ...]) -> Extent:
         """Number of tokens, specials included, after the cut; at least 1. Raises RecordError."""
         return len(self.decode(value)), 0
+
+    def measure_column(self, columns: Columns) -> Measured:
+        """By batches."""
+        count = partial(batch_counts, self._tokenizer, add_special_tokens=True)
+        return measure_texts(self.measure, count, columns)
+
+    def measured_by(self, fitted: Fitted) -> Fitted:
+        """The tokenizer and where it cuts."""
+        return {"tokenizer": fitted["tokenizer"], "limit": fitted["limit"]}
 
     def grid(self, extent: Extent) -> tuple[int, int]:
         """As many tokens, one column."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from interlace.contract.errors import DataError
 from interlace.contract.sample import FieldSpec, Tokens
 from interlace.modalities.base import Extent, Fitted, Modality
+from interlace.modalities.columns import Columns, Measured, measure_each
 from interlace.modalities.image import ImageModality, read_stretched
 from interlace.modalities.pretrained import CONFIG, read_json
 from interlace.recipe.fields import ImageField
@@ -87,6 +88,14 @@ class PretrainedImage(Modality):
     def measure(self, value: tuple[Any, ...]) -> Extent:
         """Width and height from the header. Raises RecordError."""
         return self._inner.measure(value)
+
+    def measure_column(self, columns: Columns) -> Measured:
+        """Value by value: headers must be parsed."""
+        return measure_each(self.measure, columns)
+
+    def measured_by(self, fitted: Fitted) -> Fitted:
+        """All of it."""
+        return fitted
 
     def grid(self, extent: Extent) -> tuple[int, int]:
         """Rows and columns of patches, the same for every picture."""

@@ -15,13 +15,26 @@ from itertools import chain
 from typing import Any, final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from interlace.contract.errors import DataError, RecordError
 from interlace.contract.sample import FieldSpec, Tokens
 from interlace.modalities.base import Extent, Fitted, Learner, Modality, Values
+from interlace.modalities.columns import (
+    Columns,
+    Measured,
+    is_list,
+    measure_rows,
+    missing_extents,
+    offsets_of,
+    plain_numbers,
+    present_rows,
+    sums_within,
+    valid,
+)
 from interlace.modalities.irregular import MAX_PATCH, MAX_TIME_S, IrregularLearner, IrregularSeries, check_windows
-from interlace.modalities.numeric import MAX_Z, Moments, State, all_present, numbers, plain_list
+from interlace.modalities.numeric import MAX_NUMBER, MAX_Z, Moments, State, all_present, numbers, plain_list
 from interlace.recipe.fields import SeriesField
 
 
@@ -99,6 +112,20 @@ class RegularSeries(Modality):
         present = ~np.isnan(kept)
         windows = np.flatnonzero(present.any(1)) // self._window
         return int(np.count_nonzero(np.diff(windows, prepend=-1))), int(np.count_nonzero(present))
+
+    def measure_column(self, columns: Columns) -> Measured:
+        """By lengths alone where every reading is there; others value by value."""
+        extents = missing_extents(len(columns[0]))
+        lengths = _whole_lengths(self._field, columns, self._width)
+        kept = np.minimum(lengths, self._most)
+        sure = (lengths >= 0) & (lengths / self._field.rate_hz <= MAX_TIME_S)
+        extents[sure, 0] = -(-kept[sure] // self._window)
+        extents[sure, 1] = kept[sure] * self._width
+        return extents, measure_rows(self.measure, columns, np.flatnonzero(present_rows(columns) & ~sure), extents)
+
+    def measured_by(self, fitted: Fitted) -> Fitted:
+        """The number of channels."""
+        return {"width": len(fitted["means"])}
 
     def grid(self, extent: Extent) -> tuple[int, int]:
         """One column of as many tokens."""
@@ -213,6 +240,41 @@ def _moments(rows: NDArray[np.float64]) -> Moments:
     moments = Moments(rows.shape[1])
     moments.add_rows(rows)
     return moments
+
+
+def _whole_lengths(field: SeriesField, columns: Columns, width: int) -> NDArray[np.int64]:
+    """Readings of each channel of each row, int64 `[N]`; -1 unless all are numbers that can be used."""
+    unsure = np.full(len(columns[0]), -1, np.int64)
+    found: NDArray[np.int64] | None = None
+    for column in columns:
+        own = _whole_rows(column, width) if field.column is not None else _whole_lists(column)
+        if own is None:
+            return unsure
+        found = own if found is None else np.where(found == own, found, -1)
+    return unsure if found is None else found
+
+
+def _whole_lists(column: pa.Array) -> NDArray[np.int64] | None:
+    """Length of each list of numbers, -1 where one is absent or of no use; None for a column of another type."""
+    if not is_list(column):
+        return None
+    offsets, values = offsets_of(column)
+    numbers = plain_numbers(values)
+    if numbers is None:
+        return None
+    strange = sums_within(~(np.abs(numbers) <= MAX_NUMBER), offsets)
+    return np.where(valid(column) & (strange == 0), np.diff(offsets), -1)
+
+
+def _whole_rows(column: pa.Array, width: int) -> NDArray[np.int64] | None:
+    """As `_whole_lists`, of lists of rows of `width` numbers."""
+    if not is_list(column):
+        return None
+    offsets, rows = offsets_of(column)
+    inner = _whole_lists(rows)
+    if inner is None:
+        return None
+    return np.where(valid(column) & (sums_within(inner != width, offsets) == 0), np.diff(offsets), -1)
 
 
 def _windows(field: SeriesField) -> tuple[int, int, int]:

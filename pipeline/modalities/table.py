@@ -8,18 +8,30 @@ values, 0).
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from interlace.contract.errors import RecordError
 from interlace.contract.sample import FieldSpec, Tokens
 from interlace.modalities.base import Extent, Fitted, Learner, Modality, Values
-from interlace.modalities.dates import NUM_FEATURES, date_patches, date_word, days_of
-from interlace.modalities.numeric import MAX_Z, Moments, State, number, shown
+from interlace.modalities.columns import (
+    Columns,
+    Measured,
+    is_text,
+    measure_each,
+    measure_rows,
+    missing_extents,
+    plain_numbers,
+    present_rows,
+    valid,
+)
+from interlace.modalities.dates import NUM_FEATURES, date_patches, date_word, days_of, present_dates
+from interlace.modalities.numeric import MAX_Z, Marks, Moments, State, number, present_numbers, shown
 from interlace.recipe.fields import TableField
 
 
@@ -29,12 +41,14 @@ class ColumnKind:
 
     Args:
         read: a raw value of a column as a number, NaN where missing; raises RecordError.
+        present: of a column which values are there, and which must be looked at by `read`; None for all of them.
         per_column, beside: a patch has `per_column * C + beside` numbers, C being the number of columns.
         patches: numbers `[n]`, their columns `[n]`, their z-scores `[n]` and C -> patches `[n, patch_dim]`.
         word: a number as a person reads it.
     """
 
     read: Callable[[Any, str], float]
+    present: Callable[[pa.Array], Marks | None]
     per_column: int
     beside: int
     patches: Callable[[NDArray[np.float64], NDArray[np.intp], NDArray[np.float64], int], NDArray[Any]]
@@ -51,8 +65,12 @@ def number_patches(
     return patches
 
 
-NUMBERS = ColumnKind(read=number, per_column=2, beside=0, patches=number_patches, word="{:g}".format)
-DATES = ColumnKind(read=days_of, per_column=1, beside=NUM_FEATURES, patches=date_patches, word=date_word)
+NUMBERS = ColumnKind(
+    read=number, present=present_numbers, per_column=2, beside=0, patches=number_patches, word="{:g}".format
+)
+DATES = ColumnKind(
+    read=days_of, present=present_dates, per_column=1, beside=NUM_FEATURES, patches=date_patches, word=date_word
+)
 
 
 def table_learner(field: TableField) -> Learner:
@@ -96,6 +114,17 @@ class NumbersModality(Modality):
     def measure(self, value: tuple[Any, ...]) -> Extent:
         """How many values are present. Raises RecordError."""
         return int(np.count_nonzero(~np.isnan(self.decode(value)))), 0
+
+    def measure_column(self, columns: Columns) -> Measured:
+        """How many values of each row are present; columns of other types than numbers value by value."""
+        read = [self._kind.present(column) for column in columns]
+        if any(one is None for one in read):
+            return measure_each(self.measure, columns)
+        return _count_present(self.measure, columns, [one for one in read if one is not None])
+
+    def measured_by(self, fitted: Fitted) -> Fitted:
+        """Nothing: what is there is there, whatever the statistics."""
+        return {}
 
     def grid(self, extent: Extent) -> tuple[int, int]:
         """One column of as many tokens."""
@@ -147,6 +176,17 @@ class CategoriesModality(Modality):
     def measure(self, value: tuple[Any, ...]) -> Extent:
         """How many values are present. Raises RecordError."""
         return len(self.decode(value)), 0
+
+    def measure_column(self, columns: Columns) -> Measured:
+        """How many values of each row are present; columns of other types than these value by value."""
+        read = [_present_categories(column) for column in columns]
+        if any(one is None for one in read):
+            return measure_each(self.measure, columns)
+        return _count_present(self.measure, columns, [one for one in read if one is not None])
+
+    def measured_by(self, fitted: Fitted) -> Fitted:
+        """Nothing: a category that is not known is a token too."""
+        return {}
 
     def grid(self, extent: Extent) -> tuple[int, int]:
         """One column of as many tokens."""
@@ -226,6 +266,28 @@ class _Categories(Learner):
     def finish(self) -> Fitted:
         ranked = [sorted(c, key=lambda k, c=c: (-c[k], isinstance(k, str), k)) for c in self._counts]  # type: ignore[misc]
         return {"categories": [r[: self._field.max_categories] for r in ranked]}
+
+
+def _count_present(measure: Callable[[tuple[Any, ...]], Extent], columns: Columns, marks: Sequence[Marks]) -> Measured:
+    """Extents of rows by the marks of their columns; rows with a doubtful value are measured."""
+    there = present_rows(columns)
+    doubtful = np.logical_or.reduce([m[1] for m in marks]) & there
+    extents = missing_extents(len(there))
+    extents[there, 0] = np.sum([m[0] for m in marks], axis=0, dtype=np.int32)[there]
+    extents[there, 1] = 0
+    return extents, measure_rows(measure, columns, np.flatnonzero(doubtful), extents)
+
+
+def _present_categories(column: pa.Array) -> Marks | None:
+    """Which categories of a column are there, and which must be looked at; None for all of them."""
+    kind = column.type
+    if is_text(column) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
+        return valid(column), np.zeros(len(column), np.bool_)
+    numbers = plain_numbers(column)
+    if numbers is None:
+        return None
+    present = ~np.isnan(numbers)
+    return present, present & (numbers != np.floor(numbers)) | np.isinf(numbers)
 
 
 def _category(value: Any, column: str) -> str | int | None:

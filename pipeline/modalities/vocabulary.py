@@ -8,6 +8,7 @@ Byte pairs are trained from the counts of words, which is all that the algorithm
 example: `low lower low` are the words ` low` (2) and ` lower` (1), however many rows they come from.
 """
 
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -29,6 +30,16 @@ _REPEATS = 1000
 _BEFORE_WORD = re.compile(r"(?= \S)")
 _NFC = normalizers.NFC()
 _BYTE_WORDS = pre_tokenizers.ByteLevel(add_prefix_space=True)
+
+
+def _empty() -> str:
+    """Byte pairs that learned nothing."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer, tokenizer.pre_tokenizer = _NFC, _BYTE_WORDS
+    return str(tokenizer.to_str())
+
+
+_EMPTY = _empty()
 
 
 def text_learner(field: TextField) -> Learner:
@@ -109,6 +120,24 @@ def _cut(word: str, length: int) -> list[str]:
     return [word[i : i + length] for i in range(max(1, len(word) - length + 1))]
 
 
+def count_pieces(text: str, length: int) -> int:
+    """How many `word_pieces` a text has."""
+    return sum(max(1, len(word) + 3 - length) for word in _words(text))
+
+
+def chunks_of(text: str) -> list[str]:
+    """A text cut before each space that a word follows: its byte-level words are those of its chunks."""
+    return _BEFORE_WORD.split(text)
+
+
+def cuts_as_ours(tokenizer: str) -> bool:
+    """Whether a `tokenizers` JSON cuts texts into words as the byte pairs that are fitted here do."""
+    settings = json.loads(tokenizer)
+    ours = json.loads(_EMPTY)
+    keys = ("normalizer", "pre_tokenizer", "added_tokens", "truncation", "padding")
+    return all(settings.get(key) == ours[key] for key in keys) and settings["model"].get("type") == "BPE"
+
+
 def _byte_words(texts: Iterable[str], field: TextField) -> Counter[str]:
     """Words as byte-level BPE sees them (Radford et al. 2019), in NFC, case kept.
 
@@ -117,7 +146,7 @@ def _byte_words(texts: Iterable[str], field: TextField) -> Counter[str]:
     """
     chunks: Counter[str] = Counter()
     for text in texts:
-        chunks.update(_BEFORE_WORD.split(text))
+        chunks.update(chunks_of(text))
     counts: Counter[str] = Counter()
     for chunk, times in chunks.items():
         for word in _words_of(chunk):

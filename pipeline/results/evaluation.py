@@ -142,7 +142,7 @@ def evaluate_model(folder: Path, reader: Reader, split: str) -> Evaluation:
     }
     return Evaluation(
         split=split,
-        num_samples=reader.manifest.num_rows - len(reader.manifest.bad),
+        num_samples=reader.manifest.num_usable,
         results=tuple(results),
         charts=shown,
     )
@@ -194,7 +194,7 @@ def model_card(folder: Path, prepared: Prepared, metrics: str = "") -> ModelCard
     recipe = prepared.recipe
     manifest = prepared.index.manifests["train"]
     columns = list(dict.fromkeys(c for field in recipe.fields.values() for c in field.columns))
-    group = usable_rows(manifest.readers()[0].read(manifest.groups[0], columns))
+    group = usable_rows(manifest.readers()[0].read(manifest.group(0), columns))
     return ModelCard(
         folder=folder,
         inputs={c: _column_type(str(group.schema.field(c).type)) for c in columns},

@@ -71,7 +71,6 @@ def _records(manifest: Manifest, columns: Sequence[str]) -> Iterator[tuple[str, 
     """Usable records with their places, at most `MOST_ROWS`."""
     left = MOST_ROWS
     readers = manifest.readers()
-    starts = manifest.group_starts()
     for number, group in enumerate(manifest.groups):
         if left <= 0:
             return
@@ -79,9 +78,9 @@ def _records(manifest: Manifest, columns: Sequence[str]) -> Iterator[tuple[str, 
             table = readers[group.source].read(group, columns)
         except DataError:
             continue  # told by the evaluation already
-        unusable = manifest.unusable[starts[number] : starts[number + 1]]
+        usable = manifest.rows(number).usable
         for i, (record, row_error) in enumerate(zip(table.to_pylist(), row_errors(table), strict=True)):
-            if not (row_error or unusable[i]):
+            if usable[i] and not row_error:
                 left -= 1
                 yield f"{group.shard} row {group.first_row + i}", record
 

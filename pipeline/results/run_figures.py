@@ -6,14 +6,17 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import NDArray
 
-from interlace.data.index.tokens import field_tokens
 from interlace.results.evaluation import Evaluation
 from interlace.results.figures import bars_figure, lengths_figure
 from interlace.results.predictor import Predictor
 from interlace.store.journal import Point, journal_path, read_on
 from interlace.train.run import Prepared
 from interlace.train.worker import CHECKPOINT_S, EVALUATE_S
+
+DRAWN_ROWS = 1_000_000
+"""Samples whose lengths are drawn at most."""
 
 
 class Stages:
@@ -64,14 +67,22 @@ def points_since(run_folder: Path, offset: int) -> list[Point]:
 
 
 def draw_lengths(prepared: Prepared, path: Path) -> None:
-    """Histograms of tokens a sample of the training split, of each field where it is there, and of all together."""
+    """Histograms of tokens a sample of the training split, of each field where it is there, and of all together.
+
+    Of more than `DRAWN_ROWS` samples those of some row groups are drawn, spread evenly over all.
+    """
     manifest = prepared.index.manifests["train"]
-    codec = prepared.train.codec
-    usable = ~manifest.unusable
-    tokens = {n: field_tokens(manifest, n, modality)[usable] for n, (modality, _) in codec.fields.items()}
-    lengths = {name: found[found > 0] for name, found in tokens.items()}
-    lengths["all fields"] = np.sum(list(tokens.values()), axis=0)
-    lengths_figure(lengths, f"tokens a sample ({prepared.recipe.name}, train)", path)
+    count = len(manifest.groups)
+    share = min(1.0, DRAWN_ROWS / max(manifest.num_rows, 1))
+    chosen = np.unique(np.linspace(0, count - 1, max(1, int(count * share))).astype(int))
+    lengths: dict[str, list[NDArray[np.int32]]] = {name: [] for name in (*manifest.fields, "all fields")}
+    for number in chosen.tolist():
+        rows = manifest.rows(number)
+        for name, tokens in rows.tokens.items():
+            lengths[name].append(tokens[rows.usable & (tokens > 0)])
+        lengths["all fields"].append(rows.num_tokens[rows.usable])
+    drawn = {name: np.concatenate(found) for name, found in lengths.items()}
+    lengths_figure(drawn, f"tokens a sample ({prepared.recipe.name}, train)", path)
 
 
 def draw_contributions(evaluation: Evaluation, predictor: Predictor, folder: Path) -> None:

@@ -126,7 +126,7 @@ def _open_tracker(run: Run, prepared: Prepared) -> Tracker:
     train_data = prepared.index.manifests["train"]
     tracker.tags(context_tags(recipe, data_digest=train_data.digest, world_size=recipe.world_sizes[-1]))
     for split, manifest in prepared.index.manifests.items():
-        profile: dict[str, Any] = {"rows": manifest.num_rows, "bad": len(manifest.bad)}
+        profile: dict[str, Any] = {"rows": manifest.num_rows, "bad": manifest.num_bad}
         tracker.dataset(
             f"{recipe.name}-{split}", manifest.digest, source=recipe.data.root, context=split, profile=profile
         )

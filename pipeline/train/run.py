@@ -259,7 +259,7 @@ def _job(run: Run, prepared: Prepared) -> Job:
         eval_every=prepared.eval_every,
         validation=prepared.reader("validation") if "validation" in index.manifests else None,
         num_rows=train.num_rows,
-        num_bad=len(train.bad),
+        num_bad=train.num_bad,
         threads=prepared.threads,
         data_digest=train.digest,
         recipe_digest=digest(recipe),

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from interlace.cluster.preflight import Allotment
-from interlace.data.index.tokens import field_tokens
 from interlace.recipe.identity import to_yaml
 from interlace.train.build import network_for
 from interlace.train.run import Prepared
@@ -31,17 +30,16 @@ def describe(prepared: Prepared, allotment: Allotment, *, whole_recipe: bool) ->
 def _data(prepared: Prepared) -> Iterator[str]:
     for split, manifest in prepared.index.manifests.items():
         yield (
-            f"{split}: {manifest.num_rows} records, {len(manifest.bad)} bad, in {len(manifest.groups)} row groups,"
+            f"{split}: {manifest.num_rows} records, {manifest.num_bad} bad, in {len(manifest.groups)} row groups,"
             f" manifest {manifest.digest[:12]}"
         )
-        for bad in manifest.bad[:3]:
+        for bad in manifest.bad(3):
             yield f"  bad: {bad.shard} row {bad.row}: {bad.reason}"
     train = prepared.index.manifests["train"]
-    for name, (modality, _) in prepared.train.codec.fields.items():
-        tokens = field_tokens(train, name, modality)
-        present = tokens[tokens > 0]
-        mean = f"mean {present.mean():.1f}, most {present.max()}" if len(present) else "none"
-        yield f"  {name}: {mean} tokens, missing in {np.mean(train.missing(name)):.1%} of the records"
+    for name, sums in train.groups.fields.items():
+        present = int(sums.present.sum(dtype=np.int64))
+        mean = f"mean {sums.tokens.sum() / present:.1f}, most {sums.largest.max()}" if present else "none"
+        yield f"  {name}: {mean} tokens, missing in {train.missing_share(name):.1%} of the usable records"
 
 
 def _packing(prepared: Prepared) -> Iterator[str]:

@@ -136,7 +136,7 @@ class SweepTracker:
                 manifest.digest,
                 source=base.recipe.data.root,
                 context=split,
-                profile={"rows": manifest.num_rows, "bad": len(manifest.bad)},
+                profile={"rows": manifest.num_rows, "bad": manifest.num_bad},
             )
         for name in ("recipe.yaml", "search.yaml"):
             self._parent.artifact(self._sweep.folder / name)

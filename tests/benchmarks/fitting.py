@@ -21,9 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interlace.data.index.build import list_groups
+from interlace.data.index.build import find_split, list_groups
 from interlace.data.index.fit import fit
-from interlace.data.sources import find_shards
 from interlace.recipe.load import parse_recipe
 from interlace.recipe.recipe import Recipe
 from tests.shards import write_tar
@@ -110,8 +109,8 @@ def peak_mb() -> float:
 def child(folder: Path, name: str) -> None:
     """Fit, and say what it cost."""
     recipe = recipe_of(folder, name)
-    sources = recipe.data.splits()["train"]
-    groups = list_groups(sources, [find_shards(s.paths, recipe.data.root) for s in sources], recipe)
+    split = find_split(recipe.data.splits()["train"], recipe.data.root)
+    groups = [g for own in list_groups(split, recipe, folder / "listings") for g in own]
     before, began = peak_mb(), time.process_time()
     fit(recipe, groups, map)
     seconds, peak = time.process_time() - began, peak_mb()

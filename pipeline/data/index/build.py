@@ -1,33 +1,34 @@
-"""The index: fits modalities on the training rows, measures every row of every split, writes manifests. Torch-free.
+"""The index: fits modalities on the training rows, measures every row of every split. Torch-free.
 
     shards -> check columns and types -> fit (tokenizers, vocabularies, statistics) -> measure row groups -> manifest
 
 Both are jobs over row groups; `mapper` decides where they run: in this process (`map`) or as a Ray Data job
-(`interlace.data.stream.map_units`). Results lie in a cache folder named by what they depend on, so a second run of the
-same recipe starts at once.
+(`interlace.data.stream.map_units`). What they find is kept by shard, named by what it depends on: a second run of the
+same recipe starts at once, a shard that is added is read alone, and a job that was killed goes on.
+
+    <storage>/cache/index/  listings/  learned/  fitted/  parts/  groups/
 """
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from interlace.contract.errors import BadShareError, DataError
-from interlace.contract.sample import BadRecord
-from interlace.data.index.fit import Fitted, fit
+from interlace.data.index.fit import Fitted, fit, learning
+from interlace.data.index.groups import PartLines, gather_lines, load_groups, save_lines
 from interlace.data.index.identity import reading, source_settings, target_settings
-from interlace.data.index.manifest import Manifest, load_manifest, save_manifest
+from interlace.data.index.listing import list_shard, numbered
+from interlace.data.index.manifest import Manifest
 from interlace.data.index.measure import MeasureGroup
+from interlace.data.index.parts import Part, PartWriter, cut_parts, digest_of, keeping, make_parts, temporary
 from interlace.data.index.records import RecordCodec, make_codec
 from interlace.data.index.schema import check_schemas
 from interlace.data.index.targets import TextTarget
-from interlace.data.index.tokens import num_tokens
 from interlace.data.sources import SPARSE, Mapper, RowGroup, find_shards, open_source
 from interlace.data.sources.fingerprint import fingerprint
 from interlace.recipe.data import Source
@@ -35,7 +36,7 @@ from interlace.recipe.recipe import Recipe
 from interlace.recipe.start import pin
 from interlace.store.places import indexes_of
 
-CODE_VERSION = 6
+CODE_VERSION = 7
 """Raised when the meaning of a cached index changes, so that older ones are made anew."""
 
 
@@ -53,7 +54,7 @@ class Index:
 
 
 def build_index(recipe: Recipe, mapper: Mapper = map) -> Index:
-    """The index of a recipe's splits, from the cache or made now.
+    """The index of a recipe's splits, from the cache or made now; only shards that it lacks are read.
 
     Raises:
         DataError: shards, columns, types or the sizes of row groups are not as the recipe needs them.
@@ -61,64 +62,136 @@ def build_index(recipe: Recipe, mapper: Mapper = map) -> Index:
         BadShareError: too many records are bad.
     """
     recipe = pin(recipe)
-    splits = recipe.data.splits()
-    shards = {n: [find_shards(s.paths, recipe.data.root) for s in sources] for n, sources in splits.items()}
-    prints = {n: [[fingerprint(s) for s in found] for found in lists] for n, lists in shards.items()}
     folder = indexes_of(recipe.storage)
+    splits = {name: find_split(sources, recipe.data.root) for name, sources in recipe.data.splits().items()}
 
     @cache
-    def groups(split: str) -> list[RowGroup]:
-        return list_groups(splits[split], shards[split], recipe)
+    def groups(split: str) -> list[list[RowGroup]]:
+        return list_groups(splits[split], recipe, folder / "listings")
 
-    path = folder / _key(recipe, "train", prints["train"], "fit") / "fitted.json"
-    if not path.exists():
-        _save_fitted(fit(recipe, groups("train"), mapper), path)
-    fitted: Fitted = json.loads(path.read_text(encoding="utf-8"))
+    fitted = _fitted(recipe, splits["train"], lambda: groups("train"), mapper, folder)
     codec = make_codec(recipe, fitted)
+    reads = _measuring(recipe, codec, fitted)
     manifests = {}
-    for name, sources in splits.items():
-        path = folder / _key(recipe, name, prints[name], fitted) / "manifest.parquet"
-        if not path.exists():
-            save_manifest(build_manifest(sources, groups(name), codec, mapper), path)
-        manifests[name] = load_manifest(path)
-        check_manifest(manifests[name], name, recipe, codec)
+    for name, split in splits.items():
+        path = folder / "groups" / f"{digest_of([reads, split.key])}.parquet"
+        table = load_groups(path) if path.exists() else None
+        if table is None or not all((folder / "parts" / part).exists() for part in table.parts):
+            measure_split(split, groups(name), codec, reads, path, mapper)
+            table = load_groups(path)
+        manifests[name] = Manifest(sources=split.sources, groups=table, folder=str(folder / "parts"))
+        check_manifest(manifests[name], name, recipe)
     return Index(fitted=fitted, manifests=manifests)
 
 
-def list_groups(sources: Sequence[Source], shards: Sequence[Sequence[str]], recipe: Recipe) -> list[RowGroup]:
-    """The row groups of all shards of all sources, after their columns have been checked."""
-    groups: list[RowGroup] = []
-    for number, (source, own) in enumerate(zip(sources, shards, strict=True)):
-        reader = open_source(source)
-        check_schemas(recipe, {s: reader.schema(s) for s in own}, sparse=source.format in SPARSE)
-        found = [replace(g, source=number) for shard in own for g in reader.row_groups(shard) if g.num_rows]
-        if not found:
-            raise DataError(f"expected at least one row, but {len(own)} shards hold none: {own[0]}")
-        groups += found
-    return groups
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """The shards of a split: one entry a shard, source by source.
+
+    Args:
+        sources: how shards are read.
+        shards: paths.
+        prints: fingerprints.
+        source_of: number of the source of each.
+    """
+
+    sources: tuple[Source, ...]
+    shards: tuple[str, ...]
+    prints: tuple[str, ...]
+    source_of: tuple[int, ...]
+
+    @property
+    def key(self) -> list[Any]:
+        """All that decides what its rows are."""
+        return [[source_settings(s) for s in self.sources], self.prints, self.source_of]
 
 
-def build_manifest(
-    sources: Sequence[Source], groups: Sequence[RowGroup], codec: RecordCodec, mapper: Mapper
-) -> Manifest:
-    """Measure every row group."""
-    tables = mapper(MeasureGroup(tuple(open_source(s) for s in sources), codec), groups)
-    table = pa.concat_tables(tables)
-    assert table.num_rows == sum(g.num_rows for g in groups)
-    check_alignment(int(np.count_nonzero(table["unaligned"].to_numpy())), table.num_rows, codec)
-    reasons = table["reason"].to_pylist()
-    places = [(g.shard, g.first_row + i) for g in groups for i in range(g.num_rows)]
-    bad = tuple(
-        BadRecord(shard=s, row=r, reason=why) for (s, r), why in zip(places, reasons, strict=True) if why is not None
-    )
-    return Manifest(
+def find_split(sources: Sequence[Source], root: str) -> Split:
+    """The shards of all sources of a split. Raises DataError where a path names none."""
+    found = [(number, shard) for number, s in enumerate(sources) for shard in find_shards(s.paths, root)]
+    return Split(
         sources=tuple(sources),
-        groups=tuple(groups),
-        hashes=table["hash"].to_numpy(),
-        extents={n: np.stack([table[f"{n}.0"].to_numpy(), table[f"{n}.1"].to_numpy()], axis=1) for n in codec.fields},
-        bad=bad,
-        unusable=np.array([why is not None for why in reasons], np.bool_),
+        shards=tuple(shard for _, shard in found),
+        prints=tuple(fingerprint(shard) for _, shard in found),
+        source_of=tuple(number for number, _ in found),
     )
+
+
+def list_groups(split: Split, recipe: Recipe, folder: Path) -> list[list[RowGroup]]:
+    """The row groups of each shard, after their columns have been checked.
+
+    Args:
+        split: its shards.
+        recipe: names fields, tasks and their columns.
+        folder: keeps what shards say of themselves.
+    """
+    listed: list[list[RowGroup]] = []
+    for number, source in enumerate(split.sources):
+        reader, schemas = open_source(source), {}
+        for shard, own, print_ in zip(split.shards, split.source_of, split.prints, strict=True):
+            if own == number:
+                kept = folder / f"{digest_of([CODE_VERSION, source_settings(source), print_])}.arrow"
+                schemas[shard], groups = list_shard(reader, shard, kept)
+                listed.append(numbered(groups, number))
+        check_schemas(recipe, schemas, sparse=source.format in SPARSE)
+        own_groups = [g for g, own in zip(listed, split.source_of, strict=False) if own == number]
+        if not any(own_groups):
+            raise DataError(f"expected at least one row, but {len(schemas)} shards hold none: {next(iter(schemas))}")
+    return listed
+
+
+def measure_split(
+    split: Split, groups: Sequence[Sequence[RowGroup]], codec: RecordCodec, reads: str, path: Path, mapper: Mapper
+) -> None:
+    """Measure the shards that no part tells of, and write the table of the split's row groups."""
+    parts = _parts(split, groups, reads, path.parents[1] / "parts")
+    fields = tuple(codec.fields)
+    make_parts(
+        parts,
+        MeasureGroup(tuple(open_source(s) for s in split.sources), codec),
+        mapper,
+        lambda group: group.num_rows,
+        lambda part: PartWriter(part.path, PartLines(part.path, fields)),
+    )
+    lines = gather_lines(parts)
+    check_alignment(int(np.sum(lines["unaligned"].to_numpy())), int(np.sum(lines["num_rows"].to_numpy())), codec)
+    save_lines(lines, path)
+
+
+def _parts(split: Split, groups: Sequence[Sequence[RowGroup]], reads: str, folder: Path) -> list[Part]:
+    return [
+        part
+        for own, print_, number in zip(groups, split.prints, split.source_of, strict=True)
+        for part in cut_parts(own, print_, digest_of([reads, source_settings(split.sources[number])]), folder)
+    ]
+
+
+def _fitted(
+    recipe: Recipe, train: Split, groups: Callable[[], list[list[RowGroup]]], mapper: Mapper, folder: Path
+) -> Fitted:
+    """The fitted state, from the cache, or from partials of which only those of new shards are made."""
+    learns = digest_of([CODE_VERSION, learning(recipe)])
+    everything = [learns, {n: reading(f) for n, f in recipe.fields.items()}, target_settings(recipe), train.key]
+    path = folder / "fitted" / f"{digest_of(everything)}.json"
+    if not path.exists():
+        parts = _parts(train, groups(), learns, folder / "learned")
+        _save_fitted(fit(recipe, [g for own in groups() for g in own], keeping(mapper, parts)), path)
+    fitted: Fitted = json.loads(path.read_text(encoding="utf-8"))
+    return fitted
+
+
+def _measuring(recipe: Recipe, codec: RecordCodec, fitted: Fitted) -> str:
+    """Digest of all that measuring depends on besides the shards and their sources; order counts in record hashes."""
+    fields = [
+        (name, reading(field), codec.fields[name][0].measured_by(fitted["fields"][name]))
+        for name, field in recipe.fields.items()
+    ]
+    settings = target_settings(recipe)
+    targets = [
+        (name, settings[name], target.measured_by(fitted["targets"][name]))
+        for name, (target, _) in codec.targets.items()
+    ]
+    return digest_of([CODE_VERSION, fields, targets])
 
 
 def check_alignment(unaligned: int, num_rows: int, codec: RecordCodec) -> None:
@@ -133,22 +206,23 @@ def check_alignment(unaligned: int, num_rows: int, codec: RecordCodec) -> None:
         )
 
 
-def check_manifest(manifest: Manifest, split: str, recipe: Recipe, codec: RecordCodec) -> None:
+def check_manifest(manifest: Manifest, split: str, recipe: Recipe) -> None:
     """Refuse a split whose bad records pass the limit, or with a sample longer than the token budget."""
     limit = recipe.data.max_bad_share
-    share = len(manifest.bad) / manifest.num_rows
+    share = manifest.num_bad / manifest.num_rows
     if share > limit:
-        listed = "".join(f"\n  - {b.shard} row {b.row}: {b.reason}" for b in manifest.bad[:5])
+        listed = "".join(f"\n  - {b.shard} row {b.row}: {b.reason}" for b in manifest.bad(5))
         raise BadShareError(
-            f"{split}: {len(manifest.bad)} of {manifest.num_rows} records are bad ({share:.2%}), but"
+            f"{split}: {manifest.num_bad} of {manifest.num_rows} records are bad ({share:.2%}), but"
             f" `data.max_bad_share` is {limit:.2%}; the first:{listed}"
         )
-    tokens = num_tokens(manifest, codec)
-    longest = int(tokens.argmax())
-    if tokens[longest] > recipe.batch.token_budget:
-        shard, row = manifest.locate(longest)
+    largest = manifest.groups.sizes.largest
+    if (most := int(largest.max())) > recipe.batch.token_budget:
+        number = int(largest.argmax())
+        row = manifest.starts[number] + int(manifest.rows(number).num_tokens.argmax())
+        shard, at = manifest.locate(int(row))
         raise DataError(
-            f"`batch.token_budget` must be at least {tokens[longest]} (longest sample of {split}: {shard} row {row}),"
+            f"`batch.token_budget` must be at least {most} (longest sample of {split}: {shard} row {at}),"
             f" but is {recipe.batch.token_budget}"
         )
 
@@ -156,19 +230,6 @@ def check_manifest(manifest: Manifest, split: str, recipe: Recipe, codec: Record
 def _save_fitted(fitted: Fitted, path: Path) -> None:
     """Write the state whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{np.random.default_rng().integers(1 << 60)}.tmp")
+    partial = temporary(path)
     partial.write_text(json.dumps(fitted, ensure_ascii=False), encoding="utf-8")
     partial.replace(path)
-
-
-def _key(recipe: Recipe, split: str, fingerprints: Sequence[Sequence[str]], of: Any) -> str:
-    """Name of a cache folder: everything that its content depends on."""
-    reads = {
-        "code": CODE_VERSION,
-        "fields": {n: reading(f) for n, f in recipe.fields.items()},
-        "targets": target_settings(recipe),
-        "sources": [source_settings(s) for s in recipe.data.splits()[split]],
-        "fingerprints": fingerprints,
-        "of": of,
-    }
-    return hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest()[:24]

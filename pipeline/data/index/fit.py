@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from interlace import modalities
 from interlace.contract.errors import DataError, StartError
+from interlace.data.index.identity import reading, target_settings
 from interlace.data.index.targets import target_learner
 from interlace.data.sources import Mapper, RowGroup, ShardFormat, open_source, usable_rows
 from interlace.modalities.base import FixedLearner, Learner
@@ -64,6 +65,20 @@ def column_learners(recipe: Recipe) -> dict[str, ColumnLearner]:
             learner = FixedLearner(known[key]) if key in known else target_learner(task)
             made[key] = ColumnLearner(learner=learner, columns=(*before, task.columns))
     return made
+
+
+def learning(recipe: Recipe) -> dict[str, list[Any]]:
+    """What of the settings decides the partials of each learner that reads rows."""
+    asked = {n for n, one in column_learners(recipe).items() if not isinstance(one.learner, FixedLearner)}
+    targets = target_settings(recipe)
+    found: dict[str, list[Any]] = {name: [] for name in sorted(asked)}
+    for name, field in recipe.fields.items():
+        if (key := _key_of_field(name, field)) in asked:
+            found[key].append(reading(field))
+    for name, task in recipe.tasks.items():
+        if task.columns and (key := _key_of_task(name, task)) in asked:
+            found[key].append(targets[name])
+    return found
 
 
 def _key_of_field(name: str, field: AnyField) -> str:
@@ -120,8 +135,10 @@ def fit(recipe: Recipe, groups: Sequence[RowGroup], mapper: Mapper) -> Fitted:
     asked = {n: one for n, one in column_learners(recipe).items() if not isinstance(one.learner, FixedLearner)}
     readers = tuple(open_source(source) for source in recipe.data.splits()["train"])
     for table in mapper(FitGroup(readers, asked), groups) if asked else ():
-        for name, partial in zip(table["learner"].to_pylist(), table["partial"].to_pylist(), strict=True):
-            totals[name].learner.merge(json.loads(partial))
+        for partials in table.to_pylist():
+            for name, partial in partials.items():
+                if partial is not None:
+                    totals[name].learner.merge(json.loads(partial))
     states = {n: one.learner.finish() for n, one in totals.items()}
     return {
         "fields": {n: states[_key_of_field(n, f)] for n, f in recipe.fields.items()},
@@ -137,9 +154,9 @@ class FitGroup:
     learners: Mapping[str, ColumnLearner]
 
     def __call__(self, group: RowGroup) -> pa.Table:
-        """One row a learner: `learner`, its name, and `partial` as JSON."""
+        """One row: by learner its partial as JSON, null where the row group can't be read."""
         columns = dict.fromkeys(c for one in self.learners.values() for own in one.columns for c in own)
-        partials: dict[str, str] = {}
+        partials: dict[str, str | None] = dict.fromkeys(self.learners)
         try:
             table = usable_rows(self.readers[group.source].read(group, list(columns)))
         except DataError:
@@ -148,9 +165,7 @@ class FitGroup:
             for name, one in self.learners.items():
                 values = chain.from_iterable(_values(table, own) for own in one.columns)
                 partials[name] = json.dumps(one.learner.partial(values))
-        return pa.table(
-            {"learner": pa.array(partials, pa.string()), "partial": pa.array(partials.values(), pa.string())}
-        )
+        return pa.table({name: pa.array([partial], pa.large_string()) for name, partial in partials.items()})
 
 
 def _values(table: pa.Table, columns: tuple[str, ...]) -> Iterable[tuple[Any, ...]]:

@@ -39,14 +39,18 @@ def record_hash(record: Record, columns: Sequence[str]) -> int:
     hasher = xxhash.xxh3_64()
     for column in columns:
         value = record.get(column)
-        content = _content(value)
-        kind = b"b" if isinstance(value, bytes) else b"s" if isinstance(value, str) else b"v"  # "None" is not None
-        hasher.update(b"%d%s" % (len(content), kind))
+        content = content_of(value)
+        hasher.update(b"%d%s" % (len(content), kind_of(value)))
         hasher.update(content)
     return hasher.intdigest()
 
 
-def _content(value: Any) -> bytes:
+def kind_of(value: Any) -> bytes:
+    """Tells bytes, strings and other values of the same content apart: "None" is not None."""
+    return b"b" if isinstance(value, bytes) else b"s" if isinstance(value, str) else b"v"
+
+
+def content_of(value: Any) -> bytes:
     """A value as bytes: different values give different bytes."""
     if isinstance(value, bytes):
         return value
@@ -61,7 +65,7 @@ def _content(value: Any) -> bytes:
         lengths = np.array([-1 if v is None else len(v) for v in value], np.int64)
         lists = (v.tolist() if isinstance(v, np.ndarray) else v for v in value)
         inner = list(chain.from_iterable(v for v in lists if v is not None))
-        return b"[%d]" % len(lengths) + lengths.tobytes() + _content(inner)
+        return b"[%d]" % len(lengths) + lengths.tobytes() + content_of(inner)
     numbers = _numbers(value, kinds)
     return repr(list(value)).encode() if numbers is None else numbers
 

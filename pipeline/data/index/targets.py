@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
 from interlace.contract.errors import DataError, RecordError
 from interlace.contract.sample import END
 from interlace.modalities.base import Fitted, FixedLearner, Learner, Values
-from interlace.modalities.numeric import Moments, number
+from interlace.modalities.columns import Columns, is_bool, is_text, present_rows, values_of
+from interlace.modalities.numeric import Moments, number, present_numbers
 from interlace.modalities.text import TextModality
 from interlace.modalities.vocabulary import text_learner
 from interlace.recipe.plugins import Found, Joined
@@ -38,6 +40,14 @@ class Target(ABC):
     @abstractmethod
     def encode(self, value: tuple[Any, ...]) -> NDArray[Any]:
         """The value as a flat array. Raises RecordError."""
+
+    @abstractmethod
+    def refused(self, columns: Columns) -> dict[int, str]:
+        """By row of the target's columns why `encode` refuses it; rows that are wholly null are not asked."""
+
+    @abstractmethod
+    def measured_by(self, fitted: Fitted) -> Fitted:
+        """The part of the fitted state that refusals (and what CTC needs) depend on."""
 
 
 @final
@@ -71,6 +81,21 @@ class ClassTarget(Target):
                 f" but is {unseen[0]!r}"
             )
         return np.array(sorted({self._index[label] for label in labels}), np.int64)
+
+    def refused(self, columns: Columns) -> dict[int, str]:
+        """Each distinct label is asked once; lists are asked row by row."""
+        (column,) = columns
+        if not (is_text(column) or pa.types.is_integer(column.type) or is_bool(column)):
+            return _refused_each(self, columns)
+        distinct = column.dictionary_encode()
+        reasons = _refused_each(self, (distinct.dictionary,))
+        at = distinct.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        rows = np.flatnonzero(np.isin(at, list(reasons)))
+        return {int(row): reasons[int(at[row])] for row in rows}
+
+    def measured_by(self, fitted: Fitted) -> Fitted:
+        """Which classes there are."""
+        return {"classes": fitted["classes"]}
 
 
 @final
@@ -134,6 +159,17 @@ class NumberTarget(Target):
         raw = np.array([number(v, c) for v, c in zip(value, self.columns, strict=True)])
         standard: NDArray[np.float32] = ((raw - self._means) / self._stds).astype(np.float32)
         return standard
+
+    def refused(self, columns: Columns) -> dict[int, str]:
+        """Numbers beyond float32; other types are asked row by row."""
+        marks = [present_numbers(column) for column in columns]
+        if any(one is None for one in marks):
+            return _refused_each(self, columns)
+        return _refused_each(self, columns, np.logical_or.reduce([one[1] for one in marks if one is not None]))
+
+    def measured_by(self, fitted: Fitted) -> Fitted:
+        """Nothing."""
+        return {}
 
 
 @final
@@ -200,6 +236,14 @@ class GroupTarget(Target):
         """Int64 `[1]`."""
         return np.array([xxhash.xxh3_64_intdigest(repr(value[0]).encode())], np.uint64).view(np.int64)
 
+    def refused(self, columns: Columns) -> dict[int, str]:
+        """None: any value names a group."""
+        return {}
+
+    def measured_by(self, fitted: Fitted) -> Fitted:
+        """Nothing."""
+        return {}
+
 
 @final
 class TextTarget(Target):
@@ -220,6 +264,27 @@ class TextTarget(Target):
         ids = self._text.decode(value).astype(np.int64)
         whole = self._text.measure(value)[0] <= self._limit
         return np.append(ids, END) if whole and ids[-1] != END else ids
+
+    def refused(self, columns: Columns) -> dict[int, str]:
+        """None of a column of strings."""
+        return {} if is_text(columns[0]) else _refused_each(self, columns)
+
+    def measured_by(self, fitted: Fitted) -> Fitted:
+        """The tokenizer where CTC must spell the text, else nothing."""
+        return fitted if self.ctc_field is not None else {}
+
+
+def _refused_each(target: Target, columns: Columns, asked: NDArray[np.bool_] | None = None) -> dict[int, str]:
+    """Encode rows (of those `asked`) one by one to find what is refused."""
+    present = present_rows(columns) if asked is None else present_rows(columns) & asked
+    rows = np.flatnonzero(present)
+    reasons: dict[int, str] = {}
+    for row, value in zip(rows.tolist(), values_of(columns, rows), strict=True):
+        try:
+            target.encode(value)
+        except RecordError as error:
+            reasons[row] = str(error)
+    return reasons
 
 
 def ctc_tokens(ids: NDArray[Any]) -> int:

@@ -111,8 +111,8 @@ class Reader:
     def plan(self) -> Plan:
         """The plan of this split."""
         return Plan(
-            group_starts=self.manifest.group_starts(),
-            num_tokens=num_tokens(self.manifest, self.codec),
+            group_starts=self.manifest.starts,
+            num_tokens=num_tokens(self.manifest),
             settings=self.plan_settings,
             mix=self._mix(),
         )
@@ -121,13 +121,12 @@ class Reader:
         """The mix of the manifest's sources, if there is one."""
         if self.mix is None:
             return None
-        starts = self.manifest.group_starts()
+        starts, source_of = self.manifest.starts, self.manifest.groups.source
         bounds = np.stack([starts[:-1], starts[1:]], axis=1)
-        source_of = np.array([g.source for g in self.manifest.groups])
         return Mix(
             settings=self.mix,
             groups=tuple(bounds[source_of == s] for s in range(len(self.mix.weights))),
-            usable=num_tokens(self.manifest, self.codec) > 0,
+            usable=num_tokens(self.manifest) > 0,
             seed=self.plan_settings.seed,
             window_groups=self.plan_settings.window_groups,
         )
@@ -152,29 +151,28 @@ class Reader:
                     if not left[row]:
                         del records[row]
 
-    def is_stored(self, number: int, rows: Rows) -> bool:
-        """Whether the cache holds these rows of a row group."""
-        stored = self.cache.open(self._content(number)) if self.cache else None
-        return stored is not None and stored.covers(rows)
+    def is_stored(self, number: int) -> bool:
+        """Whether the cache holds the usable rows of a row group."""
+        rows = self.manifest.rows(number)
+        stored = self.cache.open(rows.content) if self.cache else None
+        return stored is not None and stored.covers(np.flatnonzero(rows.usable))
 
-    def store(self, number: int, rows: Rows) -> tuple[int, int]:
+    def store(self, number: int) -> tuple[int, int]:
         """Decode the usable rows of a row group into the cache; how many records, and bytes of their values."""
-        writer = self.cache.writer(self._content(number), rows) if self.cache else None
+        measured = self.manifest.rows(number)
+        rows = np.flatnonzero(measured.usable)
+        writer = self.cache.writer(measured.content, rows) if self.cache else None
         size = 0
         with ExitStack() as unfinished:
             if writer is not None:
                 unfinished.callback(writer.discard)
-            start = int(self.manifest.group_starts()[number])
+            start = int(self.manifest.starts[number])
             for entry in self._read_group(number, start, rows, writer).values():
                 try:
                     size += sum(v.nbytes for v in entry().values.values())
                 except RecordError:  # the cache knows it now
                     continue
         return len(rows), size
-
-    def _content(self, number: int) -> bytes:
-        starts = self.manifest.group_starts()
-        return self.manifest.content(int(starts[number]), int(starts[number + 1]))
 
     def _records(self, plan: Plan, rows: Rows, unfinished: ExitStack) -> dict[int, Entry]:
         """The records of these rows, from the cache or read row group by row group.
@@ -188,17 +186,17 @@ class Reader:
         records: dict[int, Entry] = {}
         group_of = np.searchsorted(starts, rows, side="right") - 1
         for number in np.unique(group_of).tolist():
-            start, stop = int(starts[number]), int(starts[number + 1])
+            start = int(starts[number])
             inside = rows[group_of == number] - start
-            content = self.manifest.content(start, stop) if self.cache else b""
-            stored = self.cache.open(content) if self.cache else None
+            measured = self.manifest.rows(number)
+            stored = self.cache.open(measured.content) if self.cache else None
             if stored is not None and stored.covers(inside):
                 records |= {start + i: partial(stored.row, i) for i in inside.tolist()}
                 continue
             writer = None
-            usable = np.flatnonzero(plan.num_tokens[start:stop])
+            usable = np.flatnonzero(measured.usable)
             if self.cache and np.isin(usable, inside).all():
-                writer = self.cache.writer(content, usable)
+                writer = self.cache.writer(measured.content, usable)
             if writer is not None:
                 unfinished.callback(writer.discard)
             records |= self._read_group(number, start, inside, writer)
@@ -206,7 +204,7 @@ class Reader:
 
     def _read_group(self, number: int, start: int, inside: Rows, writer: GroupWriter | None) -> dict[int, Entry]:
         """The records of some rows of a row group, read from its shard."""
-        group = self.manifest.groups[number]
+        group, hashes = self.manifest.group(number), self.manifest.rows(number).hashes
         try:
             table = self.manifest.readers()[group.source].read(group, self.codec.columns)
             if table.num_rows != group.num_rows:
@@ -216,13 +214,13 @@ class Reader:
         records: dict[int, Entry] = {}
         for i, record in zip(inside.tolist(), table.take(pa.array(inside)).to_pylist(), strict=True):
             reason = record.pop(ROW_ERROR, None)
-            decode = partial(self._decode, start + i, record, writer, i)
+            decode = partial(self._decode, int(hashes[i]), record, writer, i)
             records[start + i] = partial(_refuse, reason) if reason else decode
         return records
 
-    def _decode(self, row: int, record: Record, writer: GroupWriter | None, place: int) -> Decoded:
+    def _decode(self, expected: int, record: Record, writer: GroupWriter | None, place: int) -> Decoded:
         """Verify and decode a record; the cache gets what its bytes give, also that they can't be decoded."""
-        if record_hash(record, self.codec.columns) != int(self.manifest.hashes[row]):
+        if record_hash(record, self.codec.columns) != expected:
             raise RecordError("record hash differs from the manifest: the shard changed after it was indexed")
         try:
             decoded = decode_record(record, self.codec)

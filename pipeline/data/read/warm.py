@@ -7,12 +7,10 @@ here, the rest by `mapper`; nothing is decoded that the cache can't hold.
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from interlace.data.index.tokens import num_tokens
 from interlace.data.read.reader import Reader
 
 SAMPLE = 4
@@ -22,8 +20,8 @@ HERE_S = 4.0
 FILLED = 0.9
 """Share of the cache that decoded values may fill; what the cache counts is a little more."""
 
-Group = tuple[int, int, Any]
-"""Which reader, which row group of its manifest, and the rows of it that can be used (int64)."""
+Group = tuple[int, int, int]
+"""Which reader, which row group of its manifest, and how many rows of it can be used."""
 
 Mapper = Callable[[Callable[[Group], pa.Table], Sequence[Group]], Iterable[pa.Table]]
 
@@ -46,8 +44,8 @@ class Fill:
 
     def __call__(self, group: Group) -> pa.Table:
         """One row: records decoded, and bytes of their values."""
-        which, number, rows = group
-        records, size = self.readers[which].store(number, rows)
+        which, number, _ = group
+        records, size = self.readers[which].store(number)
         return pa.table({"records": [records], "bytes": [size]})
 
 
@@ -66,7 +64,7 @@ def warm(readers: Sequence[Reader], mapper: Mapper) -> Warmed:
     chosen = sorted({int(i) for i in np.linspace(0, len(missing) - 1, SAMPLE)})
     fill = Fill(readers=tuple(readers))
     records, size = _add(map(fill, [missing[i] for i in chosen]))
-    share = sum(len(missing[i][2]) for i in chosen) / sum(len(g[2]) for g in missing)
+    share = sum(missing[i][2] for i in chosen) / sum(g[2] for g in missing)
     fits = size / share <= cache.limit_bytes * FILLED
     rest = [g for i, g in enumerate(missing) if i not in chosen]
     if fits and rest:
@@ -78,9 +76,8 @@ def warm(readers: Sequence[Reader], mapper: Mapper) -> Warmed:
 
 def _missing(which: int, reader: Reader) -> list[Group]:
     """The row groups with usable rows that the cache does not hold."""
-    tokens, starts = num_tokens(reader.manifest, reader.codec), reader.manifest.group_starts()
-    usable = [np.flatnonzero(tokens[a:b]) for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]
-    return [(which, n, rows) for n, rows in enumerate(usable) if len(rows) and not reader.is_stored(n, rows)]
+    usable = reader.manifest.groups.sizes.rows.tolist()
+    return [(which, n, rows) for n, rows in enumerate(usable) if rows and not reader.is_stored(n)]
 
 
 def _add(tables: Iterable[pa.Table]) -> tuple[int, int]:

@@ -9,7 +9,16 @@ from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 
-from interlace.data.sources.base import ROW_ERROR, Mapper, RowGroup, ShardFormat, find_shards, row_errors, usable_rows
+from interlace.data.sources.base import (
+    ROW_ERROR,
+    Mapper,
+    RowGroup,
+    ShardFormat,
+    Work,
+    find_shards,
+    row_errors,
+    usable_rows,
+)
 from interlace.data.sources.columns import Renamed, WithFiles
 from interlace.data.sources.csv import Csv
 from interlace.data.sources.jsonl import Jsonl
@@ -82,6 +91,7 @@ __all__ = [
     "Mapper",
     "RowGroup",
     "ShardFormat",
+    "Work",
     "find_shards",
     "open_source",
     "row_errors",

@@ -13,7 +13,6 @@ from interlace.data.index.build import Index
 from interlace.data.index.manifest import Manifest
 from interlace.data.index.records import RecordCodec, make_codec
 from interlace.data.index.targets import ClassTarget
-from interlace.data.index.tokens import field_tokens
 from interlace.recipe.recipe import Recipe
 from interlace.results.inspection.html import plural
 from interlace.results.inspection.values import COMPARED, LEAKING, SharedValues, hash_values, shared_values
@@ -30,33 +29,60 @@ class SourceFacts:
     share: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """How many values have which number of tokens: distinct numbers, ascending, and how often each occurs, int64."""
+
+    values: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    @property
+    def num(self) -> int:
+        """Values in all."""
+        return int(self.counts.sum())
+
+    @property
+    def total(self) -> int:
+        """Tokens of all."""
+        return int(self.values @ self.counts)
+
+    @property
+    def mean(self) -> float:
+        """Tokens of one; 0 without any."""
+        return self.total / max(self.num, 1)
+
+    @property
+    def most(self) -> int:
+        """Tokens of the longest; 0 without any."""
+        return int(self.values.max(initial=0))
+
+
 @dataclass(frozen=True, kw_only=True)
 class SplitFacts:
-    """One split; all arrays are over its usable records.
+    """One split, of its usable records.
 
     Args:
         manifest: of the split.
-        rows: int64 `[U]`, manifest rows of the usable records.
-        present: bool `[U]` for each field.
-        tokens: int32 `[U]` for each field.
+        combinations: how many records have which fields, in the order of the fields.
+        lengths: tokens of each field where it is there.
+        total: tokens of each record over all fields.
         labels: for each classification task records by class; None for those without a label.
         hashes: uint64 `[U]`.
     """
 
     manifest: Manifest
-    rows: NDArray[np.int64]
-    present: Mapping[str, NDArray[np.bool_]]
-    tokens: Mapping[str, NDArray[np.int32]]
+    combinations: Mapping[tuple[bool, ...], int]
+    lengths: Mapping[str, Lengths]
+    total: Lengths
     labels: Mapping[str, Mapping[str | None, int]]
     hashes: NDArray[np.uint64]
 
-    @cached_property
-    def total_tokens(self) -> NDArray[np.int64]:
-        """Tokens of each record over all fields."""
-        total: NDArray[np.int64] = np.sum(list(self.tokens.values()), axis=0, dtype=np.int64)
-        return total
-
     @property
+    def num_usable(self) -> int:
+        """Records that can be used."""
+        return self.manifest.num_usable
+
+    @cached_property
     def num_repeats(self) -> int:
         """Records that an earlier one equals."""
         return len(self.hashes) - len(np.unique(self.hashes))
@@ -64,11 +90,15 @@ class SplitFacts:
     @property
     def bad_share(self) -> float:
         """Bad records over all records."""
-        return len(self.manifest.bad) / self.manifest.num_rows
+        return self.manifest.num_bad / self.manifest.num_rows
 
     def missing_share(self, field: str) -> float:
         """Usable records without this field over all usable ones."""
-        return float(1 - self.present[field].mean()) if len(self.rows) else 0.0
+        return self.manifest.missing_share(field)
+
+    def num_missing(self, field: str) -> int:
+        """Usable records without this field."""
+        return self.num_usable - self.lengths[field].num
 
     def shared_with(self, other: "SplitFacts") -> int:
         """Records of this split that are also in another."""
@@ -76,12 +106,16 @@ class SplitFacts:
 
     def together(self, one: str, other: str) -> int:
         """Usable records that have both fields."""
-        return int(np.count_nonzero(self.present[one] & self.present[other]))
+        a, b = (list(self.lengths).index(name) for name in (one, other))
+        return sum(count for there, count in self.combinations.items() if there[a] and there[b])
 
-    def combinations(self) -> dict[tuple[bool, ...], int]:
-        """How many records have which fields, in the order of the fields."""
-        seen, counts = np.unique(np.stack(list(self.present.values()), axis=1), axis=0, return_counts=True)
-        return {tuple(c): int(n) for c, n in zip(seen.tolist(), counts, strict=True)}
+    def place(self, number: int) -> tuple[str, int]:
+        """Shard and row in it of a usable record by its number among them."""
+        sizes = self.manifest.groups.sizes.rows
+        ends = np.cumsum(sizes)
+        group = int(np.searchsorted(ends, number, side="right"))
+        at = np.flatnonzero(self.manifest.rows(group).usable)[number - ends[group] + sizes[group]]
+        return self.manifest.locate(int(self.manifest.starts[group] + at))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +137,7 @@ class Facts:
         """What would stop a run, and what makes its results worth less."""
         found = []
         for name, split in self.splits.items():
-            longest = int(split.total_tokens.max(initial=0))
+            longest = split.total.most
             if split.bad_share > self.max_bad_share:
                 found.append(
                     f"{name}: {split.bad_share:.2%} of the records are bad, but `data.max_bad_share` is"
@@ -145,29 +179,55 @@ def gather(recipe: Recipe, index: Index) -> Facts:
 
 
 def split_facts(manifest: Manifest, codec: RecordCodec) -> SplitFacts:
-    """Presence, token counts, labels and hashes of the usable records of one split."""
-    usable = ~manifest.unusable
+    """Presence, token counts, labels and hashes of the usable records of one split, row group by row group."""
+    combinations: Counter[tuple[bool, ...]] = Counter()
+    lengths: dict[str, Counter[int]] = {name: Counter() for name in codec.fields}
+    total: Counter[int] = Counter()
+    hashes = np.empty(manifest.num_usable, np.uint64)
+    at = 0
+    for number, usable in enumerate(manifest.groups.sizes.rows.tolist()):
+        if not usable:
+            continue
+        rows = manifest.rows(number)
+        hashes[at : at + usable] = rows.hashes[rows.usable]
+        at += usable
+        there = {name: rows.present(name) & rows.usable for name in codec.fields}
+        seen, counts = np.unique(np.stack(list(there.values()), axis=1)[rows.usable], axis=0, return_counts=True)
+        combinations.update(dict(zip(map(tuple, seen.tolist()), counts.tolist(), strict=True)))
+        for name, present in there.items():
+            _count(lengths[name], rows.tokens[name][present])
+        _count(total, rows.num_tokens[rows.usable])
     return SplitFacts(
         manifest=manifest,
-        rows=np.flatnonzero(usable),
-        present={n: ~manifest.missing(n)[usable] for n in codec.fields},
-        tokens={n: field_tokens(manifest, n, m)[usable] for n, (m, _) in codec.fields.items()},
+        combinations=combinations,
+        lengths={name: _lengths(counted) for name, counted in lengths.items()},
+        total=_lengths(total),
         labels=count_labels(manifest, codec),
-        hashes=manifest.hashes[usable],
+        hashes=hashes,
     )
+
+
+def _count(counter: Counter[int], tokens: NDArray[np.int32]) -> None:
+    values, counts = np.unique(tokens, return_counts=True)
+    counter.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+
+
+def _lengths(counter: Counter[int]) -> Lengths:
+    pairs = np.array(sorted(counter.items()), np.int64).reshape(-1, 2)
+    return Lengths(values=pairs[:, 0], counts=pairs[:, 1])
 
 
 def source_facts(recipe: Recipe, manifest: Manifest) -> dict[str, SourceFacts]:
     """The training sources by name, where there are several."""
     total = sum(s.weight for s in recipe.data.mix.values())
-    starts = manifest.group_starts()
+    groups = manifest.groups
     facts = {}
     for number, (name, source) in enumerate(recipe.data.mix.items()):
-        own = [i for i, g in enumerate(manifest.groups) if g.source == number]
+        own = groups.source == number
         facts[name] = SourceFacts(
             format=source.format,
-            num_rows=sum(manifest.groups[i].num_rows for i in own),
-            num_bad=sum(int(manifest.unusable[starts[i] : starts[i + 1]].sum()) for i in own),
+            num_rows=int(groups.num_rows[own].sum()),
+            num_bad=int(groups.bad[own].sum()),
             share=source.weight / total,
         )
     return facts
@@ -179,13 +239,13 @@ def count_labels(manifest: Manifest, codec: RecordCodec) -> Mapping[str, Mapping
     counts: dict[str, Counter[str | None]] = {
         n: Counter(dict.fromkeys(map(str, t.classes), 0)) for n, (t, _) in targets.items()
     }
-    starts = manifest.group_starts()
-    for number, group in enumerate(manifest.groups):
-        usable = ~manifest.unusable[starts[number] : starts[number + 1]]
+    readers = manifest.readers()
+    for number, group in enumerate(manifest.groups if targets else ()):
+        usable = manifest.rows(number).usable
         if not usable.any():
             continue  # a damaged row group can't be read again
         columns = [c for _, own in targets.values() for c in own]
-        table = manifest.readers()[group.source].read(group, list(dict.fromkeys(columns)))
+        table = readers[group.source].read(group, list(dict.fromkeys(columns)))
         for name, (target, (column,)) in targets.items():
             for value in table[column].filter(usable).to_pylist():
                 labels = [None] if value is None else [str(target.classes[i]) for i in target.encode((value,))]

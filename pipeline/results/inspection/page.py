@@ -32,20 +32,20 @@ def render(facts: Facts) -> str:
 
 def _overview(facts: Facts) -> str:
     def row(name: str, split: SplitFacts) -> list[str]:
-        manifest, tokens = split.manifest, split.total_tokens
-        sizes = [g.num_rows for g in manifest.groups]
-        spread = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+        manifest, groups = split.manifest, split.manifest.groups
+        least, most = int(groups.num_rows.min()), int(groups.num_rows.max())
+        spread = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         return [
             html.cell(html.text(name), tag="th"),
             html.count(manifest.num_rows),
-            html.cell(f"{len(manifest.bad):,}", "n bad" if manifest.bad else "n"),
-            html.count(len({g.shard for g in manifest.groups})),
-            html.count(len(manifest.groups)),
+            html.cell(f"{manifest.num_bad:,}", "n bad" if manifest.num_bad else "n"),
+            html.count(len(groups.shards)),
+            html.count(len(groups)),
             html.cell(spread, "n"),
-            html.cell(f"{sum(g.num_bytes for g in manifest.groups) / 1e6:,.1f}", "n"),
-            html.count(int(tokens.sum())),
-            html.cell(f"{tokens.mean():.1f}" if len(tokens) else "-", "n"),
-            html.count(int(tokens.max(initial=0))),
+            html.cell(f"{groups.num_bytes.sum() / 1e6:,.1f}", "n"),
+            html.count(split.total.total),
+            html.cell(f"{split.total.mean:.1f}" if split.num_usable else "-", "n"),
+            html.count(split.total.most),
             html.cell(f"<code>{manifest.digest[:12]}</code>"),
         ]
 
@@ -87,7 +87,8 @@ def _sources(facts: Facts) -> str:
 
 
 def _bad_records(facts: Facts) -> str:
-    bad = [(name, record) for name, split in facts.splits.items() for record in split.manifest.bad]
+    count = sum(split.manifest.num_bad for split in facts.splits.values())
+    bad = [(name, record) for name, split in facts.splits.items() for record in split.manifest.bad(LISTED_BAD)]
     rows = (
         [
             html.cell(html.text(n), tag="th"),
@@ -98,7 +99,7 @@ def _bad_records(facts: Facts) -> str:
         for n, b in bad[:LISTED_BAD]
     )
     table = html.table(html.head("split", "shard", "row", "reason", numbers=False), rows) if bad else "None."
-    more = f"<p>… and {len(bad) - LISTED_BAD:,} more</p>" if len(bad) > LISTED_BAD else ""
+    more = f"<p>… and {count - LISTED_BAD:,} more</p>" if count > LISTED_BAD else ""
     note = (
         f"Records that can't be used; a run stops above {facts.max_bad_share:.2%} of them"
         " (<code>data.max_bad_share</code>). Headers are checked here; pixels only where they are decoded."
@@ -118,7 +119,7 @@ def _presence(facts: Facts) -> str:
             [
                 html.cell(html.text(field), tag="th"),
                 html.cell(html.text(modality)),
-                *(html.share(int((~s.present[field]).sum()), len(s.rows)) for s in splits.values()),
+                *(html.share(s.num_missing(field), s.num_usable) for s in splits.values()),
             ]
             for field, modality in facts.fields.items()
         ),
@@ -137,7 +138,7 @@ def _together(facts: Facts) -> str:
 
 def _matrix(facts: Facts, name: str, split: SplitFacts) -> str:
     """Fields by fields, shaded by the share of the split's records that have both."""
-    total = max(len(split.rows), 1)
+    total = max(split.num_usable, 1)
 
     def shaded(one: str, other: str) -> str:
         part = split.together(one, other) / total
@@ -156,14 +157,14 @@ def _narrow_heads(facts: Facts) -> list[str]:
 
 def _combinations(facts: Facts) -> str:
     splits = facts.splits
-    counted = {name: split.combinations() for name, split in splits.items()}
+    counted = {name: split.combinations for name, split in splits.items()}
     seen = sorted(
         {c for counts in counted.values() for c in counts}, key=lambda c: -sum(n.get(c, 0) for n in counted.values())
     )
     rows = (
         [
             *(html.cell(f'<i class="dot{" on" if there else ""}"></i>', "c") for there in combination),
-            *(html.share(counted[n].get(combination, 0), len(s.rows)) for n, s in splits.items()),
+            *(html.share(counted[n].get(combination, 0), s.num_usable) for n, s in splits.items()),
         ]
         for combination in seen[:LISTED_COMBINATIONS]
     )
@@ -176,15 +177,13 @@ def _combinations(facts: Facts) -> str:
 def _lengths(facts: Facts) -> str:
     cells = []
     for field in [*facts.fields, None]:
-        found = {
-            name: split.total_tokens if field is None else split.tokens[field][split.present[field]]
-            for name, split in facts.splits.items()
-        }
-        everything = np.concatenate(list(found.values()))
+        found = {name: split.total if field is None else split.lengths[field] for name, split in facts.splits.items()}
+        everything = np.concatenate([lengths.values for lengths in found.values()])
         for name, lengths in found.items():
             title = html.text(f"{'all fields' if field is None else field}, {name}")
-            mean = f'<span class="soft">mean {lengths.mean():.1f}</span>' if len(lengths) else ""
-            drawn = histogram(lengths, int(everything.min()), int(everything.max())) if len(lengths) else "no values"
+            mean = f'<span class="soft">mean {lengths.mean:.1f}</span>' if lengths.num else ""
+            ends = int(everything.min(initial=2**62)), int(everything.max(initial=0))
+            drawn = histogram(lengths.values, lengths.counts, *ends) if lengths.num else "no values"
             cells.append(f'<div><h3 class="ends">{title}{mean}</h3>{drawn}</div>')
     grid = f'<div class="plots" style="grid-template-columns:repeat({len(facts.splits)},{PLOT_WIDTH}px)">'
     note = "Tokens of a sample, after cutting, where the field is there. The ticks are the shortest and the longest."
@@ -194,7 +193,7 @@ def _lengths(facts: Facts) -> str:
 def _classes(facts: Facts) -> str:
     sections = []
     for task in {n: None for s in facts.splits.values() for n in s.labels}:
-        totals = {n: len(s.rows) for n, s in facts.splits.items()}
+        totals = {n: s.num_usable for n, s in facts.splits.items()}
         counts = {n: s.labels[task] for n, s in facts.splits.items()}
         classes = sorted(
             {c for found in counts.values() for c in found},

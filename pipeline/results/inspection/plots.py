@@ -34,17 +34,18 @@ Span = tuple[float, float]
 Floats = NDArray[np.float64]
 
 
-def histogram(lengths: NDArray[np.integer], low: int, high: int) -> str:
+def histogram(values: NDArray[np.integer], times: NDArray[np.integer], low: int, high: int) -> str:
     """An inline SVG of how many values have which length, in at most 30 bins of whole numbers, equally wide.
 
     Args:
-        lengths: at least one.
+        values: distinct lengths, at least one.
+        times: how many values have each.
         low: left end of the axis, at most the shortest.
         high: right end, at least the longest.
     """
     width = -(-(high - low + 1) // NUM_BINS)
     num_bins = -(-(high - low + 1) // width)
-    counts = np.bincount((lengths - low) // width, minlength=num_bins)
+    counts = np.bincount((values - low) // width, times, minlength=num_bins).astype(np.int64)
     step = PLOT_WIDTH / num_bins
     bars = []
     for i, count in enumerate(counts.tolist()):

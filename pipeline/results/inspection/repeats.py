@@ -31,21 +31,21 @@ def render_repeats(facts: Facts) -> str:
 
 
 def _examples_of_repeats(facts: Facts) -> str:
-    names, hashes, rows = list(facts.splits), [], []
-    for number, split in enumerate(facts.splits.values()):
-        hashes.append(split.hashes)
-        rows += [(number, row) for row in split.rows.tolist()]
-    values, inverse, counts = np.unique(np.concatenate(hashes), return_inverse=True, return_counts=True)
-    repeated = np.flatnonzero(counts > 1)[:LISTED_REPEATS]
+    splits = list(facts.splits.values())
+    hashes = np.concatenate([split.hashes for split in splits])
+    begins = np.cumsum([0, *(len(split.hashes) for split in splits)])
+    order = np.sort(hashes)
+    repeated = np.unique(order[1:][order[1:] == order[:-1]])[:LISTED_REPEATS]
     if not len(repeated):
         return ""
     listed = []
     for one in repeated.tolist():
         places = []
-        for number, row in (rows[i] for i in np.flatnonzero(inverse == one)[:LISTED_REPEATS].tolist()):
-            shard, at = facts.splits[names[number]].manifest.locate(row)
+        for number in np.flatnonzero(hashes == np.uint64(one))[:LISTED_REPEATS].tolist():
+            which = int(np.searchsorted(begins, number, side="right")) - 1
+            shard, at = splits[which].place(number - int(begins[which]))
             places.append(html.text(f"{html.short_path(shard)} row {at}"))
-        listed.append([html.cell(f"<code>{values[one]:016x}</code>", tag="th"), html.cell(" = ".join(places), "wrap")])
+        listed.append([html.cell(f"<code>{one:016x}</code>", tag="th"), html.cell(" = ".join(places), "wrap")])
     return html.table(html.head("hash", "for example", numbers=False), listed)
 
 
@@ -60,7 +60,7 @@ def render_shared(facts: Facts) -> str:
         for field in dict.fromkeys(s.field for s in facts.shared)
     )
     heads = (f"twice in {of}" if of == within else f"{of}, also in {within}" for of, within in pairs)
-    read = "All" if all(len(s.rows) <= MOST_RECORDS for s in facts.splits.values()) else f"The first {MOST_RECORDS:,}"
+    read = "All" if all(s.num_usable <= MOST_RECORDS for s in facts.splits.values()) else f"The first {MOST_RECORDS:,}"
     note = (
         "Records whose value of a field (picture, sound, series, text; by hash) is also in another record that is not"
         f" equal as a whole: repeated records don't count. {read} usable records of each split are compared."

@@ -56,23 +56,38 @@ class SharedValues:
 
 def hash_values(manifest: Manifest, fields: Mapping[str, tuple[str, ...]], most: int = MOST_RECORDS) -> ValueHashes:
     """Read the first usable records of a split and hash the value of each field (name: its columns)."""
-    rows = np.flatnonzero(~manifest.unusable)[:most]
+    rows, records = _first_usable(manifest, most)
     values = {name: np.zeros(len(rows), np.uint64) for name in fields}
     present = {name: np.zeros(len(rows), np.bool_) for name in fields}
     columns = list(dict.fromkeys(c for own in fields.values() for c in own))
-    starts, readers = manifest.group_starts(), manifest.readers()
+    starts, readers = manifest.starts, manifest.readers()
     at = 0
-    for number, group in enumerate(manifest.groups):
+    for number in np.unique(np.searchsorted(starts, rows, side="right") - 1).tolist() if columns else ():
         inside = rows[(rows >= starts[number]) & (rows < starts[number + 1])] - starts[number]
-        if not len(inside) or not columns:
-            continue
+        group = manifest.group(number)
         table = readers[group.source].read(group, columns).take(inside)
         for record in table.to_pylist():
             for name, own in fields.items():
                 if field_value(record, own) is not None:
                     values[name][at], present[name][at] = record_hash(record, own), True
             at += 1
-    return ValueHashes(rows=rows, records=manifest.hashes[rows], values=values, present=present)
+    return ValueHashes(rows=rows, records=records, values=values, present=present)
+
+
+def _first_usable(manifest: Manifest, most: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Rows of the manifest, and hashes of their records."""
+    found, hashes = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
+    left = most
+    for number, usable in enumerate(manifest.groups.sizes.rows.tolist()):
+        if left <= 0:
+            break
+        if usable:
+            rows = manifest.rows(number)
+            inside = np.flatnonzero(rows.usable)[:left]
+            found.append(inside + manifest.starts[number])
+            hashes.append(rows.hashes[inside])
+            left -= len(inside)
+    return np.concatenate(found), np.concatenate(hashes)
 
 
 def shared_values(splits: Mapping[str, ValueHashes]) -> list[SharedValues]:

@@ -151,10 +151,9 @@ class _Seen:
 def sample_sheet(manifest: Manifest, codec: RecordCodec, seed: int) -> list[SampleView]:
     """Usable records drawn at random from a few row groups, decoded, each with its variant of epoch 0."""
     rng = np.random.default_rng(seed)
-    starts = manifest.group_starts()
+    starts = manifest.starts
     groups = rng.permutation(len(manifest.groups))[:SHEET_GROUPS]
-    rows = np.concatenate([np.arange(starts[g], starts[g + 1]) for g in groups])
-    rows = rows[~manifest.unusable[rows]]
+    rows = np.concatenate([starts[g] + np.flatnonzero(manifest.rows(g).usable) for g in groups.tolist()])
     chosen = np.sort(rng.choice(rows, min(SHEET_SAMPLES, len(rows)), replace=False))
     readers = manifest.readers()
     views = []
@@ -162,7 +161,7 @@ def sample_sheet(manifest: Manifest, codec: RecordCodec, seed: int) -> list[Samp
         inside = chosen[(chosen >= starts[number]) & (chosen < starts[number + 1])]
         if not len(inside):
             continue
-        group = manifest.groups[number]
+        group = manifest.group(number)
         table = readers[group.source].read(group, codec.columns)
         records = table.take(inside - starts[number]).to_pylist()
         for row, record in zip(inside.tolist(), records, strict=True):

@@ -79,13 +79,13 @@ def test_bad_records_are_listed_one_by_one_and_cost_only_themselves(data: EmojiL
     recipe = data.recipe(tmp_path / "out", data={"max_bad_share": 0.2})
     index = build_index(recipe)
     train, validation = index.manifests["train"], index.manifests["validation"]
-    listed = {(Path(b.shard).name, b.row): b.reason for b in train.bad}
+    listed = {(Path(b.shard).name, b.row): b.reason for b in train.bad()}
     assert listed.keys() == {("train-0.parquet", 2), ("train-0.parquet", 5), ("train-1.parquet", 1)}
     assert "field `image`" in listed["train-0.parquet", 2]
     assert "no field has a token" in listed["train-1.parquet", 1]
-    assert [b.row for b in validation.bad] == [0]
-    assert "'purple'" in validation.bad[0].reason
-    assert "`color`" in validation.bad[0].reason
+    assert [b.row for b in validation.bad()] == [0]
+    assert "'purple'" in next(validation.bad()).reason
+    assert "`color`" in next(validation.bad()).reason
     plan = open_reader(index, recipe, "train", training=True).plan()
     used = np.concatenate([p for w in range(plan.num_windows) for p in plan.packs(0, w)])
     assert len(used) == 60 - 3

@@ -14,10 +14,10 @@ import pytest
 
 from interlace import modalities
 from interlace.contract.errors import DataError, RecipeError, StartError
-from interlace.data.index.build import build_index, list_groups
+from interlace.data.index.build import build_index, find_split, list_groups
 from interlace.data.index.fit import fit
 from interlace.data.index.records import make_codec
-from interlace.data.sources import Mapper, RowGroup, find_shards
+from interlace.data.sources import Mapper, RowGroup
 from interlace.data.sources.parquet import Parquet
 from interlace.recipe.fields import TextField
 from interlace.recipe.identity import to_yaml
@@ -83,8 +83,8 @@ def recipe_of(folder: Path, **fields: Any) -> Recipe:
 
 
 def groups_of(recipe: Recipe) -> list[RowGroup]:
-    sources = recipe.data.splits()["train"]
-    return list_groups(sources, [find_shards(s.paths, recipe.data.root) for s in sources], recipe)
+    split = find_split(recipe.data.splits()["train"], recipe.data.root)
+    return [g for own in list_groups(split, recipe, Path(recipe.storage) / "listings") for g in own]
 
 
 def elsewhere(work: Work, groups: Sequence[RowGroup]) -> Iterator[pa.Table]:

@@ -16,6 +16,7 @@ from interlace.data.read.open import open_reader
 from interlace.data.sources import csv as csv_module
 from interlace.data.sources import jsonl, open_source
 from tests.data import EmojiLike, make_rows
+from tests.manifests import present
 from tests.shards import (
     FORMATS,
     of_folder,
@@ -70,9 +71,9 @@ def test_a_member_or_key_may_be_missing_from_a_whole_shard(tmp_path: Path) -> No
             write_format(name, data.folder, "train-1", bare)
         write_format(name, data.folder, "validation", rows)
         index = build_index(data.recipe(tmp_path / "out", data=sections(name, 10, str(data.folder))))
-        assert index.manifests["train"].missing("caption")[24:].all()
-        assert not index.manifests["train"].missing("caption")[:24].all()
-        assert not index.manifests["train"].bad
+        assert not present(index.manifests["train"], "caption")[24:].any()
+        assert present(index.manifests["train"], "caption")[:24].any()
+        assert not index.manifests["train"].num_bad
 
 
 def bad_csv(data: EmojiLike) -> dict[int, str]:
@@ -131,7 +132,7 @@ def test_one_bad_row_costs_one_record(tmp_path: Path, name: str) -> None:
     section["train"] |= {"types": {"width": "number"}}
     recipe = data.recipe(tmp_path / "out", data=section)
     index = build_index(recipe)
-    listed = {b.row: b.reason for b in index.manifests["train"].bad}
+    listed = {b.row: b.reason for b in index.manifests["train"].bad()}
     assert listed.keys() == expected.keys(), listed
     assert {row: part for row, part in expected.items() if part not in listed[row]} == {}, listed
     reader = open_reader(index, recipe, "train", training=True)

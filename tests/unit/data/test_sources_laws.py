@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from interlace.contract.sample import pack_to_table
 from interlace.data.index.build import build_index
-from interlace.data.index.manifest import Manifest, load_manifest, save_manifest
+from interlace.data.index.manifest import Manifest
 from interlace.data.read.open import open_reader
 from interlace.data.sources import jsonl as jsonl_module
 from interlace.data.sources import open_source
@@ -305,9 +305,8 @@ def test_a_manifest_keeps_how_its_source_is_read(tmp_path: Path) -> None:
     data = made(tmp_path, "webdataset")
     recipe = data.recipe(tmp_path / "out", data=sections("webdataset", GROUP, str(data.folder)))
     manifest = build_index(recipe).manifests["train"]
-    save_manifest(manifest, tmp_path / "m.parquet")
-    again = load_manifest(tmp_path / "m.parquet")
+    again = build_index(recipe, lambda *_: pytest.fail("measured again")).manifests["train"]
     assert again.sources == (recipe.data.train,)
-    assert again.groups == manifest.groups
+    assert list(again.groups) == list(manifest.groups)
     assert again.groups[1].offset > 0
     assert open_source(again.sources[0]) == open_source(recipe.data.train)
