@@ -33,7 +33,7 @@ class EmojiLike:
                 "root": str(self.folder),
                 "train": {"paths": ["train-*.parquet"]},
                 "validation": {"paths": ["validation.parquet"]},
-                "window_groups": 4,
+                "window_packs": 4,
             },
             "fields": {
                 "image": {"modality": "image", "column": "image", "max_size": 16, "patch": 8},

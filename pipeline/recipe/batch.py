@@ -10,4 +10,3 @@ class Batch(Node):
 
     token_budget: int = Field(2048, ge=8, description="Most tokens in a pack.")
     global_batch: int = Field(1, ge=1, description="Packs in one optimizer step, over all workers.")
-    lookahead: int = Field(16, ge=1, description="Packs held open while packing; more fills them better.")

@@ -86,7 +86,12 @@ class Data(Node):
     mix_rows: int = Field(1000, ge=1, description="`mix`: samples shuffled together, shares exact in each.")
     validation: Source | None = Field(None, description="Samples to choose settings and the best checkpoint by.")
     test: Source | None = Field(None, description="Samples to report on, never to choose by.")
-    window_groups: int = Field(8, ge=1, description="Row groups read and shuffled together: the unit of reading.")
+    window_packs: int = Field(
+        128,
+        ge=1,
+        description="Packs, about, whose row groups are read and shuffled together; at least `batch.global_batch`. More"
+        " mix samples better and fill packs better, and a data task holds as many.",
+    )
     labels: NodeLabels = Field({}, description="Labels of the nodes that read and decode; any node where not given.")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="Share of bad records above which a run stops.")
     cache_gb: float = Field(0.0, ge=0, description="Most gigabytes of decoded values kept on disk; 0 keeps none.")

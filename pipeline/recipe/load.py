@@ -1,7 +1,7 @@
 """Reading settings from YAML: overrides applied, every error reported at once."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,23 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file can't be read or has errors; all of them are named.
     """
     return load_tree(path, overrides, Recipe)
+
+
+RETIRED = {
+    "batch.lookahead": "packs are dealt a window at a time",
+    "data.window_groups": "windows are cut by their packs: `data.window_packs`",
+}
+"""Settings that older versions had, and why they are gone."""
+
+
+def load_kept(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe that a run or a model keeps; settings that are retired since are left out. Raises RecipeError."""
+    tree = read_yaml(path)
+    for setting in RETIRED:
+        section, _, name = setting.partition(".")
+        if isinstance(tree, dict) and isinstance(tree.get(section), dict):
+            tree[section].pop(name, None)
+    return parse_recipe(tree, overrides, str(path))
 
 
 def parse_recipe(tree: Any, overrides: Sequence[str] = (), source: str = "recipe") -> Recipe:
@@ -61,10 +78,17 @@ def parse_tree(tree: Any, overrides: Sequence[str], source: str, root: type[Tree
     try:
         settings = root.model_validate({k: v for k, v in tree.items() if k not in getattr(root, "beside", ())})
     except ValidationError as error:
-        raise RecipeError((*errors, *(describe(e, root) for e in error.errors())), source) from error
+        told = (_retired(e) or describe(e, root) for e in error.errors())
+        raise RecipeError((*errors, *told), source) from error
     if errors:
         raise RecipeError(tuple(errors), source)
     return settings
+
+
+def _retired(error: Mapping[str, Any]) -> str | None:
+    """The line for a setting that older versions had."""
+    setting = ".".join(map(str, error["loc"]))
+    return f"{setting}: is no setting any more: {RETIRED[setting]}" if setting in RETIRED else None
 
 
 class _Loader(yaml.SafeLoader):

@@ -17,7 +17,7 @@ from typing import Any
 from interlace.contract.errors import StartError
 from interlace.recipe.base import FieldStart, PretrainedEncoder
 from interlace.recipe.fields import AnyField
-from interlace.recipe.load import load_recipe
+from interlace.recipe.load import load_kept
 from interlace.recipe.recipe import Recipe
 from interlace.store.hashes import hash_file
 from interlace.store.places import starts_of
@@ -46,7 +46,7 @@ def pin(recipe: Recipe) -> Recipe:
         digest = keep(home, whole.run, whole.digest, files_of_run, "model.init")
         recipe = _with(recipe, "model", init=whole.model_copy(update={"digest": digest}))
         whole = recipe.model.init
-    known = load_recipe(home / whole.digest / RECIPE).fields if whole is not None and whole.digest else {}
+    known = load_kept(home / whole.digest / RECIPE).fields if whole is not None and whole.digest else {}
     fields = {}
     for name, field in recipe.fields.items():
         init = field.init
@@ -164,7 +164,7 @@ def fitted_from(home: Path, name: str, field: AnyField) -> Mapping[str, Any] | N
     init, setting = field.init, f"fields.{name}.init"
     assert init.digest is not None, "not pinned"
     folder, there = home / init.digest, init.field or name
-    known = load_recipe(folder / RECIPE).fields
+    known = load_kept(folder / RECIPE).fields
     if there not in known:
         raise StartError(setting, (f"expected a field of {init.run} ({', '.join(known)}), but is {there!r}",))
     if errors := _differences(field, known[there]):

@@ -23,7 +23,7 @@ from interlace.data.sources import SPARSE, RowGroup, ShardFormat, find_shards, o
 from interlace.data.sources.base import ROW_ERROR
 from interlace.data.sources.fingerprint import fingerprint
 from interlace.recipe.data import Source
-from interlace.recipe.load import load_recipe
+from interlace.recipe.load import load_kept
 from interlace.recipe.plugins import kinds
 from interlace.recipe.recipe import Recipe
 from interlace.recipe.start import FITTED, MODEL, RECIPE
@@ -131,7 +131,7 @@ def plan_bulk(model: Path, data: Sequence[str], output: Path, *, keep: Sequence[
     Raises:
         DataError: no shards, none of the model's columns in them, or a column to keep that is not there.
     """
-    recipe = load_recipe(model / RECIPE)
+    recipe = load_kept(model / RECIPE)
     source, root = _source(recipe, data)
     reader = open_source(source)
     shards = find_shards(source.paths, root, "--data")

@@ -17,7 +17,7 @@ from interlace.data.read.open import open_reader
 from interlace.data.read.reader import Reader
 from interlace.data.sources import usable_rows
 from interlace.recipe.identity import packages
-from interlace.recipe.load import load_recipe
+from interlace.recipe.load import load_kept
 from interlace.results.evaluate import SubsetResult, evaluate_subsets, field_subsets
 from interlace.results.figures import bars_figure, write_chart
 from interlace.results.inspection.html import plural
@@ -165,7 +165,7 @@ def evaluate_run(place: Path, split: str, overrides: Sequence[str], out: Path | 
     run = place.parent.parent if is_checkpoint else place
     if not (run / "recipe.yaml").exists():
         raise InterlaceError(f"{place}: expected the folder of a run or of a checkpoint, but it is neither")
-    recipe = load_recipe(run / "recipe.yaml", overrides)
+    recipe = load_kept(run / "recipe.yaml", overrides)
     checkpoint, warning = (place, None) if is_checkpoint else chosen_checkpoint(run, recipe.train.model_from)
     if warning is not None:
         listener.say(warning)

@@ -21,7 +21,7 @@ from interlace.data.index.records import RecordCodec, make_codec
 from interlace.data.read.reader import EMPTY, Slot, join, read_slot
 from interlace.model.network import Network
 from interlace.recipe.identity import to_yaml
-from interlace.recipe.load import load_recipe
+from interlace.recipe.load import load_kept
 from interlace.recipe.recipe import Recipe
 from interlace.tasks.base import ColumnType
 from interlace.train.build import network_for
@@ -65,7 +65,7 @@ class Predictor:
         missing = [n for n in (RECIPE, FITTED, MODEL) if not (folder / n).exists()]
         if missing:
             raise InterlaceError(f"{folder}: expected an exported model, but {', '.join(missing)} is missing")
-        recipe = load_recipe(folder / RECIPE)
+        recipe = load_kept(folder / RECIPE)
         fitted = json.loads((folder / FITTED).read_text(encoding="utf-8"))
         network = network_for(recipe, fitted)
         load_weights(folder, network)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from interlace.contract.errors import InterlaceError
 from interlace.recipe.given import Changes, changes_of
-from interlace.recipe.load import load_recipe
+from interlace.recipe.load import load_kept
 from interlace.recipe.recipe import Recipe
 from interlace.results.evaluation import Evaluation, evaluate_run, results_table
 from interlace.results.figures import Line, history_png
@@ -58,7 +58,7 @@ class TrainedRun:
     @cached_property
     def recipe(self) -> Recipe:
         """That it was trained with, defaults included."""
-        return load_recipe(self.folder / "recipe.yaml")
+        return load_kept(self.folder / "recipe.yaml")
 
     @property
     def num_steps(self) -> int:

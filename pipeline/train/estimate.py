@@ -151,7 +151,7 @@ def estimate(prepared: Prepared, data_cpus: float, seconds: float) -> Estimate:
     packs = 0
     if validation is not None:
         plan = prepared.reader("validation").plan()
-        packs = sum(w.num_packs for w in plan.schedule(epochs=1).windows)
+        packs = plan.schedule(epochs=1).packs_an_epoch
     steps = prepared.schedule.num_steps
     return Estimate(
         measured=measure(prepared, seconds),

@@ -26,7 +26,7 @@ import ray.train.torch
 from interlace.contract.errors import InterlaceError, ResumeError, StoppedError
 from interlace.contract.sample import Pack
 from interlace.data.index.build import Index, build_index
-from interlace.data.plan.plan import Plan, Schedule
+from interlace.data.plan.plan import PLAN, Plan, Schedule
 from interlace.data.read.open import open_reader
 from interlace.data.read.reader import Reader
 from interlace.data.sources import Mapper
@@ -88,14 +88,13 @@ def prepare(recipe: Recipe, mapper: Mapper) -> Prepared:
     train = open_reader(index, recipe, "train", training=True)
     plan = train.plan()
     schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
-    first_epoch = sum(w.num_packs for w in schedule.windows if w.epoch == 0)
     return Prepared(
         recipe=recipe,
         index=index,
         train=train,
         plan=plan,
         schedule=schedule,
-        eval_every=recipe.train.eval_every or max(1, round(first_epoch / recipe.batch.global_batch)),
+        eval_every=recipe.train.eval_every or max(1, round(schedule.packs_an_epoch / recipe.batch.global_batch)),
         threads=recipe.train.threads or max(1, int(recipe.train.cpus_per_worker)),
     )
 
@@ -282,6 +281,7 @@ def _identity(prepared: Prepared) -> dict[str, Any]:
     return {
         "data": {split: m.digest for split, m in prepared.index.manifests.items() if split != "test"},
         "steps": prepared.schedule.num_steps,
+        "plan": PLAN,
         "settings": settings,
     }
 
@@ -299,6 +299,11 @@ def _check_same(folder: Path, prepared: Prepared, name: str) -> None:
     """Refuse to go on with a run that was something else, naming each difference."""
     before: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     now: dict[str, Any] = json.loads(json.dumps(_identity(prepared)))
+    if before.get("plan") != now["plan"]:
+        raise ResumeError(
+            f"run `{name}` was begun by a version that made other packs of the same data, so its stream of packs can't go"
+            f" on. Start another run from its weights: --run-name NAME --set model.init.run={folder}"
+        )
     differences = [
         f"data of split `{split}`: the run has manifest {before['data'].get(split)}, the shards now give"
         f" {now['data'].get(split)} (files were changed, added or removed)"

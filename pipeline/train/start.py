@@ -14,7 +14,7 @@ from interlace.model.embedding import encoder_of
 from interlace.model.fusion import key
 from interlace.model.network import FIELD_PARTS, Network
 from interlace.model.pretrained import read_pretrained
-from interlace.recipe.load import load_recipe
+from interlace.recipe.load import load_kept
 from interlace.recipe.recipe import Recipe
 from interlace.recipe.start import MODEL, RECIPE
 from interlace.train.tensors import read_weights
@@ -118,7 +118,7 @@ def _pairs(
 
 def _heads(recipe: Recipe, folder: Path) -> list[str]:
     """The number of attention heads, which no shape shows."""
-    here, there = recipe.model.head_dim, load_recipe(folder / RECIPE).model.head_dim
+    here, there = recipe.model.head_dim, load_kept(folder / RECIPE).model.head_dim
     return [] if here == there else [f"model.head_dim: is {here}, but {there} there"]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from interlace.cluster.preflight import Allotment
+from interlace.data.plan.plan import straggler_factor
 from interlace.recipe.identity import to_yaml
 from interlace.train.build import network_for
 from interlace.train.run import Prepared
@@ -44,13 +45,15 @@ def _data(prepared: Prepared) -> Iterator[str]:
 
 def _packing(prepared: Prepared) -> Iterator[str]:
     batch, schedule, plan = prepared.recipe.batch, prepared.schedule, prepared.plan
-    first = [w for w in schedule.windows if w.epoch == 0]
-    packs = sum(w.num_packs for w in first)
-    samples = int((plan.num_tokens > 0).sum())
+    packs = schedule.packs_an_epoch
     yield (
         f"plan: {packs} packs of at most {batch.token_budget} tokens an epoch, {plan.fill(schedule):.1%} filled,"
-        f" {samples / max(packs, 1):.1f} samples a pack, {len(first)} windows"
+        f" {plan.num_usable / packs:.1f} samples a pack, {len(schedule.counts[0])} windows"
     )
+    if (slowest := straggler_factor(plan, schedule)) is not None:
+        yield (
+            f"work: the slowest of {batch.global_batch} packs of a step takes {slowest:.3f} times their mean, in FLOPs"
+        )
     yield (
         f"run: {schedule.num_steps} steps of {batch.global_batch} packs"
         f" ({schedule.stop / max(packs, 1):.1f} epochs), evaluation every {prepared.eval_every} steps"

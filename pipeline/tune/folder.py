@@ -22,6 +22,7 @@ from typing import Any, Literal
 import yaml
 
 from interlace.contract.errors import ResumeError
+from interlace.data.plan.plan import PLAN
 from interlace.recipe.identity import digest, to_yaml
 from interlace.recipe.recipe import Recipe
 from interlace.store.journal import journal_path, read
@@ -250,7 +251,7 @@ def _scores(folder: Path, key: str, num_steps: int) -> Iterator[Score]:
 
 def _identity(recipe: Recipe, search: Search, data: Mapping[str, str]) -> dict[str, Any]:
     section = {k: v for k, v in search.model_dump(mode="json").items() if k not in FREE_TO_CHANGE}
-    return {"recipe": digest(recipe), "search": section, "data": dict(data)}
+    return {"recipe": digest(recipe), "search": section, "data": dict(data), "plan": PLAN}
 
 
 def _digest(identity: Mapping[str, Any]) -> str:
@@ -259,6 +260,11 @@ def _digest(identity: Mapping[str, Any]) -> str:
 
 def _check_same(before: Mapping[str, Any], identity: Mapping[str, Any], name: str) -> None:
     now = json.loads(json.dumps(identity))
+    if before.get("plan") != now["plan"]:
+        raise ResumeError(
+            f"search `{name}` was begun by a version that made other packs of the same data, so its trials can't be"
+            f" compared with new ones. Begin anew: --fresh"
+        )
     differences = [
         f"{part}.{key}: the search has {before[part].get(key)!r}, now it is {now[part].get(key)!r}"
         for part in ("search", "data")

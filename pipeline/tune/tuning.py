@@ -13,7 +13,7 @@ from interlace.cluster.connect import connect
 from interlace.cluster.preflight import Need, Slots, slots
 from interlace.data.read.warm import Warmed, warm
 from interlace.data.stream import map_units, run_data_on
-from interlace.recipe.load import load_recipe
+from interlace.recipe.load import load_kept
 from interlace.recipe.recipe import Recipe
 from interlace.results.evaluate import evaluate_checkpoint
 from interlace.results.listener import Listener
@@ -126,7 +126,7 @@ def verify_best(found: Findings, sweep: Sweep, plan: SweepPlan) -> tuple[bool, s
     if found.best is None:
         return False, "No trial has a result yet."
     folder = sweep.trial(found.best.number)
-    recipe = load_recipe(folder / "recipe.yaml")
+    recipe = load_kept(folder / "recipe.yaml")
     checkpoint, _ = chosen_checkpoint(folder, recipe.train.model_from)
     step = int(checkpoint.name.removeprefix("step-"))
     reported = next((s.value for s in found.best.scores if s.step == step), math.nan)

@@ -160,6 +160,11 @@ def count_by_dealing(windows: EpochWindows, num_tokens: NDArray[np.integer], sta
     return EpochWindows(groups=windows.groups, starts=windows.starts, num_packs=counted)
 
 
+def wanted_packs(tokens: int, budget: int) -> int:
+    """Packs that a window of so many tokens should have."""
+    return int(_wanted(np.array([tokens]), budget)[0])
+
+
 def _wanted(tokens: Ints, budget: int) -> Ints:
     """Packs that windows of so many tokens should have."""
     wanted = up(tokens, TARGET * budget)

@@ -18,6 +18,10 @@ GOLDEN = 0.6180339887498949
 """Fractional part of the golden ratio: its multiples mod 1 are spread evenly (Weyl 1916), so leftover draws are too."""
 
 
+SHUFFLED_GROUPS = 8
+"""Row groups of a source that are shuffled together."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixSettings:
     """Weights of the sources, in their order, and draws in a window."""
@@ -35,14 +39,12 @@ class Mix:
         groups: for each source its row groups as `[first row, end)` pairs, int64 `[groups, 2]`.
         usable: bool `[N]`, rows that can be drawn.
         seed: of the order.
-        window_groups: row groups of a source that are shuffled together.
     """
 
     settings: MixSettings
     groups: tuple[NDArray[np.int64], ...]
     usable: NDArray[np.bool_]
     seed: int
-    window_groups: int
 
     def draws(self, window: int) -> NDArray[np.int64]:
         """The draws of a window of the run, int64 `[window_rows]`, source by source."""
@@ -74,8 +76,8 @@ class Mix:
         rng = np.random.default_rng((self.seed, source, number))
         groups = rng.permutation(self.groups[source])
         parts = []
-        for first in range(0, len(groups), self.window_groups):
-            rows = np.concatenate([np.arange(a, b) for a, b in groups[first : first + self.window_groups].tolist()])
+        for first in range(0, len(groups), SHUFFLED_GROUPS):
+            rows = np.concatenate([np.arange(a, b) for a, b in groups[first : first + SHUFFLED_GROUPS].tolist()])
             parts.append(rng.permutation(rows[self.usable[rows]]))
         return np.concatenate(parts)
 

@@ -3,10 +3,11 @@
 import hashlib
 import json
 
+from interlace.contract.flops import Flops, ModelShape, model_flops
 from interlace.data.index.build import Index
 from interlace.data.index.fit import Fitted
 from interlace.data.index.identity import reading, target_settings
-from interlace.data.index.records import make_codec
+from interlace.data.index.records import RecordCodec, make_codec
 from interlace.data.plan.mix import MixSettings
 from interlace.data.plan.plan import PlanSettings
 from interlace.data.read.cache import CACHE_VERSION, LIBRARIES, Cache
@@ -17,10 +18,12 @@ from interlace.store.places import decoded_of
 
 def open_reader(index: Index, recipe: Recipe, split: str, *, training: bool) -> Reader:
     """The reader of one split of an index."""
+    codec = make_codec(recipe, index.fitted)
     return Reader(
         manifest=index.manifests[split],
         plan_settings=plan_settings(recipe, training=training),
-        codec=make_codec(recipe, index.fitted),
+        codec=codec,
+        flops=recipe_flops(recipe, codec),
         training=training,
         mix=mix_settings(recipe) if split == "train" and training else None,
         cache=decoded_cache(recipe, index.fitted),
@@ -51,13 +54,28 @@ def mix_settings(recipe: Recipe) -> MixSettings | None:
     return MixSettings(weights=weights, window_rows=recipe.data.mix_rows) if weights else None
 
 
+def recipe_flops(recipe: Recipe, codec: RecordCodec) -> Flops:
+    """What samples cost in the recipe's model, by their tokens."""
+    model = recipe.model
+    shape = ModelShape(
+        fusion=model.fusion,
+        dim=model.dim,
+        mlp_ratio=model.mlp_ratio,
+        field_layers=model.field_layers,
+        joint_layers=model.joint_layers,
+        bottleneck_tokens=model.bottleneck_tokens,
+        query=model.query,
+    )
+    specs = {name: modality.spec for name, (modality, _) in codec.fields.items()}
+    return model_flops(shape, specs, {name: field.stem for name, field in recipe.fields.items()})
+
+
 def plan_settings(recipe: Recipe, *, training: bool) -> PlanSettings:
     """The settings of a plan: as the recipe says for training; in file order, one pack a step, for evaluation."""
     return PlanSettings(
         seed=recipe.seed,
         token_budget=recipe.batch.token_budget,
         global_batch=recipe.batch.global_batch if training else 1,
-        lookahead=recipe.batch.lookahead,
-        window_groups=recipe.data.window_groups,
+        window_packs=max(recipe.data.window_packs, recipe.batch.global_batch),
         shuffle=training,
     )

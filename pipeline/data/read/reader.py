@@ -18,12 +18,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from interlace.contract.errors import DataError, RecordError
+from interlace.contract.flops import Flops
 from interlace.contract.sample import BadRecord, FieldPack, Pack, TargetPack, Tokens
 from interlace.data.index.manifest import Manifest
 from interlace.data.index.records import Record, RecordCodec, field_value, record_hash
-from interlace.data.index.tokens import num_tokens
 from interlace.data.plan.mix import Mix, MixSettings
-from interlace.data.plan.plan import Plan, PlanSettings, Rows, Window
+from interlace.data.plan.plan import Plan, PlanSettings, Rows, Window, Work, all_work, plan_of_rows
 from interlace.data.read.cache import Cache, Decoded, GroupWriter
 from interlace.data.sources import ROW_ERROR
 
@@ -96,6 +96,7 @@ class Reader:
         manifest: what the split holds.
         plan_settings: how it is packed.
         codec: how records become tokens.
+        flops: what samples cost in the model, by their tokens: packs are equal in it.
         training: whether to augment.
         mix: weights of the manifest's sources, where they are mixed.
         cache: keeps decoded values on disk; the packs are the same with and without.
@@ -104,37 +105,36 @@ class Reader:
     manifest: Manifest
     plan_settings: PlanSettings
     codec: RecordCodec
+    flops: Flops
     training: bool
     mix: MixSettings | None = None
     cache: Cache | None = None
 
     def plan(self) -> Plan:
         """The plan of this split."""
-        return Plan(
-            group_starts=self.manifest.starts,
-            num_tokens=num_tokens(self.manifest),
-            settings=self.plan_settings,
-            mix=self._mix(),
-        )
-
-    def _mix(self) -> Mix | None:
-        """The mix of the manifest's sources, if there is one."""
+        starts = self.manifest.starts
         if self.mix is None:
-            return None
-        starts, source_of = self.manifest.starts, self.manifest.groups.source
-        bounds = np.stack([starts[:-1], starts[1:]], axis=1)
-        return Mix(
+            sizes = self.manifest.groups.sizes
+            return Plan(group_starts=starts, sizes=sizes, look=self.work, settings=self.plan_settings)
+        work = all_work(self.work, len(self.manifest.groups))  # any row may be drawn: all are looked at
+        bounds, source_of = np.stack([starts[:-1], starts[1:]], axis=1), self.manifest.groups.source
+        mix = Mix(
             settings=self.mix,
             groups=tuple(bounds[source_of == s] for s in range(len(self.mix.weights))),
-            usable=num_tokens(self.manifest) > 0,
+            usable=work.tokens > 0,
             seed=self.plan_settings.seed,
-            window_groups=self.plan_settings.window_groups,
         )
+        return plan_of_rows(work, starts, self.plan_settings, mix)
+
+    def work(self, group: int) -> Work:
+        """Tokens and FLOPs of the rows of a row group."""
+        rows = self.manifest.rows(group)
+        return Work(tokens=rows.num_tokens.astype(np.int64), cost=self.flops.of_rows(rows.tokens))
 
     def read(self, window: Window, *, first: int, stop: int, plan: Plan | None = None) -> Iterator[Pack]:
         """The packs of a window at positions `first <= p < stop`, in order."""
         plan = plan or self.plan()
-        packs = plan.packs(window.epoch, window.index)
+        packs = plan.packs(window.epoch, window.index, window.num_packs)
         assert len(packs) == window.num_packs, (len(packs), window)
         wanted = range(max(first - window.start, 0), min(stop - window.start, len(packs)))
         draws = np.concatenate([packs[i] for i in wanted]) if wanted else np.zeros(0, np.int64)
@@ -144,7 +144,7 @@ class Reader:
             records = self._records(plan, rows, unfinished)
             for i in wanted:
                 rows = plan.rows_of(packs[i])
-                epochs = window.epoch + packs[i] // len(plan.num_tokens)
+                epochs = window.epoch + packs[i] // plan.num_rows
                 yield self._pack(Place(window.start + i, window.epoch), rows, epochs, records)
                 for row in rows.tolist():  # a record lives until its last draw in the window
                     left[row] -= 1

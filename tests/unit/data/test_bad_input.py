@@ -87,7 +87,7 @@ def test_bad_records_are_listed_one_by_one_and_cost_only_themselves(data: EmojiL
     assert "'purple'" in next(validation.bad()).reason
     assert "`color`" in next(validation.bad()).reason
     plan = open_reader(index, recipe, "train", training=True).plan()
-    used = np.concatenate([p for w in range(plan.num_windows) for p in plan.packs(0, w)])
+    used = np.concatenate([p for w in range(len(plan.counts(0))) for p in plan.packs(0, w)])
     assert len(used) == 60 - 3
 
 

@@ -70,7 +70,7 @@ def recipe_of(folder: Path, storage: Path, *, data: dict[str, Any] | None = None
             "data": {
                 "root": str(folder),
                 "train": {"paths": ["train.parquet"]},
-                "window_groups": 2,
+                "window_packs": 2,
                 "max_bad_share": 0.1,
                 "cache_gb": 1.0,
                 **(data or {}),

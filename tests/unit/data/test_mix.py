@@ -34,7 +34,6 @@ def make_mix(weights: tuple[float, ...] = WEIGHTS, window_rows: int = 1000, seed
         groups=tuple(np.stack([edges[:-1], edges[1:]], axis=1) for edges in bounds),
         usable=usable,
         seed=seed,
-        window_groups=2,
     )
 
 

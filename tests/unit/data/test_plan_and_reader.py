@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from interlace.contract.sample import pack_to_table, table_to_pack
 from interlace.data.index.build import build_index
-from interlace.data.plan.plan import Plan, PlanSettings
+from interlace.data.plan.plan import Plan, PlanSettings, Rows, Work, all_work, plan_of_rows
 from interlace.data.read.open import open_reader
 from tests.data import EmojiLike
 
@@ -17,9 +18,20 @@ from tests.data import EmojiLike
 def make_plan(num_rows: int, seed: int, budget: int = 64, groups: int = 7, window: int = 3) -> Plan:
     rng = np.random.default_rng(seed)
     starts = np.linspace(0, num_rows, groups + 1).astype(np.int64)
-    tokens = rng.integers(0, budget + 1, num_rows).astype(np.int32)
-    made = PlanSettings(seed=seed, token_budget=budget, global_batch=4, lookahead=8, window_groups=window)
-    return Plan(group_starts=starts, num_tokens=tokens, settings=made)
+    tokens = rng.integers(0, budget + 1, num_rows).astype(np.int64)
+    made = PlanSettings(seed=seed, token_budget=budget, global_batch=4, window_packs=window)
+    cost = rng.random(num_rows) * tokens
+    return plan_of_rows(Work(tokens=tokens, cost=cost), starts, made)
+
+
+def tokens_of(plan: Plan) -> NDArray[np.int64]:
+    """Tokens of every row of a plan whose rows are known."""
+    return all_work(plan.look, len(plan.sizes.rows)).tokens
+
+
+def packs_of(plan: Plan, epoch: int) -> list[Rows]:
+    """The packs of an epoch."""
+    return [p for w in range(len(plan.counts(epoch))) for p in plan.packs(epoch, w)]
 
 
 @settings(max_examples=40, deadline=None)
@@ -27,17 +39,17 @@ def make_plan(num_rows: int, seed: int, budget: int = 64, groups: int = 7, windo
 def test_every_usable_row_is_in_exactly_one_pack_of_an_epoch(num_rows: int, seed: int, window: int) -> None:
     plan = make_plan(num_rows, seed, window=window)
     for epoch in (0, 3):
-        packs = [p for w in range(plan.num_windows) for p in plan.packs(epoch, w)]
+        packs = packs_of(plan, epoch)
         rows = np.concatenate([np.zeros(0, np.int64), *packs])
-        assert sorted(rows.tolist()) == np.flatnonzero(plan.num_tokens > 0).tolist()
-        assert all(0 < plan.num_tokens[p].sum() <= plan.settings.token_budget for p in packs)
+        assert sorted(rows.tolist()) == np.flatnonzero(tokens_of(plan) > 0).tolist()
+        assert all(0 < tokens_of(plan)[p].sum() <= plan.settings.token_budget for p in packs)
 
 
 def test_epochs_differ_and_the_same_seed_gives_the_same_packs() -> None:
     plan, again, other = make_plan(300, 5), make_plan(300, 5), make_plan(300, 6)
 
     def order(plan: Plan, epoch: int) -> list[int]:
-        return np.concatenate([p for w in range(plan.num_windows) for p in plan.packs(epoch, w)]).tolist()
+        return np.concatenate(packs_of(plan, epoch)).tolist()
 
     assert order(plan, 0) == order(again, 0)
     assert order(plan, 0) != order(plan, 1)
@@ -54,8 +66,14 @@ def test_positions_run_on_over_epoch_ends_and_nothing_is_dropped() -> None:
     positions = [w.start + i for w in schedule.windows for i in range(w.num_packs)]
     assert positions == list(range(len(positions)))
     assert len(positions) >= schedule.stop
-    ids = [row for w in schedule.windows if w.epoch < 3 for p in plan.packs(w.epoch, w.index) for row in p.tolist()]
-    usable = np.flatnonzero(plan.num_tokens > 0)
+    ids = [
+        row
+        for w in schedule.windows
+        if w.epoch < 3
+        for p in plan.packs(w.epoch, w.index, w.num_packs)
+        for row in p.tolist()
+    ]
+    usable = np.flatnonzero(tokens_of(plan) > 0)
     assert np.bincount(ids, minlength=211)[usable].tolist() == [3] * len(usable)
 
 
@@ -76,9 +94,9 @@ def test_since_starts_at_the_window_of_a_position() -> None:
 
 def test_packing_loses_less_than_half_a_pack_and_a_bit_a_window() -> None:
     rng = np.random.default_rng(0)
-    tokens = rng.integers(10, 60, 5000).astype(np.int32)
-    made = PlanSettings(seed=0, token_budget=1024, global_batch=1, lookahead=16, window_groups=1)
-    plan = Plan(group_starts=np.array([0, 5000]), num_tokens=tokens, settings=made)
+    tokens = rng.integers(10, 60, 5000)
+    made = PlanSettings(seed=0, token_budget=1024, global_batch=1, window_packs=1000)
+    plan = plan_of_rows(Work(tokens=tokens, cost=tokens.astype(np.float64)), np.array([0, 5000]), made)
     packs = plan.packs(0, 0)
     assert len(packs) <= np.ceil(tokens.sum() / 1024) + 1
     assert plan.fill(plan.schedule(epochs=1)) >= 0.98
@@ -124,7 +142,7 @@ def test_num_tokens_of_the_plan_are_those_of_the_packs(shapes: EmojiLike, tmp_pa
     for window in plan.schedule(epochs=1).windows:
         for pack in reader.read(window, first=0, stop=10**9):
             lengths = sum(f.lengths for f in pack.fields.values())
-            assert lengths.tolist() == plan.num_tokens[pack.sample_ids].tolist()  # type: ignore[union-attr]
+            assert lengths.tolist() == tokens_of(plan)[pack.sample_ids].tolist()  # type: ignore[union-attr]
             seen += len(pack.sample_ids)
     assert seen == shapes.rows
 
