@@ -34,25 +34,25 @@ class Indexed:
     index: Index
 
     def counts(self) -> "pd.DataFrame":
-        """Of each split its records, bad records, row groups, digest, and the share of records without each field."""
+        """Of each split its records, bad records, row groups, digest, and the share of usable records without each field."""
         manifests = self.index.manifests
         rows = [
-            {"records": m.num_rows, "bad": len(m.bad), "row groups": len(m.groups), "digest": m.digest}
-            | {f"{name} missing": float(m.missing(name).mean()) for name in m.extents}
+            {"records": m.num_rows, "bad": m.num_bad, "row groups": len(m.groups), "digest": m.digest}
+            | {f"{name} missing": m.missing_share(name) for name in m.fields}
             for m in manifests.values()
         ]
         return frame_of(rows, list(rows[0]), list(manifests)).rename_axis("split")
 
     def bad(self) -> Sequence[BadRecord]:
         """Records that can't be read, with shard, row and reason."""
-        return [bad for m in self.index.manifests.values() for bad in m.bad]
+        return [bad for m in self.index.manifests.values() for bad in m.bad()]
 
     def __repr__(self) -> str:
         told = ", ".join(f"{split} {m.num_rows:,} records" for split, m in self.index.manifests.items())
-        return f"Indexed({self.name}: {told}; {len(self.bad())} bad)"
+        return f"Indexed({self.name}: {told}; {sum(m.num_bad for m in self.index.manifests.values())} bad)"
 
     def _repr_html_(self) -> str:
-        return card(f"Index of {self.name}", f"{len(self.bad())} records can't be read", _table(self.counts()))
+        return card(f"Index of {self.name}", f"{sum(m.num_bad for m in self.index.manifests.values())} records can't be read", _table(self.counts()))
 
 
 @final
