@@ -273,7 +273,7 @@ def _count_present(measure: Callable[[tuple[Any, ...]], Extent], columns: Column
     there = present_rows(columns)
     doubtful = np.logical_or.reduce([m[1] for m in marks]) & there
     extents = missing_extents(len(there))
-    extents[there, 0] = np.sum([m[0] for m in marks], axis=0, dtype=np.int32)[there]
+    extents[there, 0] = np.stack([m[0] for m in marks], axis=1)[there].sum(axis=1)
     extents[there, 1] = 0
     return extents, measure_rows(measure, columns, np.flatnonzero(doubtful), extents)
 

@@ -62,7 +62,7 @@ class _Tokenizer(Protocol):
 class _Bytes:
     """UTF-8 bytes as they are."""
 
-    measured_by = ()
+    measured_by: tuple[str, ...] = ()
 
     def __init__(self, fitted: Fitted) -> None:
         self.vocab_size = 256 + NUM_SPECIALS
@@ -86,7 +86,7 @@ class _Bytes:
 class _Characters:
     """Characters (code points in NFC) of a fitted list, the others unknown."""
 
-    measured_by = ()
+    measured_by: tuple[str, ...] = ()
 
     def __init__(self, fitted: Fitted) -> None:
         self._characters: str = fitted["characters"]
@@ -117,7 +117,7 @@ class _Grams:
     Case is folded. Worked example: `n = 4` makes `Red fox` into ` red`, `red `, ` fox`, `fox `, and `ox` into ` ox `.
     """
 
-    measured_by = ("length",)
+    measured_by: tuple[str, ...] = ("length",)
 
     def __init__(self, fitted: Fitted) -> None:
         self._length: int = fitted["length"]
@@ -143,7 +143,7 @@ class _Grams:
 class _BytePairs:
     """A tokenizer of the `tokenizers` library, without the special tokens that its file may add."""
 
-    measured_by = ("tokenizer",)
+    measured_by: tuple[str, ...] = ("tokenizer",)
 
     def __init__(self, fitted: Fitted) -> None:
         self._tokenizer = Tokenizer.from_str(fitted["tokenizer"])

@@ -52,7 +52,11 @@ class Indexed:
         return f"Indexed({self.name}: {told}; {sum(m.num_bad for m in self.index.manifests.values())} bad)"
 
     def _repr_html_(self) -> str:
-        return card(f"Index of {self.name}", f"{sum(m.num_bad for m in self.index.manifests.values())} records can't be read", _table(self.counts()))
+        return card(
+            f"Index of {self.name}",
+            f"{sum(m.num_bad for m in self.index.manifests.values())} records can't be read",
+            _table(self.counts()),
+        )
 
 
 @final

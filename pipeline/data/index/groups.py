@@ -9,7 +9,7 @@ file a split.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +43,7 @@ class FieldSums:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Groups(Sequence[RowGroup]):
+class Groups:
     """The `G` row groups of a split: a sequence of them, and columns of what is known of each.
 
     Args:
@@ -76,6 +76,9 @@ class Groups(Sequence[RowGroup]):
 
     def __len__(self) -> int:
         return len(self.shard)
+
+    def __iter__(self) -> Iterator[RowGroup]:
+        return (self[at] for at in range(len(self)))
 
     @overload
     def __getitem__(self, at: int) -> RowGroup: ...
@@ -116,7 +119,9 @@ def sums_of(table: pa.Table, fields: Sequence[str]) -> dict[str, Any]:
     """The line of a measured row group, without its place."""
     usable = table["reason"].is_null().to_numpy()
     tokens = {name: table[f"{name}.tokens"].to_numpy()[usable].astype(np.int64) for name in fields}
-    total = np.sum(list(tokens.values()), axis=0, dtype=np.int64)
+    total = np.zeros(int(usable.sum()), np.int64)
+    for own in tokens.values():
+        total += own
     bins, counts, excess = size_histogram(total.astype(np.int32))
     line: dict[str, Any] = {
         "usable": int(usable.sum()),
@@ -207,10 +212,11 @@ def load_groups(path: Path) -> Groups:
     head = table.schema.metadata
 
     def column(name: str, kind: type[np.generic]) -> NDArray[Any]:
-        return table[name].to_numpy().astype(kind)
+        found: NDArray[Any] = table[name].to_numpy().astype(kind)
+        return found
 
     fields = [name.removesuffix(".squares") for name in table.column_names if name.endswith(".squares")]
-    kinds = (np.int64, np.int64, np.int32, np.int32)
+    kinds: tuple[type[np.generic], ...] = (np.int64, np.int64, np.int32, np.int32)
     return Groups(
         shards=tuple(json.loads(head[b"shards"])),
         parts=tuple(json.loads(head[b"parts"])),

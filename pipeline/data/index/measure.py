@@ -97,7 +97,9 @@ def tokens_of(modality: Modality, extents: NDArray[np.int32]) -> NDArray[np.int3
     joined = extents[:, 0].astype(np.int64) << 32 | extents[:, 1].astype(np.int64)
     distinct, inverse = np.unique(joined, return_inverse=True)
     pairs = zip((distinct >> 32).tolist(), (distinct & 0xFFFFFFFF).tolist(), strict=True)
-    return np.array([0 if a < 0 else modality.num_tokens((a, b)) for a, b in pairs], np.int32)[inverse.reshape(-1)]
+    counts = np.array([0 if a < 0 else modality.num_tokens((a, b)) for a, b in pairs], np.int32)
+    tokens: NDArray[np.int32] = counts[inverse.reshape(-1)]
+    return tokens
 
 
 def measured_schema(fields: tuple[str, ...]) -> pa.Schema:

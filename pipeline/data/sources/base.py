@@ -26,7 +26,8 @@ class RowGroup:
     """One row group: shard path or URI, its number in the shard, rows before it in the shard, rows, bytes.
 
     Formats without row groups of their own cut them from the file: `num_bytes` from `offset`. For Parquet `num_bytes`
-    is the size unpacked, and `offset` is not used. `source` is the number of the source in its split.
+    is the size unpacked, and `offset` is 0 for a whole row group of the file; for a slice of one it is 1 + the rows of
+    it that come before. `source` is the number of the source in its split.
     """
 
     shard: str
