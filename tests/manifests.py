@@ -34,3 +34,8 @@ def usable(manifest: Manifest) -> NDArray[np.bool_]:
 def present(manifest: Manifest, field: str) -> NDArray[np.bool_]:
     """Bool `[N]`, where a field is there."""
     return np.concatenate([rows.present(field) for rows in all_rows(manifest)])
+
+
+def num_tokens(manifest: Manifest) -> NDArray[np.int32]:
+    """Int32 `[N]`, over all fields; 0 for rows that can't be used."""
+    return np.concatenate([rows.num_tokens for rows in all_rows(manifest)])

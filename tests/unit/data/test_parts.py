@@ -19,13 +19,12 @@ from interlace.data.index.build import Index, build_index
 from interlace.data.index.fit import FitGroup
 from interlace.data.index.manifest import Manifest
 from interlace.data.index.measure import MeasureGroup
-from interlace.data.index.tokens import num_tokens
 from interlace.data.plan.sizes import GroupSizes, group_sizes
 from interlace.data.sources import RowGroup, Work
 from interlace.recipe.recipe import Recipe
 from interlace.store.places import indexes_of
 from tests.data import EmojiLike, make_rows, write_table
-from tests.manifests import all_rows, extents, hashes, present, tokens, usable
+from tests.manifests import all_rows, extents, hashes, num_tokens, present, tokens, usable
 
 
 class Counted:
