@@ -21,7 +21,10 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pandas": ("pipeline/tracking/", "pipeline/results/", "pipeline/tune/searched.py"),
     "pathspec": ("cluster/pack.py",),
     "psutil": ("jobs/progress.py", "pipeline/store/system.py"),
-    "pyarrow": ("pipeline/contract/sample.py", "pipeline/data/", "pipeline/results/bulk.py", "jobs/datasets/"),
+    "pyarrow": (
+        "pipeline/contract/sample.py", "pipeline/modalities/", "pipeline/data/", "pipeline/results/bulk.py",
+        "jobs/datasets/",
+    ),
     "pydantic": ("pipeline/recipe/", "pipeline/tune/search.py"),
     "pynvml": ("pipeline/store/system.py",),
     "ray": (

@@ -16,11 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from interlace.contract.errors import BadShareError, DataError
 from interlace.data.index.fit import Fitted, fit, learning
-from interlace.data.index.groups import PartLines, gather_lines, load_groups, save_lines
+from interlace.data.index.groups import PartLines, load_groups, save_groups, sum_lines
 from interlace.data.index.identity import reading, source_settings, target_settings
 from interlace.data.index.listing import list_shard, numbered
 from interlace.data.index.manifest import Manifest
@@ -153,9 +151,8 @@ def measure_split(
         lambda group: group.num_rows,
         lambda part: PartWriter(part.path, PartLines(part.path, fields)),
     )
-    lines = gather_lines(parts)
-    check_alignment(int(np.sum(lines["unaligned"].to_numpy())), int(np.sum(lines["num_rows"].to_numpy())), codec)
-    save_lines(lines, path)
+    check_alignment(sum_lines(parts, "unaligned"), sum_lines(parts, "num_rows"), codec)
+    save_groups(parts, path)
 
 
 def _parts(split: Split, groups: Sequence[Sequence[RowGroup]], reads: str, folder: Path) -> list[Part]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final, overload
+from typing import Any, NamedTuple, final, overload
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,10 @@ Ints = NDArray[np.int64]
 
 PLACE = ("index", "first_row", "num_rows", "num_bytes", "offset")
 """What makes a `RowGroup` again, besides shard and source."""
+HISTOGRAM = {"bins": pa.uint16(), "counts": pa.uint32(), "excess": pa.uint64()}
+NUMBERS = ("part", "shard", "source")
+LINES_AT_ONCE = 1024
+"""Lines whose histograms are unpacked at once."""
 FIELD_SUMS = ("tokens", "squares", "present", "largest")
 
 
@@ -153,7 +157,7 @@ def _content_digest(table: pa.Table, usable: NDArray[np.bool_], fields: Sequence
 
 def lines_schema(fields: Sequence[str]) -> pa.Schema:
     """The columns of the sums of a part."""
-    counts = [(n, pa.list_(pa.int64())) for n in ("bins", "counts", "excess")]
+    counts = [(n, pa.list_(kind)) for n, kind in HISTOGRAM.items()]
     whole = [(n, pa.int64()) for n in (*PLACE, "batch", "usable", "bad", "unaligned", "tokens", "largest")]
     own = [(f"{name}.{of}", pa.int64()) for name in fields for of in FIELD_SUMS]
     return pa.schema([*whole, *counts, ("digest", pa.binary(16)), *own])
@@ -187,29 +191,35 @@ def lines_path(part: Path) -> Path:
     return part.with_suffix(".lines.parquet")
 
 
-def gather_lines(parts: Sequence[Part]) -> pa.Table:
-    """The lines of a split's parts, in order, each with its numbers of part, shard and source."""
+def sum_lines(parts: Sequence[Part], name: str) -> int:
+    """The sum of a column over the row groups of all parts."""
+    tables = (pq.read_table(lines_path(part.path), columns=[name]) for part in parts)
+    return sum(int(table[name].to_numpy().sum()) for table in tables)
+
+
+def save_groups(parts: Sequence[Part], path: Path) -> None:
+    """Gather the lines of a split's parts, in order, each with its numbers of part, shard and source."""
     number = {shard: i for i, shard in enumerate(dict.fromkeys(part.groups[0].shard for part in parts))}
-    tables = []
-    for i, part in enumerate(parts):
-        lines = pq.read_table(lines_path(part.path), memory_map=True)
-        own = {"part": i, "shard": number[part.groups[0].shard], "source": part.groups[0].source}
-        for name, value in own.items():
-            lines = lines.append_column(name, pa.array(np.full(lines.num_rows, value, np.int32)))
-        tables.append(lines)
     head = {"shards": json.dumps(list(number)), "parts": json.dumps([part.path.name for part in parts])}
-    return pa.concat_tables(tables).replace_schema_metadata(head)
-
-
-def save_lines(lines: pa.Table, path: Path) -> None:
-    """Keep the table of a split's row groups."""
-    _write(lines, path)
+    schema = pq.read_schema(lines_path(parts[0].path))
+    for name in NUMBERS:
+        schema = schema.append(pa.field(name, pa.int32()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = temporary(path)
+    with pq.ParquetWriter(partial, schema.with_metadata(head), compression="zstd") as writer:
+        for i, part in enumerate(parts):
+            lines = pq.read_table(lines_path(part.path))
+            for name, value in zip(NUMBERS, (i, number[part.groups[0].shard], part.groups[0].source), strict=True):
+                lines = lines.append_column(name, pa.array(np.full(lines.num_rows, value, np.int32)))
+            writer.write_table(lines.cast(writer.schema), LINES_AT_ONCE)
+    partial.replace(path)
 
 
 def load_groups(path: Path) -> Groups:
     """The table of a split."""
-    table = pq.read_table(path)
-    head = table.schema.metadata
+    file = pq.ParquetFile(path)
+    head = file.schema_arrow.metadata
+    table = file.read([name for name in file.schema_arrow.names if name not in HISTOGRAM])
 
     def column(name: str, kind: type[np.generic]) -> NDArray[Any]:
         found: NDArray[Any] = table[name].to_numpy().astype(kind)
@@ -223,7 +233,7 @@ def load_groups(path: Path) -> Groups:
         **{n: column(n, np.int32) for n in ("shard", "part", "batch", "index", "num_rows", "bad")},
         **{n: column(n, np.int64) for n in ("first_row", "num_bytes", "offset")},
         source=column("source", np.int16),
-        sizes=_sizes(table),
+        sizes=_sizes(table, file),
         fields={
             name: FieldSums(**{of: column(f"{name}.{of}", k) for of, k in zip(FIELD_SUMS, kinds, strict=True)})
             for name in fields
@@ -232,26 +242,56 @@ def load_groups(path: Path) -> Groups:
     )
 
 
-def _sizes(table: pa.Table) -> GroupSizes:
-    """Histograms of all row groups over the bins that occur."""
-    lists = table["bins"].combine_chunks()
-    bins = table["bins"].combine_chunks().flatten().to_numpy()
-    owners = np.repeat(np.arange(table.num_rows), lists.value_lengths().to_numpy())
-    first, stop = (int(bins.min()), int(bins.max()) + 1) if len(bins) else (0, 1)
-    dense = []
-    for name in ("counts", "excess"):
-        values = table[name].combine_chunks().flatten().to_numpy()
-        whole = np.zeros((table.num_rows, stop - first), np.min_scalar_type(int(values.max(initial=0))))
-        whole[owners, bins - first] = values
-        dense.append(whole)
+def _sizes(table: pa.Table, file: pq.ParquetFile) -> GroupSizes:
+    """Histograms of all row groups over the bins that occur, a few row groups at a time."""
+    blocks = [_block(file.read_row_group(number, list(HISTOGRAM))) for number in range(file.num_row_groups)]
+    some = [block for block in blocks if block.counts.shape[1]]
+    first = min((block.first for block in some), default=0)
+    width = max((block.first + block.counts.shape[1] - first for block in some), default=1)
+    counts = _paste([(b.first - first, b.counts) for b in blocks], width)
+    excess = _paste([(b.first - first, b.excess) for b in blocks], width)
     return GroupSizes(
         rows=table["usable"].to_numpy(),
         tokens=table["tokens"].to_numpy(),
         largest=table["largest"].to_numpy(),
         first_bin=first,
-        counts=dense[0],
-        excess=dense[1],
+        counts=counts,
+        excess=excess,
     )
+
+
+class _Block(NamedTuple):
+    """Counts and excess of some row groups over the bins from `first` on, as narrow as they can be."""
+
+    first: int
+    counts: NDArray[np.unsignedinteger]
+    excess: NDArray[np.unsignedinteger]
+
+
+def _block(lines: pa.Table) -> _Block:
+    lists = lines["bins"].combine_chunks()
+    bins = lists.flatten().to_numpy()
+    owners = np.repeat(np.arange(lines.num_rows), lists.value_lengths().to_numpy())
+    first, stop = (int(bins.min()), int(bins.max()) + 1) if len(bins) else (0, 0)
+    dense = []
+    for name in ("counts", "excess"):
+        values = lines[name].combine_chunks().flatten().to_numpy()
+        block = np.zeros((lines.num_rows, stop - first), np.min_scalar_type(int(values.max(initial=0))))
+        block[owners, bins - first] = values
+        dense.append(block)
+    return _Block(first, dense[0], dense[1])
+
+
+def _paste(blocks: Sequence[tuple[int, NDArray[np.unsignedinteger]]], width: int) -> NDArray[np.unsignedinteger]:
+    """Blocks one below the other, each with the column where it begins."""
+    kind = np.result_type(*(block.dtype for _, block in blocks))
+    whole = np.zeros((sum(len(block) for _, block in blocks), width), kind)
+    at = 0
+    for begin, block in blocks:
+        if block.shape[1]:
+            whole[at : at + len(block), begin : begin + block.shape[1]] = block
+        at += len(block)
+    return whole
 
 
 def _digest(table: pa.Table) -> str:
