@@ -15,6 +15,7 @@ from interlace.recipe.data import NAME, Data
 from interlace.recipe.fields import AnyField, ImageField, check_vocabularies
 from interlace.recipe.model import Model
 from interlace.recipe.optim import Optim
+from interlace.recipe.reads import Reads
 from interlace.recipe.tasks import (
     AnyTask,
     GenerationTask,
@@ -22,6 +23,7 @@ from interlace.recipe.tasks import (
 )
 from interlace.recipe.tracking import Tracking
 from interlace.recipe.train import Train
+from interlace.store.places import starts_of
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
@@ -125,6 +127,11 @@ class Recipe(Node):
     def world_sizes(self) -> tuple[int, ...]:
         """Numbers of workers that this run may have, ascending: more than one where they are elastic."""
         return tuple(n for n in self.train.allowed_workers if self.batch.global_batch % n == 0)
+
+    @property
+    def reads(self) -> Reads:
+        """What the data arm needs to make tokens and targets of records."""
+        return Reads(fields=self.fields, tasks=self.tasks, starts=starts_of(self.storage))
 
     def columns(self) -> tuple[str, ...]:
         """Every column that fields and tasks read, each once, in order."""

@@ -11,12 +11,14 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from interlace.contract.errors import StartError
 from interlace.recipe.base import FieldStart, PretrainedEncoder
 from interlace.recipe.fields import AnyField
+from interlace.recipe.identity import digest, flatten
 from interlace.recipe.load import load_kept
 from interlace.recipe.recipe import Recipe
 from interlace.store.hashes import hash_file
@@ -31,6 +33,21 @@ PRETRAINED = ("*.json", WEIGHTS)
 Files = dict[str, Path]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A recipe of which nothing is open any more: pinned, with its settings by dotted path and the digest of it."""
+
+    recipe: Recipe
+    settings: Mapping[str, Any]
+    digest: str
+
+
+def resolve(recipe: Recipe) -> Resolved:
+    """Settle what a run is, once: see `pin`. Raises StartError."""
+    recipe = pin(recipe)
+    return Resolved(recipe=recipe, settings=flatten(recipe), digest=digest(recipe))
+
+
 def pin(recipe: Recipe) -> Recipe:
     """The recipe with the hash of everything that it starts from, kept in its storage from now on.
 
@@ -43,8 +60,8 @@ def pin(recipe: Recipe) -> Recipe:
     home = starts_of(recipe.storage)
     whole = recipe.model.init
     if whole is not None:
-        digest = keep(home, whole.run, whole.digest, files_of_run, "model.init")
-        recipe = _with(recipe, "model", init=whole.model_copy(update={"digest": digest}))
+        found = keep(home, whole.run, whole.digest, files_of_run, "model.init")
+        recipe = _with(recipe, "model", init=whole.model_copy(update={"digest": found}))
         whole = recipe.model.init
     known = load_kept(home / whole.digest / RECIPE).fields if whole is not None and whole.digest else {}
     fields = {}
@@ -53,8 +70,8 @@ def pin(recipe: Recipe) -> Recipe:
         if init is None and whole is not None and name in known:
             init = FieldStart(run=whole.run, digest=whole.digest)
         if init is not None:
-            digest = keep(home, init.run, init.digest, files_of_run, f"fields.{name}.init")
-            init = init.model_copy(update={"digest": digest, "field": init.field or name})
+            found = keep(home, init.run, init.digest, files_of_run, f"fields.{name}.init")
+            init = init.model_copy(update={"digest": found, "field": init.field or name})
         fields[name] = field.model_copy(update={"init": init, **_pinned_encoder(home, name, field)})
     return recipe.model_copy(update={"fields": fields})
 
@@ -63,8 +80,8 @@ def _pinned_encoder(home: Path, name: str, field: AnyField) -> dict[str, Pretrai
     encoder: PretrainedEncoder | None = getattr(field, "encoder", None)
     if encoder is None:
         return {}
-    digest = keep(home, encoder.pretrained, encoder.digest, files_of_pretrained, f"fields.{name}.encoder")
-    return {"encoder": encoder.model_copy(update={"digest": digest})}
+    found = keep(home, encoder.pretrained, encoder.digest, files_of_pretrained, f"fields.{name}.encoder")
+    return {"encoder": encoder.model_copy(update={"digest": found})}
 
 
 def _with(recipe: Recipe, section: str, **settings: Any) -> Recipe:

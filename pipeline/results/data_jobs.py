@@ -8,6 +8,7 @@ from interlace.data.index.build import Index, build_index
 from interlace.data.prepare import Plan, Prepared, prepare
 from interlace.data.stream import map_units, run_data_on, stream_units
 from interlace.recipe.recipe import Recipe
+from interlace.recipe.start import pin
 from interlace.results.listener import Listener
 from interlace.train.placement import readers
 
@@ -16,7 +17,7 @@ def index_data(recipe: Recipe, address: str | None, listener: Listener) -> Index
     """Build the index as a Ray Data job, or find it in the cache. Raises InterlaceError, DoesNotFitError."""
     readers(connect(address), "data.labels", recipe.data.labels)
     run_data_on(recipe.data.labels)
-    return build_index(recipe, listener.data_job(map_units))
+    return build_index(pin(recipe), listener.data_job(map_units))
 
 
 def prepare_shards(plan: Plan, address: str | None, listener: Listener, *, fresh: bool = False) -> Prepared:

@@ -34,7 +34,7 @@ class Indexed:
     index: Index
 
     def counts(self) -> "pd.DataFrame":
-        """Of each split its records, bad records, row groups, digest, and the share of usable records without each field."""
+        """Of each split: records, bad records, row groups, digest; the share of usable records without each field."""
         manifests = self.index.manifests
         rows = [
             {"records": m.num_rows, "bad": m.num_bad, "row groups": len(m.groups), "digest": m.digest}

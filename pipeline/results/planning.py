@@ -24,12 +24,13 @@ def measure_plan(recipe: Recipe, address: str | None, seconds: float, listener: 
         InterlaceError, DoesNotFitError, NotReadyError: the recipe, the data or the cluster are not as needed.
     """
     there = connect(address)
-    recipe, allotment = fit_into(recipe, there)
+    section, allotment = fit_into(there, recipe.train, recipe.world_sizes, recipe.data.labels)
+    recipe = recipe.model_copy(update={"train": section})
     run_data_on(recipe.data.labels)
     prepared = prepare(recipe, listener.data_job(map_units))
     for line in describe(prepared, allotment, whole_recipe=False):
         listener.say(line)
-    for warning in cluster_warnings(there, prepared):
+    for warning in cluster_warnings(there, recipe, prepared.state_bytes):
         listener.say(f"note: {warning}")
     listener.say(f"measuring for about {CALM_S + 1.5 * seconds:.0f} s after the start of the workers")
     return estimate(prepared, allotment.data_cpus, seconds)

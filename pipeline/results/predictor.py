@@ -69,7 +69,7 @@ class Predictor:
         fitted = json.loads((folder / FITTED).read_text(encoding="utf-8"))
         network = network_for(recipe, fitted)
         load_weights(folder, network)
-        codec = make_codec(recipe, fitted)
+        codec = make_codec(recipe.reads, fitted)
         return cls(
             recipe=recipe,
             network=network.to(device).eval(),

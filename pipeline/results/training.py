@@ -13,7 +13,6 @@ from interlace.cluster.connect import Cluster, connect
 from interlace.cluster.probe import inspect_cluster, inspect_gpus
 from interlace.contract.errors import StoppedError
 from interlace.data.stream import map_units, run_data_on
-from interlace.recipe.identity import flatten
 from interlace.recipe.recipe import Recipe
 from interlace.results.evaluation import Evaluation, evaluate_model, model_card
 from interlace.results.listener import Listener
@@ -25,7 +24,7 @@ from interlace.tracking import Tracker, TrackingReport, context_tags, make_targe
 from interlace.train.checkpoint import chosen_checkpoint
 from interlace.train.placement import fit_into
 from interlace.train.run import Prepared, Run, fit, open_run, prepare
-from interlace.train.summary import describe, state_bytes
+from interlace.train.summary import describe
 
 CLOSE_TIMEOUT_S = 120.0
 
@@ -65,13 +64,14 @@ def train(recipe: Recipe, launch: Launch, listener: Listener) -> Outcome | None:
     """
     there = connect(launch.address)
     stages = Stages()
-    recipe, allotment = fit_into(recipe, there)
+    section, allotment = fit_into(there, recipe.train, recipe.world_sizes, recipe.data.labels)
+    recipe = recipe.model_copy(update={"train": section})
     run_data_on(recipe.data.labels)
     with stages.timed("index and plan"):
         prepared = prepare(recipe, listener.data_job(map_units))
     for line in describe(prepared, allotment, whole_recipe=launch.dry_run):
         listener.say(line)
-    for warning in cluster_warnings(there, prepared):
+    for warning in cluster_warnings(there, recipe, prepared.state_bytes):
         listener.say(f"note: {warning}")
     if launch.dry_run:
         return None
@@ -99,16 +99,15 @@ def train(recipe: Recipe, launch: Launch, listener: Listener) -> Outcome | None:
     return Outcome(run=run.folder, checkpoint=checkpoint, evaluation=evaluation, tracking=report)
 
 
-def cluster_warnings(there: Cluster, prepared: Prepared) -> tuple[str, ...]:
+def cluster_warnings(there: Cluster, recipe: Recipe, num_bytes: int) -> tuple[str, ...]:
     """What may go wrong, after a look at the GPUs, and at all of a cluster that was not started here.
 
     Raises:
         NotReadyError: the job would fail there.
     """
-    recipe = prepared.recipe
     found = inspect_gpus(recipe.train.gpus_per_worker, recipe.train.labels)
     if not there.embedded:
-        found += inspect_cluster(str(Path(recipe.storage).absolute()), recipe.tracking.uri, state_bytes(prepared))
+        found += inspect_cluster(str(Path(recipe.storage).absolute()), recipe.tracking.uri, num_bytes)
     return found
 
 
@@ -122,7 +121,7 @@ def _open_tracker(run: Run, prepared: Prepared) -> Tracker:
         run_key=run.key,
     )
     tracker = Tracker(run.folder, target)
-    tracker.params(flatten(recipe))
+    tracker.params(prepared.settings)
     train_data = prepared.index.manifests["train"]
     tracker.tags(context_tags(recipe, data_digest=train_data.digest, world_size=recipe.world_sizes[-1]))
     for split, manifest in prepared.index.manifests.items():

@@ -1,10 +1,10 @@
 """Where a recipe's workers and data tasks may run, and whether they fit there."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from interlace.cluster.connect import Cluster, Node
 from interlace.cluster.preflight import DATA_CPUS, Allotment, DoesNotFitError, Need, Place, allot
-from interlace.recipe.recipe import Recipe
+from interlace.recipe.train import Train
 
 
 def nodes_with(there: Cluster, setting: str, labels: Mapping[str, str]) -> tuple[Node, ...]:
@@ -26,22 +26,35 @@ def readers(there: Cluster, setting: str, labels: Mapping[str, str]) -> tuple[No
     return able
 
 
-def places(recipe: Recipe, there: Cluster) -> list[Place]:
+def places(train_labels: Mapping[str, str], data_labels: Mapping[str, str], there: Cluster) -> list[Place]:
     """The nodes of a cluster as a recipe's labels let it use them. Raises DoesNotFitError where no node has them."""
-    train = nodes_with(there, "train.labels", recipe.train.labels)
-    data = nodes_with(there, "data.labels", recipe.data.labels)
+    train = nodes_with(there, "train.labels", train_labels)
+    data = nodes_with(there, "data.labels", data_labels)
     return [Place(cpus=n.cpus, gpus=n.gpus, trains=n in train, reads=n in data) for n in there.nodes]
 
 
-def fit_into(recipe: Recipe, there: Cluster) -> tuple[Recipe, Allotment]:
-    """The recipe with as many CPUs reserved for each worker as the cluster can give. Raises DoesNotFitError."""
-    settings = recipe.train
+def fit_into(
+    there: Cluster, train: Train, world_sizes: Sequence[int], data_labels: Mapping[str, str]
+) -> tuple[Train, Allotment]:
+    """Give each worker as many CPUs as the cluster has for it.
+
+    Args:
+        there: the cluster.
+        train: the section.
+        world_sizes: numbers of workers that the run may have, ascending.
+        data_labels: of the nodes that read.
+
+    Returns:
+        The section with the CPUs of a worker, and the arithmetic.
+
+    Raises:
+        DoesNotFitError: it doesn't fit.
+    """
     need = Need(
-        workers=recipe.world_sizes[0],
-        cpus_per_worker=settings.cpus_per_worker,
-        gpus_per_worker=settings.gpus_per_worker,
-        most_workers=recipe.world_sizes[-1],
+        workers=world_sizes[0],
+        cpus_per_worker=train.cpus_per_worker,
+        gpus_per_worker=train.gpus_per_worker,
+        most_workers=world_sizes[-1],
     )
-    allotment = allot(need, places(recipe, there))
-    changed = settings.model_copy(update={"cpus_per_worker": allotment.cpus_per_worker})
-    return recipe.model_copy(update={"train": changed}), allotment
+    allotment = allot(need, places(train.labels, data_labels, there))
+    return train.model_copy(update={"cpus_per_worker": allotment.cpus_per_worker}), allotment

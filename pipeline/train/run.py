@@ -12,7 +12,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,9 +31,9 @@ from interlace.data.read.open import open_reader
 from interlace.data.read.reader import Reader
 from interlace.data.sources import Mapper
 from interlace.data.stream import data_config, dataset
-from interlace.recipe.identity import PLACE_KEYS, digest, flatten, is_place, to_yaml
+from interlace.recipe.identity import PLACE_KEYS, is_place, to_yaml
 from interlace.recipe.recipe import Recipe
-from interlace.recipe.start import pin
+from interlace.recipe.start import resolve
 from interlace.store.lock import DRIVER, held, worker_lock
 from interlace.store.places import runs_of, starts_of
 from interlace.store.system import sampled
@@ -46,6 +46,8 @@ from interlace.train.start import start
 from interlace.train.stop import clear, ctrl_c_restored, is_asked, stop_on_sigterm
 from interlace.train.worker import FAILURE, Job, OnEvaluation, Worker, train_worker
 
+BYTES_PER_PARAMETER = 16
+"""fp32 weight, gradient and the two moments of AdamW."""
 COLLECTIVE_TIMEOUT_S = 600
 ELASTIC_START_TIMEOUT_S = "20"
 """A group planned on a node that has just gone waits so long for its start (Ray's default is 60 s)."""
@@ -59,21 +61,33 @@ class Prepared:
 
     Args:
         recipe: as it will run.
+        settings: its settings by dotted path.
+        digest: of what decides its result.
         index: fitted state and manifests.
         train: reader of the training split.
         plan: of the training split.
         schedule: the windows of the run.
         eval_every: steps between evaluations.
         threads: torch threads of a worker.
+        num_parameters: weights of the network.
     """
 
     recipe: Recipe
+    settings: Mapping[str, Any]
+    digest: str
     index: Index
     train: Reader
     plan: Plan
     schedule: Schedule
     eval_every: int
     threads: int
+    num_parameters: int
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of weights, gradients and optimizer on one worker."""
+        parts = self.recipe.world_sizes[0] if self.recipe.train.parallel == "fsdp" else 1
+        return self.num_parameters * BYTES_PER_PARAMETER // parts
 
     def reader(self, split: str) -> Reader:
         """The reader of a split for evaluation: nothing is augmented, in file order."""
@@ -82,20 +96,25 @@ class Prepared:
 
 def prepare(recipe: Recipe, mapper: Mapper) -> Prepared:
     """Index the data (or take the index from the cache) and plan the run. Raises InterlaceError."""
-    recipe = pin(recipe)
+    resolved = resolve(recipe)
+    recipe = resolved.recipe
     index = build_index(recipe, mapper)
-    start(network_for(recipe, index.fitted), recipe, starts_of(recipe.storage))  # errors are for now, not for workers
+    network = network_for(recipe, index.fitted)
+    start(network, recipe.model, recipe.fields, recipe.reads.starts)  # errors are for now, not for workers
     train = open_reader(index, recipe, "train", training=True)
     plan = train.plan()
     schedule = plan.schedule(epochs=recipe.train.epochs, steps=recipe.train.steps)
     return Prepared(
         recipe=recipe,
+        settings=resolved.settings,
+        digest=resolved.digest,
         index=index,
         train=train,
         plan=plan,
         schedule=schedule,
         eval_every=recipe.train.eval_every or max(1, round(schedule.packs_an_epoch / recipe.batch.global_batch)),
         threads=recipe.train.threads or max(1, int(recipe.train.cpus_per_worker)),
+        num_parameters=sum(p.numel() for p in network.parameters()),
     )
 
 
@@ -132,7 +151,7 @@ def open_run(
             `resume`) there is none.
     """
     runs = runs_of(prepared.recipe.storage)
-    name = name or f"{prepared.recipe.name}-{digest(prepared.recipe)[:8]}"
+    name = name or f"{prepared.recipe.name}-{prepared.digest[:8]}"
     if fresh:
         name = _free_name(runs, name)
     folder = runs / name
@@ -261,7 +280,7 @@ def _job(run: Run, prepared: Prepared) -> Job:
         num_bad=train.num_bad,
         threads=prepared.threads,
         data_digest=train.digest,
-        recipe_digest=digest(recipe),
+        recipe_digest=prepared.digest,
         starts=starts_of(recipe.storage),
     )
 
@@ -275,7 +294,7 @@ SOURCE_KEYS = ("data.train", "data.validation", "data.mix.")
 
 def _identity(prepared: Prepared) -> dict[str, Any]:
     """What a run must keep to go on: digests of the data, and every setting that decides weights, data or plan."""
-    flat = flatten(prepared.recipe)
+    flat = prepared.settings
     settings = {k: v for k, v in flat.items() if not (k.startswith(FREE_TO_CHANGE) or is_place(k, flat))}
     settings = {k: v for k, v in settings.items() if not k.startswith(SOURCE_KEYS) or k.endswith(".weight")}
     return {
@@ -301,8 +320,8 @@ def _check_same(folder: Path, prepared: Prepared, name: str) -> None:
     now: dict[str, Any] = json.loads(json.dumps(_identity(prepared)))
     if before.get("plan") != now["plan"]:
         raise ResumeError(
-            f"run `{name}` was begun by a version that made other packs of the same data, so its stream of packs can't go"
-            f" on. Start another run from its weights: --run-name NAME --set model.init.run={folder}"
+            f"run `{name}` was begun by a version that made other packs of the same data, so its stream of packs can't"
+            f" go on. Start another run from its weights: --run-name NAME --set model.init.run={folder}"
         )
     differences = [
         f"data of split `{split}`: the run has manifest {before['data'].get(split)}, the shards now give"

@@ -14,8 +14,10 @@ from interlace.model.embedding import encoder_of
 from interlace.model.fusion import key
 from interlace.model.network import FIELD_PARTS, Network
 from interlace.model.pretrained import read_pretrained
+from interlace.recipe.base import FieldStart
+from interlace.recipe.fields import AnyField
 from interlace.recipe.load import load_kept
-from interlace.recipe.recipe import Recipe
+from interlace.recipe.model import Model
 from interlace.recipe.start import MODEL, RECIPE
 from interlace.train.tensors import read_weights
 
@@ -24,12 +26,13 @@ UNPAIRED = ".mask_D"
 """End of the one tensor of a field that may be on one side only: what stands for masked tokens, if a task masks any."""
 
 
-def start(network: Network, recipe: Recipe, home: Path) -> list[str]:
+def start(network: Network, model: Model, fields: Mapping[str, AnyField], home: Path) -> list[str]:
     """Fill a network with all that a pinned recipe starts from; one line for each source.
 
     Args:
         network: of the recipe, on any device.
-        recipe: with `init` of fields or of the model, or without.
+        model: the section, with `init` or without.
+        fields: with `init` or a pretrained encoder, or without.
         home: the folder of kept copies (`interlace.store.places.starts_of`).
 
     Raises:
@@ -38,13 +41,13 @@ def start(network: Network, recipe: Recipe, home: Path) -> list[str]:
     state = network.state_dict()
     found: dict[str, Tensor] = {}
     said = []
-    if recipe.model.init is not None:
-        shared = _shared(state, recipe, home)
+    if model.init is not None:
+        shared = _shared(state, model, fields, home)
         found |= shared
-        said.append(f"model: {len(shared)} shared tensors from {recipe.model.init.run}")
-    for name, field in recipe.fields.items():
+        said.append(f"model: {len(shared)} shared tensors from {model.init.run}")
+    for name, field in fields.items():
         if field.init is not None:
-            own = _field(state, recipe, name, home)
+            own = _field(state, model, field.init, name, home)
             found |= own
             said.append(f"field `{name}`: {len(own)} tensors from `{field.init.field}` of {field.init.run}")
         elif (encoder := encoder_of(field)) is not None:
@@ -64,25 +67,23 @@ def prefixes(field: str) -> tuple[str, ...]:
     return tuple(f"{part}.{key(field)}." for part in FIELD_PARTS)
 
 
-def _shared(state: Mapping[str, Tensor], recipe: Recipe, home: Path) -> dict[str, Tensor]:
+def _shared(state: Mapping[str, Tensor], model: Model, fields: Mapping[str, AnyField], home: Path) -> dict[str, Tensor]:
     """What is no field's own and no head, under the same name on both sides."""
-    init = recipe.model.init
+    init = model.init
     assert init is not None
     assert init.digest is not None, "not pinned"
     there = read_weights(home / init.digest / MODEL)
-    own = tuple(p for name in recipe.fields for p in prefixes(name))
+    own = tuple(p for name in fields for p in prefixes(name))
     found = {n: there[n] for n in state if n in there and not n.startswith((HEADS, *own))}
     errors = [_shapes(n, state[n], t) for n, t in found.items() if t.shape != state[n].shape]
-    errors += _heads(recipe, home / init.digest) if found else []
+    errors += _heads(model, home / init.digest) if found else []
     if errors:
         raise StartError(f"model.init ({init.run})", tuple(errors))
     return found
 
 
-def _field(state: Mapping[str, Tensor], recipe: Recipe, name: str, home: Path) -> dict[str, Tensor]:
+def _field(state: Mapping[str, Tensor], model: Model, init: FieldStart, name: str, home: Path) -> dict[str, Tensor]:
     """A field's own tensors, each of which must be there in its shape, and no others."""
-    init = recipe.fields[name].init
-    assert init is not None
     assert init.digest is not None, "not pinned"
     there = read_weights(home / init.digest / MODEL)
     source = init.field or name
@@ -98,7 +99,7 @@ def _field(state: Mapping[str, Tensor], recipe: Recipe, name: str, home: Path) -
             found[mine] = there[theirs]
     errors += [f"{n}: is {_shape(there[n])} there, but this recipe has no place for it" for n in sorted(left)]
     if any(n.startswith("fusion.") for n in found):
-        errors += _heads(recipe, home / init.digest)
+        errors += _heads(model, home / init.digest)
     if errors:
         raise StartError(f"fields.{name}.init (`{source}` of {init.run})", tuple(errors))
     return found
@@ -116,9 +117,9 @@ def _pairs(
                 yield mine, rest if shared else theirs + rest
 
 
-def _heads(recipe: Recipe, folder: Path) -> list[str]:
+def _heads(model: Model, folder: Path) -> list[str]:
     """The number of attention heads, which no shape shows."""
-    here, there = recipe.model.head_dim, load_kept(folder / RECIPE).model.head_dim
+    here, there = model.head_dim, load_kept(folder / RECIPE).model.head_dim
     return [] if here == there else [f"model.head_dim: is {here}, but {there} there"]
 
 

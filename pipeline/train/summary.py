@@ -7,11 +7,8 @@ import numpy as np
 from interlace.cluster.preflight import Allotment
 from interlace.data.plan.plan import straggler_factor
 from interlace.recipe.identity import to_yaml
-from interlace.train.build import network_for
-from interlace.train.run import Prepared
+from interlace.train.run import BYTES_PER_PARAMETER, Prepared
 
-BYTES_PER_PARAMETER = 16
-"""fp32 weight, gradient and the two moments of AdamW."""
 ACTIVATIONS_PER_TOKEN_AND_LAYER = 34
 """Bytes over `dim` kept for backward in 16-bit (Korthikanti et al. 2022, without the attention matrix)."""
 INPUT_OF_A_LAYER = 4
@@ -60,20 +57,9 @@ def _packing(prepared: Prepared) -> Iterator[str]:
     )
 
 
-def num_parameters(prepared: Prepared) -> int:
-    """Weights of the network."""
-    return sum(p.numel() for p in network_for(prepared.recipe, prepared.index.fitted).parameters())
-
-
-def state_bytes(prepared: Prepared) -> int:
-    """Bytes of weights, gradients and optimizer on one worker."""
-    parts = prepared.recipe.world_sizes[0] if prepared.recipe.train.parallel == "fsdp" else 1
-    return num_parameters(prepared) * BYTES_PER_PARAMETER // parts
-
-
 def _memory(prepared: Prepared) -> str:
     recipe = prepared.recipe
-    parameters = num_parameters(prepared)
+    parameters = prepared.num_parameters
     layers = recipe.model.field_layers + recipe.model.joint_layers
     kept = INPUT_OF_A_LAYER if recipe.train.checkpoint_activations else ACTIVATIONS_PER_TOKEN_AND_LAYER
     activations = recipe.batch.token_budget * recipe.model.dim * layers * kept

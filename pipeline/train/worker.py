@@ -157,7 +157,7 @@ class Worker:
         network = network_for(job.recipe, job.fitted).to(self.device)
         found = newest_checkpoint(job.run)
         if found.folder is None:
-            for line in start(network, job.recipe, job.starts):
+            for line in start(network, job.recipe.model, job.recipe.fields, job.starts):
                 self._say(f"started from: {line}")
         distributed = distribute(Losses(network, job.recipe), job.recipe.train.parallel, world_size)
         self.sharded = holds_shards(network)

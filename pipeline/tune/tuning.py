@@ -75,11 +75,11 @@ def tune(recipe: Recipe, search: Search, launch: Launch, listener: Listener, *, 
         gpus_per_worker=settings.gpus_per_worker,
     )
     run_data_on(recipe.data.labels)
-    fit = slots(need, places(recipe, there), search.trials)
+    fit = slots(need, places(settings.labels, recipe.data.labels, there), search.trials)
     plan = prepare_sweep(recipe, search, listener.data_job(map_units))
     for line in describe(plan, fit):
         listener.say(line)
-    for warning in cluster_warnings(there, plan.base):
+    for warning in cluster_warnings(there, plan.recipe, plan.base.state_bytes):
         listener.say(f"note: {warning}")
     if launch.dry_run:
         for number in range(search.trials if search.searcher == "random" else 1):

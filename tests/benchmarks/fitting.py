@@ -112,7 +112,7 @@ def child(folder: Path, name: str) -> None:
     split = find_split(recipe.data.splits()["train"], recipe.data.root)
     groups = [g for own in list_groups(split, recipe, folder / "listings") for g in own]
     before, began = peak_mb(), time.process_time()
-    fit(recipe, groups, map)
+    fit(recipe.reads, recipe.data.splits()["train"], groups, map)
     seconds, peak = time.process_time() - began, peak_mb()
     sys.stdout.write(json.dumps({"seconds": seconds, "before": before, "peak": peak, "groups": len(groups)}))
 

@@ -30,8 +30,8 @@ from interlace.data.index.targets import TextTarget
 from interlace.data.sources import SPARSE, Mapper, RowGroup, find_shards, open_source
 from interlace.data.sources.fingerprint import fingerprint
 from interlace.recipe.data import Source
+from interlace.recipe.reads import Reads
 from interlace.recipe.recipe import Recipe
-from interlace.recipe.start import pin
 from interlace.store.places import indexes_of
 
 CODE_VERSION = 7
@@ -54,21 +54,24 @@ class Index:
 def build_index(recipe: Recipe, mapper: Mapper = map) -> Index:
     """The index of a recipe's splits, from the cache or made now; only shards that it lacks are read.
 
+    Args:
+        recipe: with all that it starts from pinned (`recipe.start.pin`).
+        mapper: where row groups are read.
+
     Raises:
         DataError: shards, columns, types or the sizes of row groups are not as the recipe needs them.
         StartError: a field can't start from what its `init` names.
         BadShareError: too many records are bad.
     """
-    recipe = pin(recipe)
     folder = indexes_of(recipe.storage)
     splits = {name: find_split(sources, recipe.data.root) for name, sources in recipe.data.splits().items()}
 
     @cache
     def groups(split: str) -> list[list[RowGroup]]:
-        return list_groups(splits[split], recipe, folder / "listings")
+        return list_groups(splits[split], recipe.reads, folder / "listings")
 
     fitted = _fitted(recipe, splits["train"], lambda: groups("train"), mapper, folder)
-    codec = make_codec(recipe, fitted)
+    codec = make_codec(recipe.reads, fitted)
     reads = _measuring(recipe, codec, fitted)
     manifests = {}
     for name, split in splits.items():
@@ -115,12 +118,12 @@ def find_split(sources: Sequence[Source], root: str) -> Split:
     )
 
 
-def list_groups(split: Split, recipe: Recipe, folder: Path) -> list[list[RowGroup]]:
+def list_groups(split: Split, reads: Reads, folder: Path) -> list[list[RowGroup]]:
     """The row groups of each shard, after their columns have been checked.
 
     Args:
         split: its shards.
-        recipe: names fields, tasks and their columns.
+        reads: fields and tasks, with their columns.
         folder: keeps what shards say of themselves.
     """
     listed: list[list[RowGroup]] = []
@@ -131,7 +134,7 @@ def list_groups(split: Split, recipe: Recipe, folder: Path) -> list[list[RowGrou
                 kept = folder / f"{digest_of([CODE_VERSION, source_settings(source), print_])}.arrow"
                 schemas[shard], groups = list_shard(reader, shard, kept)
                 listed.append(numbered(groups, number))
-        check_schemas(recipe, schemas, sparse=source.format in SPARSE)
+        check_schemas(reads, schemas, sparse=source.format in SPARSE)
         own_groups = [g for g, own in zip(listed, split.source_of, strict=False) if own == number]
         if not any(own_groups):
             raise DataError(f"expected at least one row, but {len(schemas)} shards hold none: {next(iter(schemas))}")
@@ -167,12 +170,14 @@ def _fitted(
     recipe: Recipe, train: Split, groups: Callable[[], list[list[RowGroup]]], mapper: Mapper, folder: Path
 ) -> Fitted:
     """The fitted state, from the cache, or from partials of which only those of new shards are made."""
-    learns = digest_of([CODE_VERSION, learning(recipe)])
-    everything = [learns, {n: reading(f) for n, f in recipe.fields.items()}, target_settings(recipe), train.key]
+    learns = digest_of([CODE_VERSION, learning(recipe.reads)])
+    everything = [learns, {n: reading(f) for n, f in recipe.fields.items()}, target_settings(recipe.reads), train.key]
     path = folder / "fitted" / f"{digest_of(everything)}.json"
     if not path.exists():
         parts = _parts(train, groups(), learns, folder / "learned")
-        _save_fitted(fit(recipe, [g for own in groups() for g in own], keeping(mapper, parts)), path)
+        _save_fitted(
+            fit(recipe.reads, train.sources, [g for own in groups() for g in own], keeping(mapper, parts)), path
+        )
     fitted: Fitted = json.loads(path.read_text(encoding="utf-8"))
     return fitted
 
@@ -183,7 +188,7 @@ def _measuring(recipe: Recipe, codec: RecordCodec, fitted: Fitted) -> str:
         (name, reading(field), codec.fields[name][0].measured_by(fitted["fields"][name]))
         for name, field in recipe.fields.items()
     ]
-    settings = target_settings(recipe)
+    settings = target_settings(recipe.reads)
     targets = [
         (name, settings[name], target.measured_by(fitted["targets"][name]))
         for name, (target, _) in codec.targets.items()

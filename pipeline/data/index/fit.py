@@ -23,11 +23,11 @@ from interlace.data.index.targets import target_learner
 from interlace.data.sources import Mapper, RowGroup, ShardFormat, open_source, usable_rows
 from interlace.modalities.base import FixedLearner, Learner
 from interlace.recipe.base import PretrainedEncoder
+from interlace.recipe.data import Source
 from interlace.recipe.fields import AnyField, TextField
-from interlace.recipe.recipe import Recipe
+from interlace.recipe.reads import Reads
 from interlace.recipe.start import fitted_from
 from interlace.recipe.tasks import AnyTask, GenerationTask
-from interlace.store.places import starts_of
 
 Fitted = Mapping[str, Mapping[str, Any]]
 """`{"fields": {name: state}, "targets": {name: state}}`, plain JSON."""
@@ -41,7 +41,7 @@ class ColumnLearner:
     columns: tuple[tuple[str, ...], ...]
 
 
-def column_learners(recipe: Recipe) -> dict[str, ColumnLearner]:
+def column_learners(reads: Reads) -> dict[str, ColumnLearner]:
     """All that a recipe learns, by setting: one learner a field, shared vocabulary and task; nothing learned yet.
 
     A field that starts from elsewhere brings its state, which then is that of all fields of its vocabulary.
@@ -52,13 +52,13 @@ def column_learners(recipe: Recipe) -> dict[str, ColumnLearner]:
             vocabulary bring unequal ones.
     """
     made: dict[str, ColumnLearner] = {}
-    known = _known(recipe)
-    for name, field in recipe.fields.items():
+    known = _known(reads)
+    for name, field in reads.fields.items():
         key = _key_of_field(name, field)
         before = made[key].columns if key in made else ()
         learner = FixedLearner(known[key]) if key in known else modalities.learner(field)
         made[key] = ColumnLearner(learner=learner, columns=(*before, field.columns))
-    for name, task in recipe.tasks.items():
+    for name, task in reads.tasks.items():
         if task.columns:
             key = _key_of_task(name, task)
             before = made[key].columns if key in made else ()
@@ -67,15 +67,15 @@ def column_learners(recipe: Recipe) -> dict[str, ColumnLearner]:
     return made
 
 
-def learning(recipe: Recipe) -> dict[str, list[Any]]:
+def learning(reads: Reads) -> dict[str, list[Any]]:
     """What of the settings decides the partials of each learner that reads rows."""
-    asked = {n for n, one in column_learners(recipe).items() if not isinstance(one.learner, FixedLearner)}
-    targets = target_settings(recipe)
+    asked = {n for n, one in column_learners(reads).items() if not isinstance(one.learner, FixedLearner)}
+    targets = target_settings(reads)
     found: dict[str, list[Any]] = {name: [] for name in sorted(asked)}
-    for name, field in recipe.fields.items():
+    for name, field in reads.fields.items():
         if (key := _key_of_field(name, field)) in asked:
             found[key].append(reading(field))
-    for name, task in recipe.tasks.items():
+    for name, task in reads.tasks.items():
         if task.columns and (key := _key_of_task(name, task)) in asked:
             found[key].append(targets[name])
     return found
@@ -91,12 +91,12 @@ def _key_of_task(name: str, task: AnyTask) -> str:
     return f"vocabulary.{shared}" if shared else f"tasks.{name}"
 
 
-def _known(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
+def _known(reads: Reads) -> dict[str, Mapping[str, Any]]:
     """The states that fields bring, by the learner they stand for."""
     known: dict[str, Mapping[str, Any]] = {}
     first: dict[str, str] = {}
-    for name, field in recipe.fields.items():
-        state = _started(recipe, name, field)
+    for name, field in reads.fields.items():
+        state = _started(reads, name, field)
         if state is None:
             continue
         key = _key_of_field(name, field)
@@ -109,9 +109,9 @@ def _known(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
     return known
 
 
-def _started(recipe: Recipe, name: str, field: AnyField) -> Mapping[str, Any] | None:
+def _started(reads: Reads, name: str, field: AnyField) -> Mapping[str, Any] | None:
     """The state that comes with the run or the pretrained model that a field starts from, None without one."""
-    home = starts_of(recipe.storage)
+    home = reads.starts
     encoder: PretrainedEncoder | None = getattr(field, "encoder", None)
     if field.init is None and encoder is not None:
         assert encoder.digest is not None, "not pinned"
@@ -119,11 +119,12 @@ def _started(recipe: Recipe, name: str, field: AnyField) -> Mapping[str, Any] | 
     return fitted_from(home, name, field)
 
 
-def fit(recipe: Recipe, groups: Sequence[RowGroup], mapper: Mapper) -> Fitted:
+def fit(reads: Reads, sources: Sequence[Source], groups: Sequence[RowGroup], mapper: Mapper) -> Fitted:
     """Fit every field and target on the training rows; a row group is read once for all of them.
 
     Args:
-        recipe: names fields, tasks and sources.
+        reads: fields and tasks.
+        sources: of the training rows.
         groups: the row groups of the training shards.
         mapper: where they are read.
 
@@ -131,9 +132,9 @@ def fit(recipe: Recipe, groups: Sequence[RowGroup], mapper: Mapper) -> Fitted:
         DataError: settings that can't be followed, or a column from which nothing can be learned.
         StartError: as `column_learners`.
     """
-    totals = column_learners(recipe)
-    asked = {n: one for n, one in column_learners(recipe).items() if not isinstance(one.learner, FixedLearner)}
-    readers = tuple(open_source(source) for source in recipe.data.splits()["train"])
+    totals = column_learners(reads)
+    asked = {n: one for n, one in column_learners(reads).items() if not isinstance(one.learner, FixedLearner)}
+    readers = tuple(open_source(source) for source in sources)
     for table in mapper(FitGroup(readers, asked), groups) if asked else ():
         for partials in table.to_pylist():
             for name, partial in partials.items():
@@ -141,8 +142,8 @@ def fit(recipe: Recipe, groups: Sequence[RowGroup], mapper: Mapper) -> Fitted:
                     totals[name].learner.merge(json.loads(partial))
     states = {n: one.learner.finish() for n, one in totals.items()}
     return {
-        "fields": {n: states[_key_of_field(n, f)] for n, f in recipe.fields.items()},
-        "targets": {n: states[_key_of_task(n, t)] for n, t in recipe.tasks.items() if t.columns},
+        "fields": {n: states[_key_of_field(n, f)] for n, f in reads.fields.items()},
+        "targets": {n: states[_key_of_task(n, t)] for n, t in reads.tasks.items() if t.columns},
     }
 
 

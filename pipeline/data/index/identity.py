@@ -8,14 +8,14 @@ import xxhash
 from interlace.recipe.data import Source
 from interlace.recipe.fields import AnyField
 from interlace.recipe.plugins import package_of
-from interlace.recipe.recipe import Recipe
+from interlace.recipe.reads import Reads
 
 
-def target_settings(recipe: Recipe) -> dict[str, Any]:
+def target_settings(reads: Reads) -> dict[str, Any]:
     """What of the tasks' settings decides their targets; of other packages also the version."""
     return {
         n: t.model_dump(mode="json", include=set(t.target_keys)) | _brought_by(package_of("tasks", t.task))
-        for n, t in recipe.tasks.items()
+        for n, t in reads.tasks.items()
         if t.columns
     }
 

@@ -12,7 +12,7 @@ from interlace import modalities
 from interlace.data.index.fit import Fitted
 from interlace.data.index.targets import Target, make_target
 from interlace.modalities.base import Modality
-from interlace.recipe.recipe import Recipe
+from interlace.recipe.reads import Reads
 
 Record = Mapping[str, Any]
 
@@ -91,9 +91,9 @@ def field_value(record: Record, columns: tuple[str, ...]) -> tuple[Any, ...] | N
     return None if all(v is None for v in value) else value
 
 
-def make_codec(recipe: Recipe, fitted: Fitted) -> RecordCodec:
+def make_codec(reads: Reads, fitted: Fitted) -> RecordCodec:
     """The modalities and targets of a recipe, with what was fitted."""
     return RecordCodec(
-        fields={n: (modalities.make(n, f, fitted["fields"][n]), f.columns) for n, f in recipe.fields.items()},
-        targets={n: (make_target(t, fitted["targets"][n]), t.columns) for n, t in recipe.tasks.items() if t.columns},
+        fields={n: (modalities.make(n, f, fitted["fields"][n]), f.columns) for n, f in reads.fields.items()},
+        targets={n: (make_target(t, fitted["targets"][n]), t.columns) for n, t in reads.tasks.items() if t.columns},
     )

@@ -8,7 +8,7 @@ from pyarrow import types
 
 from interlace.contract.errors import DataError
 from interlace.recipe.base import ColumnKind
-from interlace.recipe.recipe import Recipe
+from interlace.recipe.reads import Reads
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -74,16 +74,16 @@ CHECKS: Mapping[ColumnKind, tuple[str, Callable[[pa.DataType], bool]]] = {
 """What settings say that a column holds -> the same in words, and whether an Arrow type does."""
 
 
-def check_schema(recipe: Recipe, schema: pa.Schema, shard: str) -> None:
+def check_schema(reads: Reads, schema: pa.Schema, shard: str) -> None:
     """Refuse a shard that lacks a column or has one in a type that can't be used; all errors at once.
 
     Raises:
         DataError: names column, expected type, the type it has, and the recipe's key that reads it.
     """
     wanted: list[tuple[str, str, ColumnKind]] = []
-    for name, field in recipe.fields.items():
+    for name, field in reads.fields.items():
         wanted += [(f"fields.{name}", column, field.holds(column)) for column in field.columns]
-    for name, task in recipe.tasks.items():
+    for name, task in reads.tasks.items():
         wanted += [(f"tasks.{name}", column, task.holds(column)) for column in task.columns]
     errors = []
     for key, column, kind in wanted:
@@ -98,7 +98,7 @@ def check_schema(recipe: Recipe, schema: pa.Schema, shard: str) -> None:
         raise DataError(f"{shard}: " + "; ".join(errors))
 
 
-def check_schemas(recipe: Recipe, schemas: Mapping[str, pa.Schema], *, sparse: bool) -> None:
+def check_schemas(reads: Reads, schemas: Mapping[str, pa.Schema], *, sparse: bool) -> None:
     """Check every shard; where the format is sparse, a column that another shard has may be missing.
 
     Raises:
@@ -107,4 +107,4 @@ def check_schemas(recipe: Recipe, schemas: Mapping[str, pa.Schema], *, sparse: b
     names = dict.fromkeys(n for s in schemas.values() for n in s.names) if sparse else {}
     for shard, schema in schemas.items():
         lacking = [pa.field(n, pa.null()) for n in names if n not in schema.names]
-        check_schema(recipe, pa.schema([*schema, *lacking]), shard)
+        check_schema(reads, pa.schema([*schema, *lacking]), shard)

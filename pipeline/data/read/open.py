@@ -18,7 +18,7 @@ from interlace.store.places import decoded_of
 
 def open_reader(index: Index, recipe: Recipe, split: str, *, training: bool) -> Reader:
     """The reader of one split of an index."""
-    codec = make_codec(recipe, index.fitted)
+    codec = make_codec(recipe.reads, index.fitted)
     return Reader(
         manifest=index.manifests[split],
         plan_settings=plan_settings(recipe, training=training),
@@ -38,7 +38,7 @@ def decoded_cache(recipe: Recipe, fitted: Fitted) -> Cache | None:
         "code": CACHE_VERSION,
         "libraries": LIBRARIES,
         "fields": [(n, reading(f)) for n, f in recipe.fields.items()],
-        "targets": target_settings(recipe),
+        "targets": target_settings(recipe.reads),
         "fitted": fitted,
     }
     return Cache(

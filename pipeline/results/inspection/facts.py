@@ -162,7 +162,7 @@ class Facts:
 
 def gather(recipe: Recipe, index: Index) -> Facts:
     """Everything that the page shows."""
-    codec = make_codec(recipe, index.fitted)
+    codec = make_codec(recipe.reads, index.fitted)
     compared = {n: f.columns for n, f in recipe.fields.items() if f.modality in COMPARED}
     return Facts(
         name=recipe.name,

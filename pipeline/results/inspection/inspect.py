@@ -5,6 +5,7 @@ index (from the cache or made now) -> facts of each split, a sheet of decoded sa
 
 from interlace.data.index.build import build_index
 from interlace.recipe.recipe import Recipe
+from interlace.recipe.start import pin
 from interlace.results.inspection.facts import Facts, gather
 
 NO_LIMIT = 2**31 - 1
@@ -12,7 +13,7 @@ NO_LIMIT = 2**31 - 1
 
 def inspect(recipe: Recipe) -> Facts:
     """What the data holds, bad records and overlong samples included. Raises DataError where shards can't be read."""
-    return gather(recipe, build_index(_without_limits(recipe)))
+    return gather(recipe, build_index(_without_limits(pin(recipe))))
 
 
 def _without_limits(recipe: Recipe) -> Recipe:

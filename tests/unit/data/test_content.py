@@ -106,10 +106,10 @@ APART = {"modality": "series", "time": "t", "channel": "k", "value": "c"}
 def test_columns_have_types_that_series_and_dates_can_use(field, fine, wrong, expected):
     others = {"t": pa.list_(pa.int16()), "k": pa.list_(pa.int16()), "label": pa.string()}
     for kind in fine:
-        check_schema(recipe(field), pa.schema({**others, "c": kind}), "s")
+        check_schema(recipe(field).reads, pa.schema({**others, "c": kind}), "s")
     for kind in wrong:
         with pytest.raises(DataError, match=f"expected `c` to be {expected}.*, but it is ") as error:
-            check_schema(recipe(field), pa.schema({**others, "c": kind}), "s")
+            check_schema(recipe(field).reads, pa.schema({**others, "c": kind}), "s")
         assert str(error.value).endswith(str(kind))
 
 

@@ -107,11 +107,11 @@ def test_the_state_is_the_same_wherever_row_groups_are_read(tmp_path: Path, mapp
     make_shards(tmp_path)
     recipe = recipe_of(tmp_path)
     groups = groups_of(recipe)
-    here = fit(recipe, groups, map)
-    assert json.dumps(fit(recipe, groups, mapper)) == json.dumps(here)
+    here = fit(recipe.reads, recipe.data.splits()["train"], groups, map)
+    assert json.dumps(fit(recipe.reads, recipe.data.splits()["train"], groups, mapper)) == json.dumps(here)
     assert len(groups) == 2 * GROUPS
     assert len(here["fields"]) == 9
-    make_codec(recipe, here)
+    make_codec(recipe.reads, here)
     built = build_index(recipe, lambda work, units: list(elsewhere(work, units)))
     assert json.dumps(built.fitted) == json.dumps(here)
 
@@ -131,7 +131,7 @@ def test_a_row_group_is_read_once_and_only_what_is_learned_from(
 
     monkeypatch.setattr(Parquet, "read", counted)
     recipe = recipe_of(tmp_path)
-    fit(recipe, groups_of(recipe), map)
+    fit(recipe.reads, recipe.data.splits()["train"], groups_of(recipe), map)
     assert set(reads.values()) == {1}
     assert len(reads) == 2 * GROUPS
     assert columns == {tuple(sorted(set(recipe.columns()) - {"raw"}))}
@@ -150,15 +150,17 @@ def test_partials_are_merged_as_they_come(tmp_path: Path) -> None:
             waiting.pop()
             assert not waiting
 
-    assert fit(recipe, groups_of(recipe), one_by_one) == fit(recipe, groups_of(recipe), map)
+    assert fit(recipe.reads, recipe.data.splits()["train"], groups_of(recipe), one_by_one) == fit(
+        recipe.reads, recipe.data.splits()["train"], groups_of(recipe), map
+    )
 
 
 def test_a_damaged_row_group_teaches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_shards(tmp_path)
     recipe = recipe_of(tmp_path)
     groups = groups_of(recipe)
-    without = fit(recipe, groups[1:], map)
-    assert without != fit(recipe, groups, map)
+    without = fit(recipe.reads, recipe.data.splits()["train"], groups[1:], map)
+    assert without != fit(recipe.reads, recipe.data.splits()["train"], groups, map)
     read = Parquet.read
 
     def damaged(self: Parquet, group: RowGroup, names: Sequence[str]) -> pa.Table:
@@ -167,13 +169,13 @@ def test_a_damaged_row_group_teaches_nothing(tmp_path: Path, monkeypatch: pytest
         return read(self, group, names)
 
     monkeypatch.setattr(Parquet, "read", damaged)
-    assert fit(recipe, groups, map) == without
+    assert fit(recipe.reads, recipe.data.splits()["train"], groups, map) == without
 
 
 def test_fields_of_one_vocabulary_are_fitted_together(tmp_path: Path) -> None:
     rows = make_shards(tmp_path)
     recipe = recipe_of(tmp_path)
-    state = fit(recipe, groups_of(recipe), map)["fields"]
+    state = fit(recipe.reads, recipe.data.splits()["train"], groups_of(recipe), map)["fields"]
     assert state["source"] == state["target"]
     both = [(row[n],) for n in WORDS for row in rows if row[n] is not None]
     assert state["source"] == fit_one(recipe.fields["source"], both)
@@ -197,7 +199,7 @@ def test_fields_of_one_vocabulary_have_that_which_one_of_them_starts_with(tmp_pa
     (kept / FITTED).write_text(json.dumps({"fields": states}), encoding="utf-8")
     begun = {f: {**text, "vocabulary": "joint", "init": {"run": "away", "digest": "hash", "field": f}} for f in "ab"}
     recipe = recipe_of(tmp_path, new={**text, "vocabulary": "joint"}, old=begun["a"], other=text)
-    found = fit(recipe, groups_of(recipe), map)["fields"]
+    found = fit(recipe.reads, recipe.data.splits()["train"], groups_of(recipe), map)["fields"]
     assert found["new"] == found["old"] == states["a"]
     assert found["other"] == states["b"] != states["a"]
     unlike = recipe_of(tmp_path, one=begun["a"], two=begun["b"])
@@ -210,7 +212,7 @@ def test_a_column_without_two_classes_is_an_error_wherever_it_is_read(tmp_path: 
     recipe = recipe_of(tmp_path)
     for mapper in (map, elsewhere):
         with pytest.raises(DataError, match=r"at least 2 classes in column `label` .* found only 'x'"):
-            fit(recipe, groups_of(recipe), mapper)
+            fit(recipe.reads, recipe.data.splits()["train"], groups_of(recipe), mapper)
 
 
 TEXT = {"modality": "text", "column": "source", "tokenizer": "bpe", "vocabulary": "joint"}

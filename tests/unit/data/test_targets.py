@@ -171,10 +171,10 @@ def test_columns_of_targets_are_checked_by_task():
     }
     recipe = parse_recipe(tree)
     good = {"a": pa.string(), "b": pa.string(), "width": pa.int8(), "height": pa.float32(), "g": pa.int64()}
-    check_schema(recipe, pa.schema(good.items()), "shard")
+    check_schema(recipe.reads, pa.schema(good.items()), "shard")
     bad = good | {"height": pa.string(), "g": pa.float64()}
     with pytest.raises(DataError) as caught:
-        check_schema(recipe, pa.schema(bad.items()), "shard")
+        check_schema(recipe.reads, pa.schema(bad.items()), "shard")
     assert "tasks.size: expected `height` to be a number, but it is string" in str(caught.value)
     assert "tasks.pair: expected `g` to be string, integer or boolean, but it is double" in str(caught.value)
     assert recipe.columns() == ("a", "b", "width", "height", "g")

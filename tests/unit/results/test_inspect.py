@@ -101,7 +101,7 @@ def test_a_picture_cut_short_is_shown_with_its_error(dirty: EmojiLike, tmp_path:
     index = build_index(recipe)
     assert usable(index.manifests["train"])[9]
     record = pq.read_table(dirty.folder / "train-0.parquet").to_pylist()[9]
-    view = view_sample(record, make_codec(recipe, index.fitted), np.random.default_rng(0), "here")
+    view = view_sample(record, make_codec(recipe.reads, index.fitted), np.random.default_rng(0), "here")
     image = next(f for f in view.fields if f.name == "image")
     assert image.error is not None
     assert "expected a whole picture" in image.error
@@ -127,7 +127,7 @@ def test_the_sheet_shows_what_training_reads(shapes: EmojiLike, tmp_path: Path) 
     fields["caption"] |= {"word_dropout": 0.3}
     recipe = shapes.recipe(tmp_path, fields=fields)
     index = build_index(recipe)
-    codec = make_codec(recipe, index.fitted)
+    codec = make_codec(recipe.reads, index.fitted)
     modality = codec.fields["image"][0]
     rows = pq.read_table(shapes.folder / "train-0.parquet").to_pylist()[:20]
     compared = 0

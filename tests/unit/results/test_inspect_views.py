@@ -66,7 +66,7 @@ def test_each_sampled_sound_has_a_player_with_the_bytes_of_its_file(bedside: Bed
 def test_views_take_random_numbers_as_the_reader_does(bedside: Bedside) -> None:
     """What a variant shows is what training reads, and the generator stands where reading leaves it."""
     recipe, rows, _ = bedside
-    codec = make_codec(recipe, build_index(recipe).fitted)
+    codec = make_codec(recipe.reads, build_index(recipe).fitted)
     motion, vitals = codec.fields["motion"][0], codec.fields["vitals"][0]
     assert isinstance(motion, RegularSeries)
     assert isinstance(vitals, IrregularSeries)
@@ -96,7 +96,7 @@ def test_views_take_random_numbers_as_the_reader_does(bedside: Bedside) -> None:
 
 def test_lines_hold_the_raw_readings_at_their_times(bedside: Bedside) -> None:
     recipe, rows, _ = bedside
-    codec = make_codec(recipe, build_index(recipe).fitted)
+    codec = make_codec(recipe.reads, build_index(recipe).fitted)
     for row in rows:
         view = view_sample(row, codec, np.random.default_rng(0), "here")
         plot = view_of(view, "motion").plots[0]
@@ -153,7 +153,7 @@ def test_the_page_carries_all_it_shows(bedside: Bedside) -> None:
 
 def test_tables_show_every_column_and_grey_what_is_absent(bedside: Bedside) -> None:
     recipe, rows, _ = bedside
-    codec = make_codec(recipe, build_index(recipe).fitted)
+    codec = make_codec(recipe.reads, build_index(recipe).fitted)
     view = view_sample({**rows[2], "ward": "<b>new"}, codec, np.random.default_rng(0), "here")
     weight = f"{rows[2]['weight']:g}"
     assert view_of(view, "body").cells == ((Cell(column="age", value=None), Cell(column="weight", value=weight)),)

@@ -23,7 +23,6 @@ from interlace.recipe.identity import to_yaml
 from interlace.recipe.load import parse_recipe
 from interlace.recipe.recipe import Recipe
 from interlace.recipe.start import pin
-from interlace.store.places import starts_of
 from interlace.train.build import build_network
 from interlace.train.checkpoint import MODEL, OPTIMIZER, RunState, load_optimizer, load_weights, save_checkpoint, verify
 from interlace.train.loop import Loop, Losses
@@ -313,7 +312,7 @@ def test_a_run_starts_from_a_checkpoint_in_parts(results: Results, tmp_path: Pat
     settings = parse_recipe(plain.model_dump(mode="json"), [f"model.init.run={tmp_path / 'run'}"])
     pinned = pin(settings)
     network = make_network(pinned)
-    start(network, pinned, starts_of(pinned.storage))
+    start(network, pinned.model, pinned.fields, pinned.reads.starts)
     there, got = read_weights(results.folder / "parts" / MODEL), network.state_dict()
     taken = {k for k in got if not k.startswith("heads.")}  # a field that starts elsewhere has a clock of its own
     assert {k for k in taken if k not in there} == {"embeddings.of_series.clock.project.weight"}

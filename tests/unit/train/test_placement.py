@@ -28,15 +28,15 @@ def test_labels_choose_nodes_and_a_label_that_no_node_has_is_named(shapes: Emoji
     recipe = shapes.recipe(
         tmp_path, data=section, train={"labels": {"pool": "gpu"}, "gpus_per_worker": 1, "workers": 4}
     )
-    found = [(p.cpus, p.gpus, p.trains, p.reads) for p in places(recipe, HERE)]
+    found = [(p.cpus, p.gpus, p.trains, p.reads) for p in places(recipe.train.labels, recipe.data.labels, HERE)]
     assert found == [(0, 0, False, False), (8, 2, True, False), (8, 2, True, False), (4, 0, False, True)]
-    placed, allotment = fit_into(recipe, HERE)
-    assert (placed.train.cpus_per_worker, allotment.data_cpus) == (1, 4)
+    placed, allotment = fit_into(HERE, recipe.train, recipe.world_sizes, recipe.data.labels)
+    assert (placed.cpus_per_worker, allotment.data_cpus) == (1, 4)
     with pytest.raises(DoesNotFitError, match=r"`data.labels`: no node of the cluster has the labels {'pool': 'none'}"):
         nodes_with(HERE, "data.labels", {"pool": "none"})
     elsewhere = shapes.recipe(tmp_path, train={"labels": {"pool": "gpu", "zone": "b"}})
     with pytest.raises(DoesNotFitError, match=r"`train.labels`: no node .* {'pool': 'gpu', 'zone': 'b'}"):
-        places(elsewhere, HERE)
+        places(elsewhere.train.labels, elsewhere.data.labels, HERE)
 
 
 def test_data_tasks_need_a_node_with_a_cpu() -> None:
@@ -72,5 +72,5 @@ def test_labels_on_the_command_line_are_name_and_value(words: list[str], labels:
 
 def test_a_recipe_without_labels_uses_all_nodes(shapes: EmojiLike, tmp_path: Path) -> None:
     recipe = shapes.recipe(tmp_path)
-    assert all(p.trains and p.reads for p in places(recipe, HERE))
-    assert sum(p.cpus for p in places(recipe, HERE)) == 20
+    assert all(p.trains and p.reads for p in places(recipe.train.labels, recipe.data.labels, HERE))
+    assert sum(p.cpus for p in places(recipe.train.labels, recipe.data.labels, HERE)) == 20

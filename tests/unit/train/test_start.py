@@ -278,7 +278,7 @@ def test_shapes_that_differ_are_all_named_and_nothing_is_changed(
     network = network_for(settings, build_index(settings).fitted)
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with pytest.raises(StartError) as caught:
-        start(network, settings, starts_of(settings.storage))
+        start(network, settings.model, settings.fields, settings.reads.starts)
     errors = caught.value.errors
     assert "embeddings.of_caption.field_D: is [48], but [32] there" in errors
     assert any(f.startswith("fusion.encoders.of_caption.layers.0") and "no place for it" in f for f in errors)
