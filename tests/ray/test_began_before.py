@@ -1,4 +1,4 @@
-"""What older code began and left in the middle (`tests/legacy`) is refused whole where its packs were others; the way on."""
+"""What older code began (`tests/legacy`) is refused whole where its packs were others, and says the way on."""
 
 import json
 import os
@@ -119,7 +119,7 @@ def test_a_search_is_refused_and_nothing_of_it_is_touched(began: Path) -> None:
     sweep = began / "out" / "sweeps" / "half"
     before = contents(sweep)
     recipe, search = parse_search(recipe_of(began, "search.yaml"), (), "search.yaml")
-    with pytest.raises(ResumeError, match="search `half` was begun by a version that made other packs.*--fresh"):
+    with pytest.raises(ResumeError, match=r"search `half` was begun by a version that made other packs.*--fresh"):
         tune(recipe, search, Launch(run_name="half"), Quiet())
     assert contents(sweep) == before
     assert [p.parent.name for p in (sweep / "trials").glob("*/result.json")] == ["000"]
