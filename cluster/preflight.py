@@ -120,7 +120,7 @@ def allot(need: Need, places: Sequence[Place]) -> Allotment:
     alone = sum(p.cpus for p in places if p.reads and not p.trains and p.cpus >= need.data_cpus)
     if fits(need, places):
         text = _division(need, sum(p.cpus for p in train), alone)
-        left = _left(need.cpus, places)
+        left = left_to_data(need.cpus, places)
         return Allotment(cpus_per_worker=need.cpus_per_worker, adjusted=False, text=text, data_cpus=left)
     conflict = _conflict(need, train, alone=bool(alone))
     if alone:
@@ -169,7 +169,7 @@ def _squeezed(need: Need, places: Sequence[Place], conflict: str) -> Allotment:
             f"{conflict}; at most {most} workers of {SMALLEST_SHARE:g} CPU fit. Lower `train.workers` or use a"
             " larger cluster"
         )
-    left = _left(share * need.workers, places)
+    left = left_to_data(share * need.workers, places)
     text = f"{conflict}; each worker reserves {share:g} CPU instead, which leaves {left:g} to data"
     return Allotment(cpus_per_worker=share, adjusted=True, text=text, data_cpus=left)
 
@@ -198,7 +198,7 @@ def _shares(wanted: float) -> Iterator[float]:
     yield from (n / 100 for n in range(99, round(SMALLEST_SHARE * 100) - 1, -1) if n / 100 < wanted)
 
 
-def _left(taken: float, places: Sequence[Place]) -> float:
+def left_to_data(taken: float, places: Sequence[Place]) -> float:
     """CPUs left to data tasks, where workers fill first the nodes that do not read."""
     reading = sum(p.cpus for p in places if p.reads)
     return reading - max(0.0, taken - sum(p.cpus for p in places if not p.reads and p.trains))

@@ -13,6 +13,7 @@ from interlace.contract.sample import Pack
 from interlace.data.index.build import Index, build_index
 from interlace.data.read.open import open_reader
 from interlace.data.read.reader import Reader
+from interlace.data.read.share import read_share
 from interlace.model.network import Network
 from interlace.recipe.load import parse_recipe
 from interlace.recipe.recipe import Recipe
@@ -20,7 +21,6 @@ from interlace.results.evaluate import evaluate_subsets, field_subsets
 from interlace.train.build import network_for
 from interlace.train.loop import Loop
 from interlace.train.optim import make_optimizer
-from interlace.train.worker import read_share
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def accuracies(
     """See `Trained.accuracies`; recipe and index may name another validation split, and only some subsets count."""
     reader = open_reader(index, recipe, "validation", training=False)
     subsets = subsets or field_subsets(list(recipe.fields))
-    results = evaluate_subsets(network, reader, recipe, subsets, CPU)
+    results = evaluate_subsets(network, read_share(reader), recipe, subsets, CPU)
     return {r.fields: 100 * r.metrics[f"{next(iter(recipe.tasks))}/accuracy"] for r in results}
 
 
@@ -138,7 +138,7 @@ def train(recipe: Recipe, log_every: int = 0, skip: int = 0) -> Trained:
 def metrics(trained: Trained, recipe: Recipe, split: str) -> dict[str, float]:
     """All metrics over a whole split."""
     reader: Reader = open_reader(trained.index, recipe, split, training=False)
-    return evaluate_subsets(trained.network, reader, recipe, [tuple(recipe.fields)], CPU)[0].metrics
+    return evaluate_subsets(trained.network, read_share(reader), recipe, [tuple(recipe.fields)], CPU)[0].metrics
 
 
 @dataclass(slots=True)

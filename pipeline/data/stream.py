@@ -1,4 +1,6 @@
-"""The Ray side of the data arm: the stream of packs for training, and the index as a job. The home of `ray.data`.
+"""The Ray side of the data arm: streams of packs to train on and to evaluate, and the index as a job.
+
+The home of `ray.data`.
 
 `dataset(reader, schedule, start)` gives a Ray dataset whose row number n is the pack at position `start + n`, one row a
 block. Order rests on `preserve_order` (set by `data_config`) and on `streaming_split(equal=True)`, which hands blocks
@@ -8,6 +10,7 @@ out in turn: position p arrives at rank p mod W. The consumer checks that on eve
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,17 +18,24 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import DataContext, ExecutionOptions
+from ray.data import DataContext, ExecutionOptions, TaskPoolStrategy
 
-from interlace.contract.sample import pack_to_table
+from interlace.contract.sample import Pack, pack_to_table, table_to_pack
 from interlace.data.plan.plan import Plan, Schedule
-from interlace.data.read.reader import Reader
+from interlace.data.read.reader import Reader, join
+from interlace.data.read.share import Part, parts
 
 if TYPE_CHECKING:
     from ray.train import DataConfig
 
 GROUPS_PER_TASK = 4
 """Row groups that one indexing task does: enough to pay for the 20 ms that a task costs."""
+
+MOST_TASKS = 1000
+"""Data tasks of one pass over a split at most."""
+
+NODE_ID = "ray.io/node-id"
+"""The label that Ray gives each node."""
 
 CPU_SECONDS = "cpu_s"
 """Column of a pack on its way to a worker: CPU seconds of the data task since its last pack."""
@@ -36,6 +46,11 @@ Unit = TypeVar("Unit")
 def run_data_on(labels: Mapping[str, str]) -> None:
     """Run the Ray Data jobs that this process starts on the nodes with these labels only; anywhere where empty."""
     DataContext.get_current().execution_options.label_selector = dict(labels) or None
+
+
+def connected() -> bool:
+    """Whether this process may start data tasks."""
+    return bool(ray.is_initialized())
 
 
 def data_config(labels: Mapping[str, str]) -> "DataConfig":
@@ -61,26 +76,107 @@ def dataset(
         each_pack: called with each position before its pack is handed on (tests delay packs by it).
     """
     windows = schedule.since(start)
+    read = _reading(reader, [Part(w, start, schedule.stop) for w in windows], each_pack)
+    with DataContext.current(_a_pack_a_block()):
+        ids = ray.data.range(len(windows), override_num_blocks=len(windows))
+        return ids.map_batches(read, batch_format="pyarrow", batch_size=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """How data tasks run beside those of a training stream, of which some may hold each CPU for data.
+
+    A task of a stream that nobody takes packs from keeps its CPU until somebody does. A worker that evaluates takes
+    none, so tasks that wait for a CPU before they give it what it evaluates would wait for ever. These ask for none.
+
+    Args:
+        tasks: that run at a time; the CPUs for data.
+        nodes: ids of the nodes they may run on, any where empty: a task that asks for no CPU would else go to nodes
+            that have none.
+    """
+
+    tasks: int
+    nodes: tuple[str, ...]
+
+
+def dataset_beside(
+    reader: Reader, schedule: Schedule, most_ranks: int, beside: Beside, each_pack: Callable[[int], None] | None = None
+) -> "ray.data.Dataset":
+    """The packs of one pass over a split, in order, one row a block, read while training waits for them.
+
+    At the end are `most_ranks - 1` packs without samples at the positions from `schedule.stop` on. Ray deals each rank
+    as many rows as any other and drops what is left, which then is none of the split's.
+
+    Args:
+        reader: reads the split.
+        schedule: of one epoch.
+        most_ranks: that the packs may be dealt to.
+        beside: how its tasks run.
+        each_pack: called with each position before its pack is handed on.
+    """
+    units = parts(reader, schedule)
+    read = _reading(reader, units, each_pack, fill=range(schedule.stop, schedule.stop + most_ranks - 1))
+    tasks = np.array_split(np.arange(len(units) + 1), min(len(units) + 1, MOST_TASKS))
+    where = {NODE_ID: f"in({','.join(beside.nodes)})"} if beside.nodes else None
+    with DataContext.current(_a_pack_a_block()):
+        ids = ray.data.from_arrow([pa.table({"id": ids}) for ids in tasks])  # reading a range would take a CPU
+        return ids.map_batches(
+            read,
+            batch_format="pyarrow",
+            batch_size=None,
+            num_cpus=0,
+            label_selector=where,
+            compute=TaskPoolStrategy(size=beside.tasks),
+        )
+
+
+def read_split(reader: Reader) -> Iterator[Pack]:
+    """The packs of one pass over a split, in order, made by data tasks; see `read_share` for one without Ray."""
+    units = parts(reader, reader.plan().schedule(epochs=1))
+    with DataContext.current(_a_pack_a_block()):
+        ids = ray.data.range(len(units), override_num_blocks=min(len(units), MOST_TASKS))
+        data = ids.map_batches(_reading(reader, units), batch_format="pyarrow", batch_size=None)
+    data.context.execution_options.preserve_order = True
+    for position, table in enumerate(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)):
+        pack = table_to_pack(table)
+        assert pack.position == position, "Ray Data gave blocks out of order"
+        yield pack
+
+
+def _a_pack_a_block() -> DataContext:
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = 1  # one pack a block, so that whole packs are dealt out
+    context.enable_fallback_to_arrow_object_ext_type = False
+    context.enable_progress_bars = False
+    return context
+
+
+def _reading(
+    reader: Reader, units: Sequence[Part], each_pack: Callable[[int], None] | None = None, fill: range = range(0)
+) -> Callable[[pa.Table], Iterator[pa.Table]]:
+    """What a data task does with numbers of parts; the number after the last gives packs without samples at `fill`."""
     shared = ray.put(reader)
 
     def read(rows: pa.Table) -> Iterator[pa.Table]:
         spent = time.process_time()
         for number in rows["id"].to_pylist():
             own, plan = _load(shared)
-            for pack in own.read(windows[number], first=start, stop=schedule.stop, plan=plan):
+            for pack in _read(own, plan, units[number]) if number < len(units) else _fill(own, fill):
                 if each_pack is not None:
                     each_pack(pack.position)
                 table, now = pack_to_table(pack), time.process_time()
                 yield table.append_column(CPU_SECONDS, pa.array([now - spent]))
                 spent = now
 
-    context = DataContext.get_current().copy()
-    context.target_max_block_size = 1  # one pack a block, so that whole packs are dealt out
-    context.enable_fallback_to_arrow_object_ext_type = False
-    context.enable_progress_bars = False
-    with DataContext.current(context):
-        ids = ray.data.range(len(windows), override_num_blocks=len(windows))
-        return ids.map_batches(read, batch_format="pyarrow", batch_size=None)
+    return read
+
+
+def _read(reader: Reader, plan: Plan, part: Part) -> Iterator[Pack]:
+    return reader.read(part.window, first=part.first, stop=part.stop, plan=plan)
+
+
+def _fill(reader: Reader, positions: range) -> Iterator[Pack]:
+    return (join(position, 0, np.zeros(0, np.int64), (), reader.codec) for position in positions)
 
 
 @lru_cache(maxsize=2)

@@ -1,6 +1,6 @@
 """Evaluation of a trained model over a split, for all its fields and for subsets of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from interlace.contract.batch import to_batch
+from interlace.contract.sample import Pack
 from interlace.data.index.build import build_index
 from interlace.data.read.open import open_reader
-from interlace.data.read.reader import Reader
+from interlace.data.read.share import read_share
 from interlace.model.network import Network, Outputs
 from interlace.recipe.recipe import Recipe
 from interlace.train.build import network_for
 from interlace.train.checkpoint import load_weights
 from interlace.train.loop import States, add_states, evaluate, evaluated
-from interlace.train.worker import read_share
 
 ALL_SUBSETS_UP_TO = 5
 
@@ -85,9 +85,13 @@ def field_subsets(fields: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def evaluate_subsets(
-    network: Network, reader: Reader, recipe: Recipe, subsets: Sequence[tuple[str, ...]], device: torch.device
+    network: Network,
+    packs: Iterable[Pack],
+    recipe: Recipe,
+    subsets: Sequence[tuple[str, ...]],
+    device: torch.device,
 ) -> list[SubsetResult]:
-    """Evaluate each subset of fields over a split, read once and packed as in training.
+    """Evaluate each subset of fields over the packs of a split, which are read once.
 
     A sample of which no given field is present still counts: the model then answers from nothing.
     """
@@ -96,7 +100,7 @@ def evaluate_subsets(
         task.thorough = True
     totals: list[States] = [{n: {} for n in tasks} for _ in subsets]
     weights = [WeightSums() for _ in subsets]
-    for pack in read_share(reader):
+    for pack in packs:
         batch = to_batch(pack, device)
         for total, subset, sums in zip(totals, subsets, weights, strict=True):
             whole = len(subset) == len(network.names)

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,13 @@ from torch import device
 
 from interlace.contract.charts import Chart
 from interlace.contract.errors import InterlaceError
+from interlace.contract.sample import Pack
 from interlace.data.index.build import build_index
 from interlace.data.read.open import open_reader
 from interlace.data.read.reader import Reader
+from interlace.data.read.share import read_share
 from interlace.data.sources import usable_rows
+from interlace.data.stream import connected, read_split
 from interlace.recipe.identity import packages
 from interlace.recipe.load import load_kept
 from interlace.results.evaluate import SubsetResult, evaluate_subsets, field_subsets
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 EXAMPLE_ROWS = 3
 METRICS_SHOWN = 4
 """Of each task in a notebook's table."""
+
+Read = Callable[[Reader], Iterable[Pack]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,11 +135,18 @@ def _known(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
-def evaluate_model(folder: Path, reader: Reader, split: str) -> Evaluation:
-    """Evaluate an exported model over a split, for every subset of its fields."""
+def evaluate_model(folder: Path, reader: Reader, split: str, read: Read = read_share) -> Evaluation:
+    """Evaluate an exported model over a split, for every subset of its fields.
+
+    Args:
+        folder: the exported model.
+        reader: of the split.
+        split: its name.
+        read: gives the packs of one pass over the split, in order.
+    """
     predictor = Predictor.load(folder)
     subsets = field_subsets(list(predictor.recipe.fields))
-    results = evaluate_subsets(predictor.network, reader, predictor.recipe, subsets, device("cpu"))
+    results = evaluate_subsets(predictor.network, read(reader), predictor.recipe, subsets, device("cpu"))
     shown = {
         f"{kind}-{name}": chart
         for name, state in results[0].states.items()
@@ -177,7 +189,8 @@ def evaluate_run(place: Path, split: str, overrides: Sequence[str], out: Path | 
     reader = open_reader(replace(index, fitted=fitted), recipe, split, training=False)
     out = out or run / "evaluation" / f"{checkpoint.name}-{split}"
     export_model(recipe, fitted, checkpoint, out / "model")
-    evaluation = evaluate_model(out / "model", reader, split)
+    read = listener.data_job(read_split) if connected() else read_share
+    evaluation = evaluate_model(out / "model", reader, split, read)
     listener.show(evaluation)
     evaluation.write(out)
     return evaluation

@@ -12,7 +12,7 @@ import torch
 from interlace.cluster.connect import Cluster, connect
 from interlace.cluster.probe import inspect_cluster, inspect_gpus
 from interlace.contract.errors import StoppedError
-from interlace.data.stream import map_units, run_data_on
+from interlace.data.stream import map_units, read_split, run_data_on
 from interlace.recipe.recipe import Recipe
 from interlace.results.evaluation import Evaluation, evaluate_model, model_card
 from interlace.results.listener import Listener
@@ -146,7 +146,7 @@ def _conclude(
         split = next(s for s in ("test", "validation", "train") if s in prepared.index.manifests)
         torch.set_num_threads(max(torch.get_num_threads(), prepared.threads))
         reader = prepared.reader(split)
-        evaluation = evaluate_model(folder, reader, split)
+        evaluation = evaluate_model(folder, reader, split, listener.data_job(read_split))
         listener.show(evaluation)
         evaluation.write(run.folder / "evaluation")
         predictor = Predictor.load(folder)

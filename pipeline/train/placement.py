@@ -1,9 +1,12 @@
 """Where a recipe's workers and data tasks may run, and whether they fit there."""
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from interlace.cluster.connect import Cluster, Node
-from interlace.cluster.preflight import DATA_CPUS, Allotment, DoesNotFitError, Need, Place, allot
+from interlace.cluster.connect import Cluster, Node, living
+from interlace.cluster.preflight import DATA_CPUS, EPSILON, Allotment, DoesNotFitError, Need, Place, allot, left_to_data
+from interlace.data.stream import Beside
 from interlace.recipe.train import Train
 
 
@@ -58,3 +61,21 @@ def fit_into(
     )
     allotment = allot(need, places(train.labels, data_labels, there))
     return train.model_copy(update={"cpus_per_worker": allotment.cpus_per_worker}), allotment
+
+
+def beside(train: Train, workers: int, data_labels: Mapping[str, str], listed: Sequence[Mapping[str, Any]]) -> Beside:
+    """How an evaluation's data tasks run: as many as there are CPUs for data, on the nodes where training data is read.
+
+    Args:
+        train: the section.
+        workers: fewest of the run.
+        data_labels: of the nodes that read.
+        listed: the nodes, as `ray.nodes()` gives them.
+    """
+    there = {n["NodeID"]: node for n in listed for node in living([n])}
+    reading = [name for name, node in there.items() if node.has(data_labels) and node.cpus >= DATA_CPUS]
+    places = [
+        Place(cpus=node.cpus, trains=node.has(train.labels), reads=name in reading) for name, node in there.items()
+    ]
+    cpus = left_to_data(workers * train.cpus_per_worker, places)
+    return Beside(tasks=max(1, math.floor(cpus + EPSILON)), nodes=tuple(reading))

@@ -7,10 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from interlace.contract.sample import Pack
 
 _END = object()
+NEED_CPU = (
+    "Ray Data needs at least one free CPU beside the training workers (`train.workers` x `train.cpus_per_worker`)"
+)
 
 
 def prefetch(
-    packs: Iterable[Pack], depth: int, warn: Callable[[str], None], warn_after_s: float = 30.0
+    packs: Iterable[Pack],
+    depth: int,
+    warn: Callable[[str], None],
+    warn_after_s: float = 30.0,
+    why: str = NEED_CPU,
 ) -> Iterator[Pack]:
     """The packs in order, up to `depth` of them fetched before they are asked for.
 
@@ -19,6 +26,7 @@ def prefetch(
         depth: packs held at most.
         warn: gets a sentence each `warn_after_s` seconds of waiting for one pack.
         warn_after_s: seconds.
+        why: that may be, in a sentence.
     """
     waiting: queue.Queue[object] = queue.Queue(depth)
     stopped = threading.Event()
@@ -44,7 +52,7 @@ def prefetch(
     thread = threading.Thread(target=fill, name="prefetch", daemon=True)
     thread.start()
     try:
-        while (item := _take(waiting, warn, warn_after_s)) is not _END:
+        while (item := _take(waiting, warn, warn_after_s, why)) is not _END:
             if isinstance(item, BaseException):
                 raise item
             assert isinstance(item, Pack)
@@ -53,14 +61,11 @@ def prefetch(
         stopped.set()
 
 
-def _take(waiting: "queue.Queue[object]", warn: Callable[[str], None], warn_after_s: float) -> object:
+def _take(waiting: "queue.Queue[object]", warn: Callable[[str], None], warn_after_s: float, why: str) -> object:
     waited = 0.0
     while True:
         try:
             return waiting.get(timeout=warn_after_s)
         except queue.Empty:
             waited += warn_after_s
-            warn(
-                f"waiting for data for {waited:.0f} s: no data task has delivered the next pack. Ray Data needs at"
-                " least one free CPU beside the training workers (`train.workers` x `train.cpus_per_worker`)"
-            )
+            warn(f"waiting for data for {waited:.0f} s: no data task has delivered the next pack. {why}")

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from interlace.data.index.build import Index, build_index
 from interlace.data.plan.plan import PLAN, Plan, Schedule
 from interlace.data.read.open import open_reader
 from interlace.data.read.reader import Reader
+from interlace.data.read.share import read_share
 from interlace.data.sources import Mapper
-from interlace.data.stream import data_config, dataset
+from interlace.data.stream import data_config, dataset, dataset_beside
 from interlace.recipe.identity import PLACE_KEYS, is_place, to_yaml
 from interlace.recipe.recipe import Recipe
 from interlace.recipe.start import resolve
@@ -40,11 +41,12 @@ from interlace.store.system import sampled
 from interlace.train.build import network_for
 from interlace.train.checkpoint import newest_checkpoint
 from interlace.train.elastic import Rules
+from interlace.train.placement import beside
 from interlace.train.policy import ElasticTrainer
 from interlace.train.signals import checkpoint_given
 from interlace.train.start import start
 from interlace.train.stop import clear, ctrl_c_restored, is_asked, stop_on_sigterm
-from interlace.train.worker import FAILURE, Job, OnEvaluation, Worker, train_worker
+from interlace.train.worker import FAILURE, Job, OnEvaluation, Worker, dealt, train_worker
 
 BYTES_PER_PARAMETER = 16
 """fp32 weight, gradient and the two moments of AdamW."""
@@ -183,6 +185,10 @@ def fit(run: Run, prepared: Prepared) -> None:
         StoppedError: SIGTERM came; the checkpoint of the last step is written.
     """
     recipe = prepared.recipe
+    job, datasets = _job(run, prepared), {"train": _stream(run.folder, prepared)}
+    if job.validation is not None:
+        num_packs, datasets["validation"] = _validation_stream(prepared)
+        job = replace(job, validation=partial(dealt, num_packs))
     gpus = recipe.train.gpus_per_worker
     resources = {"CPU": recipe.train.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
     sizes = recipe.world_sizes
@@ -192,7 +198,7 @@ def fit(run: Run, prepared: Prepared) -> None:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", ELASTIC_START_TIMEOUT_S)
     trainer = trainer_class(
         train_worker,
-        train_loop_config={"job": _job(run, prepared)},
+        train_loop_config={"job": job},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
             num_workers=sizes[0] if len(sizes) == 1 else (sizes[0], sizes[-1]),
@@ -207,7 +213,7 @@ def fit(run: Run, prepared: Prepared) -> None:
             storage_path=str(run.folder / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=recipe.train.max_failures),
         ),
-        datasets={"train": _stream(run.folder, prepared)},
+        datasets=datasets,
         dataset_config=data_config(recipe.data.labels),
     )
     try:
@@ -266,6 +272,23 @@ def _stream(folder: Path, prepared: Prepared) -> Callable[[], Any]:
     return make
 
 
+def _validation_stream(prepared: Prepared) -> tuple[int, Callable[[], Any]]:
+    """How many packs one pass over the validation split has, and the dataset factory that gives them."""
+    reader, recipe = prepared.reader("validation"), prepared.recipe
+    schedule = reader.plan().schedule(epochs=1)
+    shared = ray.put(reader)
+
+    def make() -> Any:
+        return dataset_beside(
+            ray.get(shared),
+            schedule,
+            recipe.world_sizes[-1],
+            beside(recipe.train, recipe.world_sizes[0], recipe.data.labels, ray.nodes()),
+        )
+
+    return schedule.stop, make
+
+
 def _job(run: Run, prepared: Prepared) -> Job:
     recipe, index = prepared.recipe, prepared.index
     train = index.manifests["train"]
@@ -275,7 +298,7 @@ def _job(run: Run, prepared: Prepared) -> Job:
         fitted=index.fitted,
         num_steps=prepared.schedule.num_steps,
         eval_every=prepared.eval_every,
-        validation=prepared.reader("validation") if "validation" in index.manifests else None,
+        validation=partial(read_share, prepared.reader("validation")) if "validation" in index.manifests else None,
         num_rows=train.num_rows,
         num_bad=train.num_bad,
         threads=prepared.threads,

@@ -22,7 +22,6 @@ import torch
 from interlace.contract.batch import to_batch
 from interlace.contract.errors import BadShareError, InterlaceError, NonFiniteLossError
 from interlace.contract.sample import Pack, table_to_pack
-from interlace.data.read.reader import Reader
 from interlace.data.stream import CPU_SECONDS
 from interlace.recipe.recipe import Recipe
 from interlace.store.journal import Journal, journal_path, last_point
@@ -53,10 +52,10 @@ from interlace.train.signals import (
     enough_stay,
 )
 from interlace.train.start import start
+from interlace.train.validation import Share, Validation, in_turn
 
 PREFETCH = 4
 LOCK_WAIT_S = 60.0
-VALIDATION_CACHE_BYTES = 256 * 1024 * 1024
 TELL_RANKS_EVERY_S = 5.0
 RANKS = "ranks.json"
 """File of a run folder with each rank's times in a recent step, where there are several."""
@@ -79,7 +78,7 @@ class Job:
         fitted: state of modalities and targets.
         num_steps: length of the run.
         eval_every: steps between evaluations.
-        validation: reader of the validation split, if there is one.
+        validation: from (rank, world size) to the packs of the validation split to evaluate there, if there is one.
         num_rows: training records, for the share of bad ones.
         num_bad: training records that the index found bad.
         threads: torch threads of a worker.
@@ -93,7 +92,7 @@ class Job:
     fitted: Any
     num_steps: int
     eval_every: int
-    validation: Reader | None
+    validation: Share | None
     num_rows: int
     num_bad: int
     threads: int
@@ -111,6 +110,8 @@ def train_worker(config: dict[str, Job]) -> None:
         with held(job.run / worker_lock(rank), wait_s=LOCK_WAIT_S), _node_sampled(job.run, job.recipe, context):
             watched = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") == "1"
             worker = Worker(job, rank, context.get_world_size(), nodes_are_watched=watched)
+            if job.validation is not None:
+                ray.train.get_dataset_shard("validation")  # what deals it out starts while training begins
             worker.run(_packs(worker.watcher))
     except (NonFiniteLossError, BadShareError) as error:
         # Every rank raises these at the same step, and trying again would not help: end without a restart.
@@ -132,6 +133,13 @@ def _packs(watcher: SignalWatcher) -> Iterator[Pack]:
     for table in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
         watcher.read_cpu_s += table[CPU_SECONDS][0].as_py()
         yield table_to_pack(table)
+
+
+def dealt(num_packs: int, rank: int, world_size: int) -> Iterator[Pack]:
+    """This rank's packs of one pass over the validation split, of `num_packs` in all. Raises PositionError."""
+    shard = ray.train.get_dataset_shard("validation")
+    tables = shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+    return in_turn(map(table_to_pack, tables), num_packs, rank, world_size)
 
 
 class Worker:
@@ -184,7 +192,11 @@ class Worker:
             job.run, rank, world_size, num_rows=job.num_rows, num_bad=job.num_bad, limit=job.recipe.data.max_bad_share
         )
         self.trace = (job.run / f"trace-{rank}.jsonl").open("a", encoding="utf-8") if job.recipe.train.trace else None
-        self.validation: list[Pack] | None = None
+        self.validation: Validation | None = None
+        if job.validation is not None:
+            self.validation = Validation(
+                job.validation, rank, world_size, lambda text: self._say(f"evaluation: {text}")
+            )
         self.saved_at = time.monotonic()
         self.leaving: frozenset[int] = frozenset()  # ranks on nodes that go away
         self.told_ranks_at = -math.inf
@@ -301,11 +313,10 @@ class Worker:
 
     def _evaluate(self) -> bool:
         """Evaluate on the validation split; whether the result is the best so far."""
-        if self.job.validation is None:
+        if self.validation is None:
             return False
         began = time.perf_counter()
-        packs = self._validation_packs()
-        batches = (to_batch(p, self.device) for p in packs)
+        batches = (to_batch(p, self.device) for p in self.validation.packs())
         self.metrics = metrics = self.loop.evaluate(batches)
         if self.journal is not None:
             took = {EVALUATE_S: time.perf_counter() - began}
@@ -325,22 +336,6 @@ class Worker:
         self.state = replace(self.state, rate_scale=scale, rate_waited=waited)
         self.loop.rate_scale = scale
         return improved
-
-    def _validation_packs(self) -> Iterator[Pack]:
-        """This rank's share of the validation packs; kept in memory after the first time where they are small."""
-        if self.validation is not None:
-            yield from self.validation
-            return
-        kept: list[Pack] = []
-        size = 0
-        assert self.job.validation is not None
-        for pack in read_share(self.job.validation, self.rank, self.world_size):
-            size += sum(f.values.nbytes for f in pack.fields.values())
-            if size <= VALIDATION_CACHE_BYTES:
-                kept.append(pack)
-            yield pack
-        if size <= VALIDATION_CACHE_BYTES:
-            self.validation = kept
 
     def _checkpoint_is_due(self) -> bool:
         every = self.job.recipe.train.checkpoint_every
@@ -364,21 +359,13 @@ class Worker:
             self.journal.log(self.state.step, {CHECKPOINT_S: time.perf_counter() - began})
         self.saved_at = time.monotonic()
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, about: str = "") -> None:
         """Tell whoever watches the run; what is true of all ranks is said by rank 0 alone."""
         if self.rank != 0:
             return
-        line = json.dumps({"t": time.time(), "rank": self.rank, "text": text})
+        line = json.dumps({"t": time.time(), "rank": self.rank, "text": about + text})
         with (self.job.run / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-
-
-def read_share(reader: Reader, rank: int = 0, world_size: int = 1) -> Iterator[Pack]:
-    """The packs of one pass over a split at positions `p % world_size == rank`, read in this process."""
-    plan = reader.plan()
-    for window in plan.schedule(epochs=1).windows:
-        packs = reader.read(window, first=0, stop=window.start + window.num_packs, plan=plan)
-        yield from (p for p in packs if p.position % world_size == rank)
 
 
 def _device(recipe: Recipe, world_size: int) -> torch.device:

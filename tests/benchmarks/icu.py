@@ -25,9 +25,9 @@ import yaml
 from interlace.contract.batch import to_batch
 from interlace.data.index.build import build_index
 from interlace.data.read.open import open_reader
+from interlace.data.read.share import read_share
 from interlace.recipe.load import parse_recipe
 from interlace.recipe.recipe import Recipe
-from interlace.train.worker import read_share
 from tests.training import start
 
 NUM_FOLDS = 5

@@ -19,13 +19,13 @@ import torch
 from interlace.contract.batch import to_batch
 from interlace.data.index.build import Index, build_index
 from interlace.data.read.open import open_reader
+from interlace.data.read.share import read_share
 from interlace.jobs.datasets.emoji import build
 from interlace.model.network import Network
 from interlace.recipe.load import load_recipe
 from interlace.recipe.recipe import Recipe
 from interlace.tasks.retrieval import DIRECTIONS
 from interlace.train.loop import evaluate
-from interlace.train.worker import read_share
 from tests.training import start
 
 RECIPE = Path(__file__).parents[2] / "jobs" / "recipes" / "emoji_retrieval.yaml"

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from interlace.contract.errors import BadShareError, ResumeError
 from interlace.contract.sample import Pack
 from interlace.data.index.build import build_index
 from interlace.data.read.open import open_reader
+from interlace.data.read.share import read_share
 from interlace.recipe.recipe import Recipe
 from interlace.store.lock import DRIVER, held
 from interlace.train.checkpoint import checkpoint_folder, newest_checkpoint
 from interlace.train.run import Prepared, _job, open_run, prepare
 from interlace.train.worker import Worker
+from tests.counting import counting, decoded
 from tests.data import EmojiLike, make_rows, write_shards, write_table
 
 pytestmark = pytest.mark.ray
@@ -153,14 +156,15 @@ def test_two_processes_never_hold_one_run(shapes: EmojiLike, tmp_path: Path) -> 
         assert other.name == "run-2"
 
 
-def test_validation_is_decoded_once_and_shared_by_rank(shapes: EmojiLike, tmp_path: Path) -> None:
+def test_validation_is_decoded_once(shapes: EmojiLike, tmp_path: Path) -> None:
     prepared = prepare(shapes.recipe(tmp_path), map)
+    reader = prepared.reader("validation")
+    share = partial(read_share, counting(reader, tmp_path / "decoded"))
     with open_run(prepared, "run") as run:
-        job = _job(run, prepared)
-        ranks = [Worker(job, rank, 1) for rank in (0,)]
-        first = list(ranks[0]._validation_packs())
-        reader = job.validation
-        assert reader is not None
-        ranks[0].job = replace(job, validation=None)
-        assert [p.position for p in ranks[0]._validation_packs()] == [p.position for p in first]
-        assert sum(len(p.sample_ids) for p in first) == reader.manifest.num_rows
+        validation = Worker(replace(_job(run, prepared), validation=share), 0, 1).validation
+        assert validation is not None
+        first = list(validation.packs())
+        once = decoded(tmp_path / "decoded")
+        assert [p.position for p in validation.packs()] == [p.position for p in first]
+    assert decoded(tmp_path / "decoded") == once > 0
+    assert sum(len(p.sample_ids) for p in first) == reader.manifest.num_rows

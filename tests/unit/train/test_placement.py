@@ -1,14 +1,17 @@
 """Labels of a recipe choose nodes; labels that no node has are told before anything waits for them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from interlace.cluster.connect import Cluster, Node
 from interlace.cluster.preflight import DoesNotFitError
 from interlace.contract.errors import RecipeError
+from interlace.data.stream import Beside
 from interlace.recipe.data import read_labels
-from interlace.train.placement import fit_into, nodes_with, places, readers
+from interlace.recipe.recipe import Recipe
+from interlace.train.placement import beside, fit_into, nodes_with, places, readers
 from tests.data import EmojiLike
 
 CPU, GPU = {"pool": "cpu"}, {"pool": "gpu", "zone": "a"}
@@ -74,3 +77,26 @@ def test_a_recipe_without_labels_uses_all_nodes(shapes: EmojiLike, tmp_path: Pat
     recipe = shapes.recipe(tmp_path)
     assert all(p.trains and p.reads for p in places(recipe.train.labels, recipe.data.labels, HERE))
     assert sum(p.cpus for p in places(recipe.train.labels, recipe.data.labels, HERE)) == 20
+
+
+def beside_of(recipe: Recipe, listed: list[dict[str, Any]]) -> Beside:
+    """What `beside` says of a recipe's sections."""
+    return beside(recipe.train, recipe.world_sizes[0], recipe.data.labels, listed)
+
+
+def test_an_evaluation_has_as_many_data_tasks_as_cpus_for_data_on_the_nodes_that_read(
+    shapes: EmojiLike, tmp_path: Path
+) -> None:
+    listed = [
+        {"NodeID": f"n{i}", "Alive": True, "Resources": {"CPU": n.cpus, "GPU": n.gpus}, "Labels": n.labels}
+        for i, n in enumerate(HERE.nodes)
+    ]
+    listed.append({**listed[-1], "NodeID": "gone", "Alive": False})
+    workers = {"workers": 4, "cpus_per_worker": 1.5}
+    found = beside_of(shapes.recipe(tmp_path, train=workers), listed)
+    assert (found.tasks, found.nodes) == (20 - 6, ("n1", "n2", "n3"))
+    section = shapes.tree(tmp_path)["data"] | {"labels": CPU}
+    recipe = shapes.recipe(tmp_path, data=section, train={**workers, "labels": {"pool": "gpu"}})
+    assert (beside_of(recipe, listed).tasks, beside_of(recipe, listed).nodes) == (4, ("n3",))
+    full = shapes.recipe(tmp_path, train={"workers": 20}, batch={"token_budget": 256, "global_batch": 20})
+    assert beside_of(full, listed).tasks == 1
