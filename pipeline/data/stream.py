@@ -116,10 +116,10 @@ def dataset_beside(
     """
     units = parts(reader, schedule)
     read = _reading(reader, units, each_pack, fill=range(schedule.stop, schedule.stop + most_ranks - 1))
-    tasks = np.array_split(np.arange(len(units) + 1), min(len(units) + 1, MOST_TASKS))
+    numbers = [{"id": number} for number in range(len(units) + 1)]
     where = {NODE_ID: f"in({','.join(beside.nodes)})"} if beside.nodes else None
     with DataContext.current(_a_pack_a_block()):
-        ids = ray.data.from_arrow([pa.table({"id": ids}) for ids in tasks])  # reading a range would take a CPU
+        ids = ray.data.from_items(numbers, override_num_blocks=min(len(numbers), MOST_TASKS))  # a range takes a CPU
         return ids.map_batches(
             read,
             batch_format="pyarrow",

@@ -25,11 +25,10 @@ from interlace.recipe.recipe import Recipe
 from interlace.results.evaluation import evaluate_model
 from interlace.results.predictor import export_model
 from interlace.train.build import network_for
-from interlace.train.checkpoint import MODEL, newest_checkpoint
+from interlace.train.checkpoint import load_weights, newest_checkpoint
 from interlace.train.loop import add_states, metric_states
 from interlace.train.placement import beside
 from interlace.train.run import Prepared, fit, open_run, prepare
-from interlace.train.tensors import read_weights
 from interlace.train.validation import in_turn
 from tests.counting import counting, decoded
 from tests.data import EmojiLike
@@ -160,7 +159,7 @@ def read_here(prepared: Prepared, folder: Path, world_size: int) -> dict[str, fl
     network = network_for(prepared.recipe, prepared.index.fitted)
     newest = newest_checkpoint(folder).folder
     assert newest is not None
-    network.load_state_dict(read_weights(newest / MODEL))
+    load_weights(newest, network)
     total: Any = {name: {} for name in network.tasks}
     for rank in range(world_size):
         packs = read_share(prepared.reader("validation"), rank, world_size)
