@@ -1,8 +1,8 @@
 """What an index costs: rows a CPU second, memory of the driver, an added shard, and a job that is killed.
 
 Run `python -m tests.benchmarks.index` from the repository root: 2 million rows of a text and three numbers in Parquet,
-row groups of 10,000, ten shards and one that is added. `--rows` and `--tokenizer` change that, `--folder` keeps the
-shards for the next time. Each measurement is a process of its own; the index is built in it, without Ray.
+row groups of 10,000, ten shards and one that is added. A word names another tokenizer (`bpe`), `--rows` another number,
+and `--folder` keeps the shards for the next time. Each measurement is a process of its own, without Ray.
 
 Printed for each: rows read, CPU seconds, rows a CPU second (fitted and measured), and resident memory (MB) above that
 of the process before it began.
@@ -152,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--child", type=json.loads)
     parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument("--tokenizer", choices=("bytes", "bpe", "characters", "ngrams"), default="bytes")
+    parser.add_argument("tokenizer", nargs="?", choices=("bytes", "bpe", "characters", "ngrams"), default="bytes")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "interlace-index-shards")
     arguments = parser.parse_args()
     if arguments.child is not None:
