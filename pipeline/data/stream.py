@@ -23,7 +23,7 @@ from ray.data import DataContext, ExecutionOptions, TaskPoolStrategy
 from interlace.contract.sample import Pack, pack_to_table, table_to_pack
 from interlace.data.plan.plan import Plan, Schedule
 from interlace.data.read.reader import Reader, join
-from interlace.data.read.share import Part, parts
+from interlace.data.read.share import Part, parts, read_share
 
 if TYPE_CHECKING:
     from ray.train import DataConfig
@@ -131,8 +131,14 @@ def dataset_beside(
 
 
 def read_split(reader: Reader) -> Iterator[Pack]:
-    """The packs of one pass over a split, in order, made by data tasks; see `read_share` for one without Ray."""
+    """The packs of one pass over a split, in order, made by data tasks; a single part is read here.
+
+    See `read_share` for a pass without Ray.
+    """
     units = parts(reader, reader.plan().schedule(epochs=1))
+    if len(units) < 2:
+        yield from read_share(reader)  # nothing runs beside it, and a job takes half a second to start
+        return
     with DataContext.current(_a_pack_a_block()):
         ids = ray.data.range(len(units), override_num_blocks=min(len(units), MOST_TASKS))
         data = ids.map_batches(_reading(reader, units), batch_format="pyarrow", batch_size=None)

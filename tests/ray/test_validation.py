@@ -147,10 +147,11 @@ def test_a_training_stream_that_holds_every_cpu_does_not_stop_an_evaluation(
     assert waiting == found
 
 
-def journaled(folder: Path, prefix: str) -> dict[int, dict[str, float]]:
+def evaluations(folder: Path) -> dict[int, dict[str, float]]:
+    """Validation metrics by step."""
     points = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
-    found = {p["step"]: {k: v for k, v in p["m"].items() if k.startswith(prefix)} for p in points}
-    return {step: metrics for step, metrics in found.items() if metrics}
+    found = [(p["step"], {k: v for k, v in p["m"].items() if k.startswith("val/")}) for p in points]
+    return {step: metrics for step, metrics in found if metrics}
 
 
 def read_here(prepared: Prepared, folder: Path, world_size: int) -> dict[str, float]:
@@ -174,7 +175,7 @@ def check(recipe: Recipe, steps: int) -> None:
     prepared = prepare(recipe, map)
     with open_run(prepared) as run:
         fit(run, prepared)
-    found = journaled(run.folder, "val/")
+    found = evaluations(run.folder)
     assert sorted(found) == [steps // 2, steps]
     assert found[steps] == read_here(prepared, run.folder, recipe.world_sizes[-1])
     assert found[steps] != found[steps // 2]
