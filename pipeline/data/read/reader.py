@@ -1,7 +1,7 @@
 """The reader: turns a window of the plan into packs, in plan order. Pure, without Ray and torch.
 
-    read row groups -> verify record hash -> decode -> augment -> encode -> join into packs
-    open cached row groups -----------------------/
+    fetch row groups ahead -> verify record hash -> decode -> augment -> encode -> join into packs
+    open cached row groups ------------------------------/
 
 Ray tasks and in-process callers run this same code, so they give the same bytes. A record that turns out bad leaves an
 empty slot at its place and an entry in `Pack.bad`; it never shifts the stream.
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from interlace.contract.errors import DataError, RecordError
 from interlace.contract.flops import Flops
 from interlace.contract.sample import BadRecord, FieldPack, Pack, TargetPack, Tokens
-from interlace.data.index.manifest import Manifest
+from interlace.data.index.manifest import GroupRows, Manifest
 from interlace.data.index.records import Record, RecordCodec, field_value, record_hash
 from interlace.data.plan.mix import Mix, MixSettings
 from interlace.data.plan.plan import Plan, PlanSettings, Rows, Window, Work, all_work, plan_of_rows
-from interlace.data.read.cache import Cache, Decoded, GroupWriter
+from interlace.data.read.ahead import Ahead
+from interlace.data.read.cache import Cache, Decoded, GroupWriter, StoredGroup
 from interlace.data.sources import ROW_ERROR
 
 Entry = Callable[[], Decoded]
@@ -133,23 +134,62 @@ class Reader:
 
     def read(self, window: Window, *, first: int, stop: int, plan: Plan | None = None) -> Iterator[Pack]:
         """The packs of a window at positions `first <= p < stop`, in order."""
+        return self.stream([window], first=first, stop=stop, plan=plan)
+
+    def stream(self, windows: Iterable[Window], *, first: int, stop: int, plan: Plan | None = None) -> Iterator[Pack]:
+        """The packs of windows at positions `first <= p < stop`, in order; row groups are fetched ahead of decoding.
+
+        While a window is decoded, the first row groups of the next one are fetched, up to `AHEAD_BYTES`; not where
+        there is a cache, as what this window adds to it need not be read again.
+        """
         plan = plan or self.plan()
+        needs = (self._need(plan, window, first, stop) for window in windows)
+        with Ahead(self._fetch, lambda part: int(self.manifest.groups.num_bytes[part.number])) as fetched:
+
+            def look() -> _Need | None:
+                need = next(needs, None)
+                fetched.offer(part for part in (need.parts if need else ()) if part.stored is None)
+                return need
+
+            need = look()
+            while need is not None:
+                with ExitStack() as unfinished:
+                    records = self._records(need, fetched, unfinished)
+                    following = look() if self.cache is None else None
+                    yield from self._packs(plan, need, records)
+                need = look() if self.cache is not None else following
+
+    def _need(self, plan: Plan, window: Window, first: int, stop: int) -> "_Need":
+        """What the packs of a window at these positions need."""
         packs = plan.packs(window.epoch, window.index, window.num_packs)
         assert len(packs) == window.num_packs, (len(packs), window)
         wanted = range(max(first - window.start, 0), min(stop - window.start, len(packs)))
         draws = np.concatenate([packs[i] for i in wanted]) if wanted else np.zeros(0, np.int64)
-        rows, counts = np.unique(plan.rows_of(draws), return_counts=True)
-        left = dict(zip(rows.tolist(), counts.tolist(), strict=True))
-        with ExitStack() as unfinished:
-            records = self._records(plan, rows, unfinished)
-            for i in wanted:
-                rows = plan.rows_of(packs[i])
-                epochs = window.epoch + packs[i] // plan.num_rows
-                yield self._pack(Place(window.start + i, window.epoch), rows, epochs, records)
-                for row in rows.tolist():  # a record lives until its last draw in the window
-                    left[row] -= 1
-                    if not left[row]:
-                        del records[row]
+        rows, uses = np.unique(plan.rows_of(draws), return_counts=True)
+        group_of = np.searchsorted(plan.group_starts, rows, side="right") - 1
+        parts = [self._part(plan, number, rows[group_of == number]) for number in np.unique(group_of).tolist()]
+        uses_of = dict(zip(rows.tolist(), uses.tolist(), strict=True))
+        return _Need(window=window, packs={i: packs[i] for i in wanted}, uses=uses_of, parts=parts)
+
+    def _part(self, plan: Plan, number: int, rows: Rows) -> "_Part":
+        """Rows of a row group, with what the cache holds of them."""
+        measured, start = self.manifest.rows(number), int(plan.group_starts[number])
+        stored = self.cache.open(measured.content) if self.cache else None
+        if stored is not None and not stored.covers(rows - start):
+            stored = None
+        return _Part(number=number, start=start, inside=rows - start, measured=measured, stored=stored)
+
+    def _packs(self, plan: Plan, need: "_Need", records: dict[int, Entry]) -> Iterator[Pack]:
+        """The packs of a window; a record lives until its last use in the window."""
+        window, left = need.window, need.uses
+        for i, draws in need.packs.items():
+            rows = plan.rows_of(draws)
+            epochs = window.epoch + draws // plan.num_rows
+            yield self._pack(Place(window.start + i, window.epoch), rows, epochs, records)
+            for row in rows.tolist():
+                left[row] -= 1
+                if not left[row]:
+                    del records[row]
 
     def is_stored(self, number: int) -> bool:
         """Whether the cache holds the usable rows of a row group."""
@@ -167,55 +207,59 @@ class Reader:
             if writer is not None:
                 unfinished.callback(writer.discard)
             start = int(self.manifest.starts[number])
-            for entry in self._read_group(number, start, rows, writer).values():
+            part = _Part(number=number, start=start, inside=rows, measured=measured, stored=None)
+            for entry in self._entries(part, self._fetch(part), writer).values():
                 try:
                     size += sum(v.nbytes for v in entry().values.values())
                 except RecordError:  # the cache knows it now
                     continue
         return len(rows), size
 
-    def _records(self, plan: Plan, rows: Rows, unfinished: ExitStack) -> dict[int, Entry]:
-        """The records of these rows, from the cache or read row group by row group.
+    def _records(
+        self, need: "_Need", fetched: "Ahead[_Part, pa.Table | str]", unfinished: ExitStack
+    ) -> dict[int, Entry]:
+        """The records of a window, from the cache or as they are fetched, row group by row group.
 
         Args:
-            plan: the plan of the split.
-            rows: of the manifest.
+            need: of the window.
+            fetched: gives those row groups that the cache does not hold, in order.
             unfinished: takes what gives up cache files that did not become whole.
         """
-        starts = plan.group_starts
         records: dict[int, Entry] = {}
-        group_of = np.searchsorted(starts, rows, side="right") - 1
-        for number in np.unique(group_of).tolist():
-            start = int(starts[number])
-            inside = rows[group_of == number] - start
-            measured = self.manifest.rows(number)
-            stored = self.cache.open(measured.content) if self.cache else None
-            if stored is not None and stored.covers(inside):
-                records |= {start + i: partial(stored.row, i) for i in inside.tolist()}
+        for part in need.parts:
+            if part.stored is not None:
+                records |= {part.start + i: partial(part.stored.row, i) for i in part.inside.tolist()}
                 continue
             writer = None
-            usable = np.flatnonzero(measured.usable)
-            if self.cache and np.isin(usable, inside).all():
-                writer = self.cache.writer(measured.content, usable)
+            usable = np.flatnonzero(part.measured.usable)
+            if self.cache and np.isin(usable, part.inside).all():
+                writer = self.cache.writer(part.measured.content, usable)
             if writer is not None:
                 unfinished.callback(writer.discard)
-            records |= self._read_group(number, start, inside, writer)
+            records |= self._entries(part, fetched.take(), writer)
         return records
 
-    def _read_group(self, number: int, start: int, inside: Rows, writer: GroupWriter | None) -> dict[int, Entry]:
-        """The records of some rows of a row group, read from its shard."""
-        group, hashes = self.manifest.group(number), self.manifest.rows(number).hashes
+    def _fetch(self, part: "_Part") -> pa.Table | str:
+        """The table of a row group, or why there is none. Storage that failed for good costs this row group alone."""
+        group = self.manifest.group(part.number)
         try:
             table = self.manifest.readers()[group.source].read(group, self.codec.columns)
-            if table.num_rows != group.num_rows:
-                raise DataError(f"{group.shard}: row group {group.index} now has {table.num_rows} rows")
-        except DataError as error:
-            return {start + i: partial(_refuse, str(error)) for i in inside.tolist()}
+        except (DataError, OSError) as error:
+            return str(error)
+        if table.num_rows != group.num_rows:
+            return f"{group.shard}: row group {group.index} now has {table.num_rows} rows"
+        return table
+
+    def _entries(self, part: "_Part", table: pa.Table | str, writer: GroupWriter | None) -> dict[int, Entry]:
+        """The records of some rows of a row group; nothing holds its table afterwards."""
+        inside, hashes = part.inside.tolist(), part.measured.hashes
+        if isinstance(table, str):
+            return {part.start + i: partial(_refuse, table) for i in inside}
         records: dict[int, Entry] = {}
-        for i, record in zip(inside.tolist(), table.take(pa.array(inside)).to_pylist(), strict=True):
+        for i, record in zip(inside, _records_of(table, part.inside), strict=True):
             reason = record.pop(ROW_ERROR, None)
             decode = partial(self._decode, int(hashes[i]), record, writer, i)
-            records[start + i] = partial(_refuse, reason) if reason else decode
+            records[part.start + i] = partial(_refuse, reason) if reason else decode
         return records
 
     def _decode(self, expected: int, record: Record, writer: GroupWriter | None, place: int) -> Decoded:
@@ -244,6 +288,35 @@ class Reader:
                 bad.append(BadRecord(shard=shard, row=number, reason=str(error)))
                 slots.append(EMPTY)
         return join(place.position, place.epoch, rows, slots, self.codec, tuple(bad))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """Rows of row group `number`, which begins at row `start`: `inside` counts from there."""
+
+    number: int
+    start: int
+    inside: Rows
+    measured: GroupRows
+    stored: StoredGroup | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Need:
+    """What a window's packs need: `packs` by number in the window, how often each row is used, parts in order."""
+
+    window: Window
+    packs: Mapping[int, Rows]
+    uses: dict[int, int]
+    parts: Sequence[_Part]
+
+
+def _records_of(table: pa.Table, inside: Rows) -> Iterator[Record]:
+    """Rows of a table as records, each of them made of Python's objects and free to go when it has been used."""
+    if len(inside) < table.num_rows:
+        table = table.take(pa.array(inside))
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    return (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
 
 
 def _refuse(reason: str) -> Decoded:

@@ -23,6 +23,7 @@ from interlace.data.sources.columns import Renamed, WithFiles
 from interlace.data.sources.csv import Csv
 from interlace.data.sources.jsonl import Jsonl
 from interlace.data.sources.parquet import Parquet
+from interlace.data.sources.retry import Retried
 from interlace.data.sources.spans import Types
 from interlace.data.sources.webdataset import WebDataset, check_names
 from interlace.recipe.data import Source
@@ -82,7 +83,7 @@ def open_source(source: Source) -> ShardFormat:
         reader = Renamed(inner=reader, names=tuple(source.rename.items()), sparse=source.format in SPARSE)
     if source.files:
         reader = WithFiles(inner=reader, files=source.files, sparse=source.format in SPARSE)
-    return reader
+    return Retried(reader)
 
 
 __all__ = [

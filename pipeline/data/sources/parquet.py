@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from interlace.contract.errors import DataError
 from interlace.data.sources.base import RowGroup, ShardFormat, split_uri
+from interlace.data.sources.retry import may_pass
 from interlace.data.sources.spans import MAX_GROUP_BYTES, stat
 
 BUFFER_BYTES = 1 << 20
@@ -52,6 +53,8 @@ class Parquet(ShardFormat):
                     table = file.read_row_group(group.index, columns=list(columns), use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 # A damaged page surfaces as OSError too; opening has shown that the file can be reached.
+                if isinstance(error, OSError) and may_pass(error):
+                    raise
                 raise DataError(f"{group.shard} row group {group.index}: damaged ({_line(error)})") from error
         if lacking := [c for c in columns if c not in table.column_names]:  # pyarrow passes over them
             there = ", ".join(file.schema_arrow.names)
@@ -94,11 +97,15 @@ def _read_slice(file: pq.ParquetFile, group: RowGroup, columns: list[str]) -> pa
 
 
 def _open(shard: str, *, sliced: bool = False) -> pq.ParquetFile:
-    """Open a file; where it is read by slices, its columns come in pieces of `BUFFER_BYTES`."""
+    """Open a file.
+
+    The columns of a row group that lie beside each other come by one request (Arrow joins ranges up to 8 KiB apart),
+    those of slices in pieces of `BUFFER_BYTES`.
+    """
     stat(shard, "Parquet")
     system, path = split_uri(shard)
     try:
-        return pq.ParquetFile(path, filesystem=system, buffer_size=BUFFER_BYTES if sliced else 0)
+        return pq.ParquetFile(path, filesystem=system, buffer_size=BUFFER_BYTES if sliced else 0, pre_buffer=not sliced)
     except pa.ArrowInvalid as error:
         raise DataError(
             f"{shard}: expected a Parquet file, but its footer can't be read; it is truncated or of another format"
