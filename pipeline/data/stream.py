@@ -24,6 +24,7 @@ from interlace.contract.sample import Pack, pack_to_table, table_to_pack
 from interlace.data.plan.plan import Plan, Schedule
 from interlace.data.read.reader import Reader, join
 from interlace.data.read.share import Part, parts, read_share
+from interlace.recipe.data import Data
 
 if TYPE_CHECKING:
     from ray.train import DataConfig
@@ -36,6 +37,9 @@ MOST_TASKS = 1000
 
 NODE_ID = "ray.io/node-id"
 """The label that Ray gives each node."""
+
+MEMORY_SHARE = 0.25
+"""Of the memory that Ray gives to tasks, for records of windows; the rest is for decoding and for other tasks."""
 
 CPU_SECONDS = "cpu_s"
 """Column of a pack on its way to a worker: CPU seconds of the data task since its last pack."""
@@ -64,8 +68,30 @@ def data_config(labels: Mapping[str, str]) -> "DataConfig":
     return DataConfig(execution_options=ExecutionOptions(preserve_order=True, label_selector=dict(labels) or None))
 
 
+def inflight_bytes(data: Data) -> int | None:
+    """Most bytes of records that data tasks may hold at a time, None where no node that reads is up yet.
+
+    Args:
+        data: `inflight_mb`, or else `labels` of the nodes whose memory is shared.
+    """
+    if data.inflight_mb is not None:
+        return int(data.inflight_mb * 1e6)
+    nodes = [node for node in ray.nodes() if node["Alive"] and data.labels.items() <= node["Labels"].items()]
+    return int(MEMORY_SHARE * sum(node["Resources"].get("memory", 0.0) for node in nodes)) or None
+
+
+def tasks_within(limit_bytes: int | None, window_bytes: int) -> int | None:
+    """How many windows of so many bytes may be read at once: one always, or nothing would be read; None for any."""
+    return None if limit_bytes is None else max(1, limit_bytes // max(1, window_bytes))
+
+
 def dataset(
-    reader: Reader, schedule: Schedule, start: int, each_pack: Callable[[int], None] | None = None
+    reader: Reader,
+    schedule: Schedule,
+    start: int,
+    each_pack: Callable[[int], None] | None = None,
+    *,
+    tasks: int | None = None,
 ) -> "ray.data.Dataset":
     """The packs at positions `start .. schedule.stop - 1`, in order, one row a block.
 
@@ -74,12 +100,13 @@ def dataset(
         schedule: the windows of the run.
         start: first position; only its window and those after it are read.
         each_pack: called with each position before its pack is handed on (tests delay packs by it).
+        tasks: most of them at once, each of which holds a window; as many as CPUs allow where not given.
     """
     windows = schedule.since(start)
     read = _reading(reader, [Part(w, start, schedule.stop) for w in windows], each_pack)
     with DataContext.current(_a_pack_a_block()):
-        ids = ray.data.range(len(windows), override_num_blocks=len(windows))
-        return ids.map_batches(read, batch_format="pyarrow", batch_size=None)
+        ids = ray.data.range(len(windows), override_num_blocks=len(windows), concurrency=tasks)
+        return ids.map_batches(read, batch_format="pyarrow", batch_size=None, concurrency=tasks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from interlace.recipe.plugins import Group, package_of
 from interlace.recipe.recipe import Recipe
 
 PLACE_KEYS = (
-    "storage", "tracking", "data.root", "data.cache_gb", "data.cache_folder", "data.labels", "train.workers",
-    "train.cpus_per_worker", "train.gpus_per_worker", "train.labels", "train.threads", "train.resize_every_s",
+    "storage", "tracking", "data.root", "data.cache_gb", "data.cache_folder", "data.inflight_mb", "data.labels",
+    "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.labels", "train.threads", "train.resize_every_s",
     "train.max_failures", "train.keep_checkpoints", "train.checkpoint_every", "train.checkpoint_every_s", "train.trace",
     "train.parallel", "train.checkpoint_activations",
 )  # fmt: skip

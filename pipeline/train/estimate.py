@@ -280,7 +280,7 @@ def _alone(  # noqa: PLR0913 - what a process needs
     torch.set_num_threads(threads)
     share = recipe.batch.global_batch // workers
     plan = reader.plan()
-    packs = (p for w in schedule.windows for p in reader.read(w, first=0, stop=schedule.stop, plan=plan))
+    packs = reader.stream(schedule.windows, first=0, stop=schedule.stop, plan=plan)
     kept = list(islice(packs, max(KEPT_PACKS, share)))
     device = torch.device("cuda" if recipe.train.gpus_per_worker else "cpu")
     torch.manual_seed(recipe.seed)

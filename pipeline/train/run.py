@@ -31,7 +31,7 @@ from interlace.data.read.open import open_reader
 from interlace.data.read.reader import Reader
 from interlace.data.read.share import read_share
 from interlace.data.sources import Mapper
-from interlace.data.stream import data_config, dataset, dataset_beside
+from interlace.data.stream import data_config, dataset, dataset_beside, inflight_bytes, tasks_within
 from interlace.recipe.identity import PLACE_KEYS, is_place, to_yaml
 from interlace.recipe.recipe import Recipe
 from interlace.recipe.start import resolve
@@ -90,6 +90,11 @@ class Prepared:
         """Bytes of weights, gradients and optimizer on one worker."""
         parts = self.recipe.world_sizes[0] if self.recipe.train.parallel == "fsdp" else 1
         return self.num_parameters * BYTES_PER_PARAMETER // parts
+
+    @property
+    def window_bytes(self) -> int:
+        """Bytes of the records of the largest window: what a data task holds. Parquet counts all columns, unpacked."""
+        return self.plan.most_in_window(self.index.manifests["train"].groups.num_bytes)
 
     def reader(self, split: str) -> Reader:
         """The reader of a split for evaluation: nothing is augmented, in file order."""
@@ -255,19 +260,20 @@ def fit_here(run: Run, prepared: Prepared, on_evaluation: OnEvaluation | None = 
 
 def _packs(prepared: Prepared, start: int) -> Iterator[Pack]:
     """The packs from a position on, read in this process."""
-    for window in prepared.schedule.since(start):
-        yield from prepared.train.read(window, first=start, stop=prepared.schedule.stop, plan=prepared.plan)
+    schedule = prepared.schedule
+    return prepared.train.stream(schedule.since(start), first=start, stop=schedule.stop, plan=prepared.plan)
 
 
 def _stream(folder: Path, prepared: Prepared) -> Callable[[], Any]:
     """The dataset factory that Ray Train calls at every start of the worker group: the stream from where it stands."""
     reader = ray.put(prepared.train)
-    schedule = prepared.schedule
+    schedule, data, window_bytes = prepared.schedule, prepared.recipe.data, prepared.window_bytes
 
     def make() -> Any:
         state = newest_checkpoint(folder).state
         start = state.step * schedule.global_batch if state is not None else 0
-        return dataset(ray.get(reader), schedule, start)
+        tasks = tasks_within(inflight_bytes(data), window_bytes)
+        return dataset(ray.get(reader), schedule, start, tasks=tasks)
 
     return make
 

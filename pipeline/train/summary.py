@@ -6,6 +6,7 @@ import numpy as np
 
 from interlace.cluster.preflight import Allotment
 from interlace.data.plan.plan import straggler_factor
+from interlace.data.stream import inflight_bytes, tasks_within
 from interlace.recipe.identity import to_yaml
 from interlace.train.run import BYTES_PER_PARAMETER, Prepared
 
@@ -21,6 +22,7 @@ def describe(prepared: Prepared, allotment: Allotment, *, whole_recipe: bool) ->
         yield to_yaml(prepared.recipe)
     yield from _data(prepared)
     yield from _packing(prepared)
+    yield _reading(prepared)
     yield _memory(prepared)
     yield f"CPUs: {allotment.text}; {prepared.threads} threads a worker"
 
@@ -55,6 +57,18 @@ def _packing(prepared: Prepared) -> Iterator[str]:
         f"run: {schedule.num_steps} steps of {batch.global_batch} packs"
         f" ({schedule.stop / max(packs, 1):.1f} epochs), evaluation every {prepared.eval_every} steps"
     )
+
+
+def _reading(prepared: Prepared) -> str:
+    data, window = prepared.recipe.data, prepared.window_bytes
+    limit = inflight_bytes(data)
+    tasks = tasks_within(limit, window)
+    text = f"reading: windows of at most {window / 1e6:.1f} MB of records"
+    if limit is None:
+        return f"{text}, as many at once as there are CPUs for: no node that reads is up yet"
+    known = "`data.inflight_mb`" if data.inflight_mb is not None else "a quarter of the memory of the nodes that read"
+    text += f", {tasks} at once within {limit / 1e6:.0f} MB ({known}) where there are as many CPUs"
+    return f"{text}; one alone is more: lower `data.window_packs`" if window > limit else text
 
 
 def _memory(prepared: Prepared) -> str:

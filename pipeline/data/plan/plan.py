@@ -195,6 +195,14 @@ class Plan:
         rows = self.rows_of(draws)
         return Work(tokens=self.look.work.tokens[rows], cost=self.look.work.cost[rows])
 
+    def most_in_window(self, amounts: Rows) -> int:
+        """The most that a window of the first epoch holds, where row groups hold these amounts (of bytes) each."""
+        if self.mix is not None:  # rows from anywhere: as many as a window has, of the mean, and a row group passing by
+            share = min(1.0, self.mix.settings.window_rows / max(1, self.num_rows))
+            return ceil(int(amounts.sum()) * share) + int(amounts.max(initial=0))
+        cut = self._cut(0)
+        return int(np.add.reduceat(amounts[cut.groups], cut.starts[:-1]).max(initial=0)) if len(cut.groups) else 0
+
     def rows_of(self, draws: Rows) -> Rows:
         """The rows of the split of the draws in a pack."""
         return draws % self.num_rows

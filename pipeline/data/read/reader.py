@@ -311,7 +311,7 @@ class _Need:
     parts: Sequence[_Part]
 
 
-def _records_of(table: pa.Table, inside: Rows) -> Iterator[Record]:
+def _records_of(table: pa.Table, inside: Rows) -> Iterator[dict[str, Any]]:
     """Rows of a table as records, each of them made of Python's objects and free to go when it has been used."""
     if len(inside) < table.num_rows:
         table = table.take(pa.array(inside))
