@@ -95,8 +95,8 @@ class Data(Node):
     inflight_mb: float | None = Field(
         None,
         gt=0,
-        description="Most megabytes of records that data tasks hold at a time, on all nodes together: as many windows are"
-        " read at once, but one always. A quarter of the memory of the nodes that read where not given.",
+        description="Most megabytes of records that data tasks hold at a time, on all nodes together: as many windows"
+        " are read at once, but one always. A quarter of the memory of the nodes that read where not given.",
     )
     labels: NodeLabels = Field({}, description="Labels of the nodes that read and decode; any node where not given.")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="Share of bad records above which a run stops.")

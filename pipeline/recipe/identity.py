@@ -13,9 +13,9 @@ from interlace.recipe.recipe import Recipe
 
 PLACE_KEYS = (
     "storage", "tracking", "data.root", "data.cache_gb", "data.cache_folder", "data.inflight_mb", "data.labels",
-    "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.labels", "train.threads", "train.resize_every_s",
-    "train.max_failures", "train.keep_checkpoints", "train.checkpoint_every", "train.checkpoint_every_s", "train.trace",
-    "train.parallel", "train.checkpoint_activations",
+    "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.labels", "train.threads",
+    "train.resize_every_s", "train.max_failures", "train.keep_checkpoints", "train.checkpoint_every",
+    "train.checkpoint_every_s", "train.trace", "train.parallel", "train.checkpoint_activations",
 )  # fmt: skip
 """Settings of where a run happens, which do not decide what it computes: they are no part of its digest."""
 PINNED = (".init.run", ".encoder.pretrained")

@@ -45,7 +45,7 @@ class Parquet(ShardFormat):
 
     def read(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
         """Columns of one row group, or of the rows of a slice of one."""
-        with _open(group.shard, sliced=group.offset > 0) as file:
+        with _open(group.shard, sliced=group.offset > 0, look=False) as file:
             try:
                 if group.offset:
                     table = _read_slice(file, group, list(columns))
@@ -96,16 +96,19 @@ def _read_slice(file: pq.ParquetFile, group: RowGroup, columns: list[str]) -> pa
     return pa.Table.from_batches(found, schema)
 
 
-def _open(shard: str, *, sliced: bool = False) -> pq.ParquetFile:
-    """Open a file.
+def _open(shard: str, *, sliced: bool = False, look: bool = True) -> pq.ParquetFile:
+    """Open a file; `look` at it first, which is a request more, to tell an empty one.
 
     The columns of a row group that lie beside each other come by one request (Arrow joins ranges up to 8 KiB apart),
     those of slices in pieces of `BUFFER_BYTES`.
     """
-    stat(shard, "Parquet")
+    if look:
+        stat(shard, "Parquet")
     system, path = split_uri(shard)
     try:
         return pq.ParquetFile(path, filesystem=system, buffer_size=BUFFER_BYTES if sliced else 0, pre_buffer=not sliced)
+    except FileNotFoundError as error:
+        raise DataError(f"{shard}: expected a Parquet file, but there is none") from error
     except pa.ArrowInvalid as error:
         raise DataError(
             f"{shard}: expected a Parquet file, but its footer can't be read; it is truncated or of another format"
