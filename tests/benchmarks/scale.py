@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
@@ -25,7 +26,7 @@ from tests.benchmarks.synthetic.shapes import MODELS, SHAPES
 from tests.benchmarks.synthetic.stragglers import real_plans, straggling, synthetic_plan
 from tests.realdata import SETS
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=180)
 Line = dict[str, float | str]
 FOLDER = os.environ.get("INTERLACE_TEST_DATA")
 
@@ -54,6 +55,19 @@ def plan(given: argparse.Namespace) -> Iterator[Line]:
     if parts:
         lines.append({"process": "data task"} | in_fresh_process(task_figures, given.folder, given.ranks, given.epochs))
     return lines
+
+
+def stream(given: argparse.Namespace) -> Iterator[Line]:
+    """First packs of each index, then ranks on the last."""
+    from interlace.cluster.connect import connect  # other verbs do without Ray
+    from tests.benchmarks.synthetic.streams import first_pack, simulated
+
+    connect(local_cpus=given.cpus)
+    for folder in (given.folders[0], *given.folders):  # the first time, data tasks are started
+        for at in given.at:
+            yield {"what": "first pack"} | first_pack(folder, 64, given.epochs, at)
+    for ranks in given.ranks:
+        yield {"what": "ranks"} | simulated(given.folders[-1], ranks, given.seconds)
 
 
 def straggler(given: argparse.Namespace) -> Iterator[Line]:
@@ -90,6 +104,13 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("folder", type=Path)
     own.add_argument("--ranks", type=int, default=256)
     own.add_argument("--epochs", type=int, default=10)
+    own = verb("stream", stream)
+    own.add_argument("folders", type=Path, nargs="+")
+    own.add_argument("--epochs", type=int, default=10)
+    own.add_argument("--at", type=float, nargs="*", default=[0.0], help="shares of the run to start at")
+    own.add_argument("--ranks", type=int, nargs="*", default=[4, 16, 64])
+    own.add_argument("--seconds", type=float, default=20)
+    own.add_argument("--cpus", type=int, default=2)
     own = verb("straggler", straggler)
     own.add_argument("--rows", type=int, default=1_200_000)
     own.add_argument("--shape", choices=SHAPES, default="mixed")
@@ -101,15 +122,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def show(lines: Sequence[Line]) -> None:
-    """Print figures: few lines upright, a line a figure."""
-    upright = len(lines) < 3
-    for line in lines if upright else lines[:0]:
-        for name, value in line.items():
-            console.print(f"{name:20s} {said(value)}")
-        console.print()
-    if not upright:
-        table = Table(*lines[0])
-        for line in lines:
+    """Print lines of the same figures as a table; one alone upright."""
+    for names, alike in groupby(lines, key=tuple):
+        own = list(alike)
+        if len(own) == 1:
+            own, names = [{"figure": name, "value": value} for name, value in own[0].items()], ("figure", "value")
+        table = Table(*names, box=None)
+        for line in own:
             table.add_row(*map(said, line.values()))
         console.print(table)
 

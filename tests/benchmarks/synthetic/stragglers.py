@@ -46,16 +46,18 @@ def real_plans(data: Path, name: str, ranks: list[int]) -> Iterator[tuple[int, P
 
 
 def straggling(plan: Plan, ranks: int) -> Figures:
-    """Fill of an epoch, and the straggler factor of the first steps."""
+    """Fill of an epoch, the most that whole packs could have, and the straggler factor of the first steps."""
     began = time.process_time()
     packs = max(FEWEST, STEPS * ranks)
     schedule = plan.schedule(steps=-(-packs // ranks))
     factor = straggler_factor(plan, schedule, most_packs=packs)
+    tokens, budget = int(plan.sizes.tokens.sum()), plan.settings.token_budget
     return {
         "rows": plan.num_usable,
         "packs_an_epoch": schedule.packs_an_epoch,
         "rows_a_pack": plan.num_usable / schedule.packs_an_epoch,
         "fill": plan.fill(schedule),
+        "most_fill": tokens / (-(-tokens // budget) * budget),
         "straggler": 1.0 if factor is None else factor,
         "cpu_s": time.process_time() - began,
     }
