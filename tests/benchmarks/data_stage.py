@@ -1,6 +1,6 @@
 """CPU of the data stage against a plain loop of the same decoding.
 
-Run `python -m tests.benchmarks.data_stage RECIPE [ROOT]`.
+Run `python -m tests.benchmarks.data_stage RECIPE [ROOT] [no-ray]`.
 
 Reads the training split of an image-and-text recipe (emoji.yaml) several times over and prints CPU seconds for 1,000
 samples: a plain loop (read Parquet, Pillow, tokenizer, numpy; no hashes, no packs), the reader in this process, and the
@@ -13,8 +13,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -44,16 +45,7 @@ def cpu(work: Callable[[], int]) -> float:
 def plain(recipe: Recipe, index: Index) -> int:
     """The decoding by hand."""
     count = 0
-    tokenizers = {
-        n: Tokenizer.from_str(index.fitted["fields"][n]["tokenizer"])
-        for n, f in recipe.fields.items()
-        if isinstance(f, TextField) and f.tokenizer == "bpe"
-    }
-    characters = {
-        n: {c: i for i, c in enumerate(index.fitted["fields"][n]["characters"])}
-        for n, f in recipe.fields.items()
-        if isinstance(f, TextField) and f.tokenizer == "characters"
-    }
+    texts = {n: tokenize(f, index.fitted["fields"][n]) for n, f in recipe.fields.items() if isinstance(f, TextField)}
     for _ in range(EPOCHS):
         for shard in find_shards(recipe.data.splits()["train"][0].paths, recipe.data.root):
             for row in pq.read_table(shard, columns=list(recipe.columns()), use_threads=False).to_pylist():
@@ -63,12 +55,28 @@ def plain(recipe: Recipe, index: Index) -> int:
                         continue
                     if isinstance(field, ImageField):
                         decode_picture(value, field)
-                    elif name in tokenizers:
-                        np.array(tokenizers[name].encode(value).ids, np.int32)
                     else:
-                        np.array([characters[name].get(c, 0) for c in value], np.int32)
+                        np.array(texts[name](value), np.int32)
                 count += 1
     return count
+
+
+def tokenize(field: TextField, fitted: Mapping[str, Any]) -> Callable[[str], list[int]]:
+    """A tokenizer by hand."""
+    if field.tokenizer == "bytes":
+        return lambda text: list(text.encode())
+    if field.tokenizer == "bpe":
+        pairs = Tokenizer.from_str(fitted["tokenizer"])
+        return lambda text: pairs.encode(text).ids
+    known = {piece: i for i, piece in enumerate(fitted["characters" if field.tokenizer == "characters" else "grams"])}
+    if field.tokenizer == "characters":
+        return lambda text: [known.get(c, 0) for c in text]
+    length = field.ngram
+    return lambda text: [
+        known.get(word[i : i + length], 0)
+        for word in (f" {w} " for w in text.casefold().split())
+        for i in range(max(1, len(word) - length + 1))
+    ]
 
 
 def decode_picture(value: bytes, field: ImageField) -> np.ndarray:
@@ -118,8 +126,9 @@ def under_ray(recipe: Recipe, index: Index) -> float:
 
 def main() -> None:
     """Measure and print a table."""
-    root = [f"data.root={sys.argv[2]}"] if len(sys.argv) > 2 else []
-    recipe = load_recipe(sys.argv[1], [f"storage={tempfile.mkdtemp()}", *root])
+    words = [word for word in sys.argv[1:] if word != "no-ray"]
+    root = [f"data.root={words[1]}"] if len(words) > 1 else []
+    recipe = load_recipe(words[0], [f"storage={tempfile.mkdtemp()}", *root])
     index = build_index(recipe)
     plain(recipe, index)  # warm
     base = cpu(lambda: plain(recipe, index))
@@ -127,8 +136,9 @@ def main() -> None:
         "plain loop": base,
         "reader in process": cpu(lambda: in_process(recipe, index, training=False)),
     }
-    connect()
-    rows["data tasks under Ray"] = under_ray(recipe, index)
+    if "no-ray" not in sys.argv:
+        connect()
+        rows["data tasks under Ray"] = under_ray(recipe, index)
     rows["reader in process, with augmentation"] = cpu(lambda: in_process(recipe, index, training=True))
     for name, value in rows.items():
         sys.stdout.write(f"{name:40s} {value:7.3f} CPU-s per 1,000 samples   {value / base:5.2f} x\n")

@@ -79,7 +79,7 @@ def walk(command: Any) -> Iterator[Any]:
 def absent(words: list[str]) -> list[str]:
     """What a `python` command names though it is not there: modules of tests, files and folders of the project."""
     named = [w.replace(".", "/") for w in words if re.fullmatch(r"tests(\.\w+)+", w)]
-    modules = [n for n in named if not (ROOT / f"{n}.py").exists()]
+    modules = [n for n in named if not any((ROOT / f"{n}{end}.py").exists() for end in ("", "/__main__"))]
     paths = [w for w in words if re.match(rf"({'|'.join(FOLDERS)})/", w) and not (ROOT / w).exists()]
     return modules + paths
 
