@@ -28,6 +28,9 @@ Extent = tuple[int, int]
 class Modality(ABC):
     """One field's way from a raw value to tokens. `value` is the tuple of the field's columns, never all null."""
 
+    varies: bool = True
+    """Whether `augment` may change a value: where none of a recipe's fields does, no `rng` is made for samples."""
+
     @property
     @abstractmethod
     def spec(self) -> FieldSpec:

@@ -79,6 +79,8 @@ class ImageModality(Modality):
 
     def __init__(self, name: str, field: ImageField, fitted: Fitted) -> None:
         self._field = field
+        moved = field.rotate_degrees or field.rescale or field.shift or field.flip
+        self.varies = bool(moved or field.color or field.erase or field.noise)
         self.background = _BACKGROUND[field.background]
         side = -(-field.max_size // field.patch)
         self._spec = FieldSpec(
@@ -121,8 +123,10 @@ class ImageModality(Modality):
             size = (at.width, at.height) if orientation < 5 else (at.height, at.width)
             box = None
             if (at.width, at.height) != extent:
-                draft = image.draft(None, (round(size[0] * REDUCING_GAP), round(size[1] * REDUCING_GAP)))
-                box = draft[1] if draft else None
+                least = round(size[0] * REDUCING_GAP), round(size[1] * REDUCING_GAP)
+                if min(image.width // least[0], image.height // least[1]) > 1:  # else a draft is the whole picture
+                    draft = image.draft(None, least)
+                    box = draft[1] if draft else None
             image = _to_rgb(image, self.background)
             if image.size != size:
                 image = image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=REDUCING_GAP)

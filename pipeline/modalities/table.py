@@ -98,6 +98,8 @@ def make_table(name: str, field: TableField, fitted: Fitted) -> Modality:
 class NumbersModality(Modality):
     """Columns of numbers or dates, standardised by the training rows."""
 
+    varies = False
+
     def __init__(self, name: str, columns: tuple[str, ...], kind: ColumnKind, fitted: Fitted) -> None:
         self._columns = columns
         self._kind = kind
@@ -154,6 +156,8 @@ class NumbersModality(Modality):
 @final
 class CategoriesModality(Modality):
     """Columns of categories. Ids of a column: first its `unknown`, then its fitted categories."""
+
+    varies = False
 
     def __init__(self, name: str, field: TableField, fitted: Fitted) -> None:
         self._columns = field.categories

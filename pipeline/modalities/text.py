@@ -193,6 +193,7 @@ class TextModality(Modality):
 
     def __init__(self, name: str, field: TextField, fitted: Fitted) -> None:
         self._field = field
+        self.varies = bool(field.word_dropout or field.word_swap)
         self._tokenizer: _Tokenizer = _TOKENIZERS[field.tokenizer](fitted)
         self._spec = FieldSpec(
             name=name, kind="ids", vocab_size=self._tokenizer.vocab_size, max_grid=(field.max_tokens, 1)

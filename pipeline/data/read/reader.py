@@ -279,8 +279,9 @@ class Reader:
     def _pack(self, place: Place, rows: Rows, epochs: Rows, records: Mapping[int, Entry]) -> Pack:
         slots: list[Slot] = []
         bad: list[BadRecord] = []
+        varies = self.training and any(modality.varies for modality, _ in self.codec.fields.values())
         for row, epoch in zip(rows.tolist(), epochs.tolist(), strict=True):
-            rng = np.random.default_rng((self.plan_settings.seed, epoch, row)) if self.training else None
+            rng = np.random.default_rng((self.plan_settings.seed, epoch, row)) if varies else None
             try:
                 slots.append(encode_slot(records[row](), self.codec, rng))
             except RecordError as error:

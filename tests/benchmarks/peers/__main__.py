@@ -5,7 +5,7 @@ to be decoded, shrunk, tokenized and batched by the same functions (`work`), eac
 Interlace in process and under Ray. Peers take turns, repetition after repetition, and a loop of the decoders over bytes
 in memory, the raw limit, is measured before and after each. It prints for each
 
-    CPU      seconds of all its processes for 1,000 samples, over a whole pass in the middle of two
+    CPU      seconds of all its processes for 1,000 samples, over a whole pass in the middle of three
     ratio    of that to the raw limit right before and after
     first    seconds from the start of the process to its first batch, from files prepared before
     memory   the most that its processes held together, shared pages counted once

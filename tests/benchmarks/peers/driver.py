@@ -1,8 +1,9 @@
 """What the scripts of all peers share: a peer is measured in a process of its own, which prints one line of JSON.
 
     prepare   write the peer's own format
-    run       two passes over the samples, of which one is measured: from the middle of the first to the middle of the
-              second, so that as much is decoded ahead at its end as at its beginning; the state is saved at its begin
+    run       passes over the samples, of which one is measured: from the middle of the first to the middle of the
+              second, with a third to come, so that as much is decoded ahead at its end as at its beginning; the state
+              is saved where it begins
     resume    start from that state, as a process that was killed does
 
 Run as `python -m tests.benchmarks.peers.drivers.NAME PHASE SETTINGS STATE`.
@@ -24,7 +25,7 @@ import psutil
 
 from tests.benchmarks.peers.work import Batch, Settings, sums
 
-PASSES = 2
+PASSES = 3
 AFTER = 2
 """Batches after the state that tell whether the same samples come."""
 CHECKED = 2
@@ -70,7 +71,7 @@ def tree_cpu_s() -> float:
 
 
 def run(peer: Peer, settings: Settings, state: Path) -> dict[str, Any]:
-    """Two passes, of which one is measured."""
+    """Passes, of which one is measured."""
     middle = settings.samples // 2
     ids: list[np.ndarray] = []
     seen = batches = left = 0

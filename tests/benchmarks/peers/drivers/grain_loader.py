@@ -8,7 +8,7 @@ from typing import Any, final
 from array_record.python.array_record_module import ArrayRecordWriter
 from grain import python as grain
 
-from tests.benchmarks.peers.driver import PASSES, Peer, main
+from tests.benchmarks.peers.driver import Peer, main
 from tests.benchmarks.peers.work import Batch, Settings, Work, collate, read_rows
 
 
@@ -29,7 +29,7 @@ class Grain(Peer):
         """See `Peer`."""
         files = sorted(str(path) for path in Path(settings.own).glob("*.arrayrecord"))
         work = Work(folder=settings.folder, workload=settings.workload)
-        data = grain.MapDataset.source(grain.ArrayRecordDataSource(files)).seed(settings.seed).shuffle().repeat(PASSES)
+        data = grain.MapDataset.source(grain.ArrayRecordDataSource(files)).seed(settings.seed).shuffle().repeat()
         data = data.map(pickle.loads).map(work).batch(settings.batch, batch_fn=collate).to_iter_dataset()
         if settings.workers:
             data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=settings.workers))
