@@ -43,10 +43,11 @@ def consume(
     ordered: bool,
     start: int = 0,
     each_pack: Callable[[int], None] = jitter,
+    tasks: int | None = None,
 ) -> list[list[ray.data.Dataset]]:
     """Each rank's one-row tables, without what they cost, all ranks reading at the same time."""
     reader, schedule = stream
-    data = dataset(reader, schedule, start, each_pack=each_pack)
+    data = dataset(reader, schedule, start, each_pack=each_pack, tasks=tasks)
     context: DataContext = data.context
     context.execution_options = ExecutionOptions(preserve_order=ordered)
     shards = data.streaming_split(world_size, equal=True)
@@ -99,6 +100,26 @@ def test_a_stream_from_the_middle_is_the_rest(stream: tuple[Reader, Schedule]) -
     tables = consume(stream, 2, ordered=True, start=start)
     for rank, own in enumerate(tables):
         assert positions(own) == list(range(start + rank, schedule.stop, 2))
+
+
+def test_no_more_windows_are_read_at_once_than_are_allowed(stream: tuple[Reader, Schedule], tmp_path: Path) -> None:
+    """Each window notes when its packs were made: with a bound of one, none begins before the one before it ended."""
+    _, schedule = stream
+
+    def note(position: int) -> None:
+        jitter(position)
+        (tmp_path / f"{position}").write_text(f"{time.time()}")
+
+    for tasks in (1, 2, None):
+        tables = consume(stream, 2, ordered=True, each_pack=note, tasks=tasks)
+        for rank, own in enumerate(tables):
+            assert positions(own) == list(range(rank, schedule.stop, 2))
+        times = [float((tmp_path / f"{p}").read_text()) for p in range(schedule.stop)]
+        spans = [(times[w.start], times[min(w.start + w.num_packs, schedule.stop) - 1]) for w in schedule.windows]
+        most = max(sum(begin <= at <= end for begin, end in spans) for at, _ in spans)
+        assert most <= (tasks or len(spans))
+    assert len(spans) >= 9
+    assert most > 2, "without a bound no more were read at once: nothing was tested"
 
 
 def test_data_tasks_never_import_torch(stream: tuple[Reader, Schedule], tmp_path: Path) -> None:
