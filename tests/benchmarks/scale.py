@@ -67,7 +67,7 @@ def stream(given: argparse.Namespace) -> Iterator[Line]:
         for at in given.at:
             yield {"what": "first pack"} | first_pack(folder, 64, given.epochs, at)
     for ranks in given.ranks:
-        yield {"what": "ranks"} | simulated(given.folders[-1], ranks, given.seconds)
+        yield {"what": "ranks"} | simulated(given.folders[-1], ranks, given.packs)
 
 
 def straggler(given: argparse.Namespace) -> Iterator[Line]:
@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--epochs", type=int, default=10)
     own.add_argument("--at", type=float, nargs="*", default=[0.0], help="shares of the run to start at")
     own.add_argument("--ranks", type=int, nargs="*", default=[4, 16, 64])
-    own.add_argument("--seconds", type=float, default=20)
+    own.add_argument("--packs", type=int, default=1920, help="that the ranks take together")
     own.add_argument("--cpus", type=int, default=2)
     own = verb("straggler", straggler)
     own.add_argument("--rows", type=int, default=1_200_000)

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +20,8 @@ from interlace.data.stream import CPU_SECONDS, dataset
 from tests.benchmarks.synthetic.memory import memory
 from tests.benchmarks.synthetic.reading import open_synthetic
 
+MOST_PACKS = 400
+"""Packs taken after the first."""
 COORDINATOR = "SplitCoordinator"
 Figures = dict[str, float | str]
 
@@ -36,7 +39,7 @@ def first_pack(folder: Path, ranks: int, epochs: int, at: float) -> Figures:
         first = next(packs)
         seconds, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
         assert first["position"][0].as_py() == start
-        rest = [next(packs)[CPU_SECONDS][0].as_py() for _ in range(2 * schedule.windows[0].num_packs)]
+        rest = [table[CPU_SECONDS][0].as_py() for table in islice(packs, MOST_PACKS)]
         del packs
         tasks = [json.loads(file.read_text(encoding="utf-8")) for file in Path(told).glob("*.json")]
     return {
@@ -57,41 +60,39 @@ def _context(data: "ray.data.Dataset") -> DataContext:
     return context
 
 
-def simulated(folder: Path, ranks: int, seconds: float) -> Figures:
-    """So many ranks take packs for a while: each checks that they are its own, in order."""
-    reader = open_synthetic(folder, ranks=64)
-    data = dataset(reader, reader.plan().schedule(epochs=1), 0)
+def simulated(folder: Path, ranks: int, packs: int) -> Figures:
+    """So many ranks take the first packs of a run: each checks that they are its own, in order."""
+    reader = open_synthetic(folder, ranks=ranks)
+    data = dataset(reader, reader.plan().schedule(steps=packs // ranks), 0)
     _context(data).execution_options = ExecutionOptions(preserve_order=True)
     shards = data.streaming_split(ranks, equal=True)
-    taken, begun, over = [0] * ranks, threading.Event(), threading.Event()
+    taken, begun = [0] * ranks, threading.Event()
 
     def take(rank: int) -> None:
         for table in shards[rank].iter_batches(batch_size=None, batch_format="pyarrow"):
             assert table["position"][0].as_py() == rank + taken[rank] * ranks
             taken[rank] += 1
             begun.set()
-            if over.is_set():
-                return
 
-    threads = [threading.Thread(target=take, args=(rank,), daemon=True) for rank in range(ranks)]
+    threads = [threading.Thread(target=take, args=(rank,)) for rank in range(ranks)]
     for thread in threads:
         thread.start()
     begun.wait()
     coordinator = next(_coordinators())
-    packs, wall = sum(taken), time.perf_counter()
+    before, wall = sum(taken), time.perf_counter()
     cpu, driver = sum(coordinator.cpu_times()[:2]), time.process_time()
-    over.wait(seconds)
-    packs = sum(taken) - packs
-    figures: Figures = {
+    for thread in threads:
+        thread.join()
+    assert taken == [packs // ranks] * ranks
+    number = sum(taken) - before
+    return {
         "ranks": ranks,
-        "packs": packs,
-        "packs_a_s": packs / (time.perf_counter() - wall),
-        "coordinator_ms_a_pack": 1e3 * (sum(coordinator.cpu_times()[:2]) - cpu) / packs,
-        "rank_ms_a_pack": 1e3 * (time.process_time() - driver) / packs,
+        "packs": number,
+        "packs_a_s": number / (time.perf_counter() - wall),
+        "coordinator_ms_a_pack": 1e3 * (sum(coordinator.cpu_times()[:2]) - cpu) / number,
+        "rank_ms_a_pack": 1e3 * (time.process_time() - driver) / number,
         "coordinator_mb": coordinator.memory_info().rss / 1e6,
     }
-    over.set()
-    return figures
 
 
 def _coordinators() -> Iterator[psutil.Process]:
