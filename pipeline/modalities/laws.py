@@ -67,6 +67,7 @@ def check_value(modality: Modality, value: Value, seed: int = 0) -> Tokens:
     assert all(word is None or isinstance(word, str) for word in words), "expected words to be strings or None"
     varied, twin = (modality.augment(decoded, np.random.default_rng(seed)) for _ in range(2))
     assert _same(varied, twin), "expected `augment` to follow `rng` alone, but two draws of one seed differ"
+    assert modality.varies or _same(varied, decoded), "expected `augment` to change nothing, as `varies` says"
     assert decoded.tobytes() == before, "expected `augment` and `encode` to leave what was decoded as it is"
     variant = modality.encode(varied)
     check_tokens(spec, variant)

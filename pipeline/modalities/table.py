@@ -143,7 +143,7 @@ class NumbersModality(Modality):
     def encode(self, decoded: NDArray[Any]) -> Tokens:
         """Patches float32 of the values that are present."""
         columns = np.flatnonzero(~np.isnan(decoded))
-        scores = np.clip((decoded[columns] - self._means[columns]) / self._stds[columns], -MAX_Z, MAX_Z)
+        scores = np.minimum(np.maximum((decoded[columns] - self._means[columns]) / self._stds[columns], -MAX_Z), MAX_Z)
         values = self._kind.patches(decoded[columns], columns, scores, len(self._columns))
         return Tokens(values=values.astype(np.float32), grid=(len(columns), 1))
 

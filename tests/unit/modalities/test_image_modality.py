@@ -204,6 +204,16 @@ def test_draft_decoding_of_jpeg_equals_full_decoding(size):
     assert not np.array_equal(got, np.asarray(full))  # it was decoded in another way
 
 
+@pytest.mark.parametrize("side", [20, 33, 64, 65, 100, 127])
+def test_a_jpeg_less_than_four_times_too_large_is_decoded_as_pillow_alone_does(side):
+    content = save(scene(side, side), "JPEG")
+    image = Image.open(io.BytesIO(content))
+    small = image.resize((32, 32), Image.Resampling.BICUBIC, reducing_gap=2.0) if side > 32 else image
+    found = modality(max_size=32, patch=4).decode((content,))
+    assert (found[: small.height, : small.width] == np.asarray(small)).all()
+    assert (side > 32) == (image.size != small.size)
+
+
 def test_draft_decoding_of_real_pictures_equals_full_decoding(stamp_images):
     errors = []
     for data in stamp_images[::40]:

@@ -10,6 +10,7 @@ from interlace import modalities
 from interlace.contract.sample import FieldSpec, Tokens
 from interlace.data.index.laws import check_target
 from interlace.modalities.base import Fitted, FixedLearner, Learner, Modality, Values
+from interlace.modalities.columns import Columns, Measured, measure_each
 from interlace.modalities.laws import check_learning, check_modality, check_refused, check_value
 from interlace.recipe.fields import AnyField, AudioField, ImageField, SeriesField, TableField, TextField
 from interlace.recipe.tasks import AnyTask, ClassificationTask, GenerationTask, RegressionTask, RetrievalTask
@@ -70,6 +71,12 @@ class Word(Modality):
     def measure(self, value: tuple[Any, ...]) -> tuple[int, int]:
         return 1, 0
 
+    def measure_column(self, columns: Columns) -> Measured:
+        return measure_each(self.measure, columns)
+
+    def measured_by(self, fitted: Fitted) -> Fitted:
+        return fitted
+
     def grid(self, extent: tuple[int, int]) -> tuple[int, int]:
         return extent[0], 1
 
@@ -102,6 +109,13 @@ class Spoiling(Word):
         return decoded
 
 
+class Pretending(Word):
+    varies = False
+
+    def augment(self, decoded: Any, rng: np.random.Generator) -> Any:
+        return (decoded + 1) % 10
+
+
 class Wide(Word):
     def encode(self, decoded: Any) -> Tokens:
         return Tokens(values=decoded.astype(np.int64), grid=(1, 1))
@@ -118,6 +132,7 @@ class Speechless(Word):
         (Longer, "expected the grid"),
         (Restless, "follow `rng` alone"),
         (Spoiling, "leave what was decoded"),
+        (Pretending, "change nothing, as `varies` says"),
         (Wide, "ids in int32"),
         (Speechless, "a word for each"),
     ],
