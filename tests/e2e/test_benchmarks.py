@@ -21,15 +21,24 @@ def printed(*words: str) -> str:
     return done.stdout
 
 
+def float_or_none(text: str) -> float | None:
+    """The number that a cell holds."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def test_peers_are_measured_beside_the_raw_limit_and_decode_the_same(tmp_path: Path) -> None:
     small = ("--cache", str(tmp_path), "--samples", "64", "--batch", "8", "--repetitions", "1")
     text = printed("tests.benchmarks.peers", "run", *small, "--only", "interlace", "torch", "--workloads", "mixed")
-    rows = {cells[0]: cells for line in text.splitlines() if (cells := re.findall(r"[^|]+", line.replace(" ", "")))}
-    assert set(rows) >= {"rawlimit", "interlace/0", "torch/0", "torch/2"}
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines()]
+    rows = {row[0]: row for row in cells if len(row) > 8 and float_or_none(row[1]) is not None}
+    assert set(rows) == {"raw limit", "interlace/0", "torch/0", "torch/2"}
     assert "left out" not in text  # also where samples were decoded to something else
-    ratios = [float(rows[name][2]) for name in ("interlace/0", "torch/0", "torch/2")]
-    assert min(ratios) > 0.2
-    assert all(row[7:9] == ["yes", "yes"] for name, row in rows.items() if "/" in name)
+    others = [row for name, row in rows.items() if name != "raw limit"]
+    assert min(float(row[2]) for row in others) > 0.2
+    assert [row[7:9] for row in others] == [["yes", "yes"]] * 3  # the same samples after a restart, each once
 
 
 def test_a_peer_that_cannot_run_is_left_out_with_its_reason(tmp_path: Path) -> None:
@@ -53,7 +62,7 @@ def test_memory_is_measured_with_more_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe", "characters", "ngrams"])
 def test_the_data_stage_is_measured_with_every_tokenizer(shapes: EmojiLike, tmp_path: Path, tokenizer: str) -> None:
-    tree = shapes.tree(tmp_path)
+    tree = shapes.tree(tmp_path, data={"max_bad_share": 0.1})  # a few rows have a size alone
     del tree["fields"]["size"]
     tree["fields"]["caption"]["tokenizer"] = tokenizer
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))

@@ -61,8 +61,9 @@ def skipped(stream: Iterator[Batch], state: Any) -> Iterator[Batch]:
 
 def tree_cpu_s() -> float:
     """CPU seconds of this process and all below it, those that have ended included."""
-    total, own = 0.0, psutil.Process()
-    for process in (own, *own.children(recursive=True)):
+    ended = os.times()
+    total = time.process_time() + ended.children_user + ended.children_system
+    for process in psutil.Process().children(recursive=True):
         try:
             total += sum(process.cpu_times()[:4])
         except psutil.Error:
