@@ -14,16 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from interlace.data.index.groups import (
     FIELD_SUMS,
+    LINES_AT_ONCE,
     PLACE,
     PartLines,
-    gather_lines,
     lines_schema,
     load_groups,
-    save_lines,
+    save_groups,
 )
 from interlace.data.index.manifest import Manifest
 from interlace.data.index.measure import measured_schema
@@ -90,7 +91,7 @@ def write_index(folder: Path, size: IndexSize, processes: int = 1) -> int:
             list(pool.map(work, range(len(parts)), parts))
     else:
         list(map(work, range(len(parts)), parts))
-    save_lines(gather_lines(parts), folder / TABLE)
+    save_groups(parts, folder / TABLE)
     _save_size(folder, size)
     return len(parts)
 
@@ -162,7 +163,8 @@ def write_table(folder: Path, size: IndexSize) -> None:
         tables.append(lines)
     parts = [f"{i:032x}.arrow" for i in range(len(tables))]
     head = {"shards": json.dumps([own[0].shard for own in listed]), "parts": json.dumps(parts)}
-    save_lines(pa.concat_tables(tables).replace_schema_metadata(head), folder / TABLE)
+    lines = pa.concat_tables(tables).replace_schema_metadata(head)
+    pq.write_table(lines, folder / TABLE, row_group_size=LINES_AT_ONCE, compression="zstd")
     _save_size(folder, size)
 
 

@@ -192,7 +192,7 @@ def test_fields_of_one_vocabulary_have_that_which_one_of_them_starts_with(tmp_pa
     make_shards(tmp_path)
     text = {"modality": "text", "tokenizer": "characters", "column": "target"}
     before = recipe_of(tmp_path, a={**text, "column": "source"}, b=text)
-    states = fit(before, groups_of(before), map)["fields"]
+    states = fit(before.reads, before.data.splits()["train"], groups_of(before), map)["fields"]
     kept = starts_of(before.storage) / "hash"
     kept.mkdir(parents=True)
     (kept / RECIPE).write_text(to_yaml(before), encoding="utf-8")
@@ -204,7 +204,7 @@ def test_fields_of_one_vocabulary_have_that_which_one_of_them_starts_with(tmp_pa
     assert found["other"] == states["b"] != states["a"]
     unlike = recipe_of(tmp_path, one=begun["a"], two=begun["b"])
     with pytest.raises(StartError, match=r"fields.two.init.*\n.*vocabulary of `fields.one`, which starts with another"):
-        fit(unlike, groups_of(unlike), map)
+        fit(unlike.reads, unlike.data.splits()["train"], groups_of(unlike), map)
 
 
 def test_a_column_without_two_classes_is_an_error_wherever_it_is_read(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.data import EmojiLike
 @pytest.fixture
 def reader(shapes: EmojiLike, tmp_path: Path) -> Reader:
     """Of several windows, none of which ends where a round of three ranks ends."""
-    recipe = shapes.recipe(tmp_path, batch={"token_budget": 100})
+    recipe = shapes.recipe(tmp_path, batch={"token_budget": 100}, data={"window_packs": 20})
     return open_reader(build_index(recipe), recipe, "train", training=False)
 
 
@@ -55,7 +55,7 @@ def test_parts_of_a_pass_are_the_pass_each_value_decoded_once(reader: Reader, tm
 
 
 def test_with_a_cache_parts_are_windows_so_that_it_gets_whole_row_groups(shapes: EmojiLike, tmp_path: Path) -> None:
-    recipe = shapes.recipe(tmp_path, batch={"token_budget": 100})
+    recipe = shapes.recipe(tmp_path, batch={"token_budget": 100}, data={"window_packs": 20})
     section = recipe.data.model_copy(update={"cache_gb": 1.0})
     cached = open_reader(build_index(recipe), recipe.model_copy(update={"data": section}), "train", training=False)
     schedule = cached.plan().schedule(epochs=1)

@@ -3,6 +3,7 @@
 import errno
 import gc
 import itertools
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -165,7 +166,7 @@ def test_tries_end_after_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
     def read() -> None:
         nonlocal tries
         tries += 1
-        time.sleep(0.06)
+        threading.Event().wait(0.06)
         raise TimeoutError("timed out")
 
     with pytest.raises(GaveUpError, match="each of 2 tries"):
@@ -256,7 +257,7 @@ def test_results_come_in_order_and_bounded() -> None:
     done: list[int] = []
 
     def work(job: int) -> int:
-        time.sleep(float(np.random.default_rng(job).random()) * 0.01)
+        threading.Event().wait(float(np.random.default_rng(job).random()) * 0.01)
         done.append(job)
         return job
 

@@ -46,7 +46,7 @@ class Here:
         self.schedule = self.plan.schedule(steps=num_steps)
         torch.manual_seed(self.recipe.seed)
         self.network: Network = network_for(self.recipe, self.index.fitted)
-        self.said = start(self.network, self.recipe, starts_of(self.recipe.storage))
+        self.said = start(self.network, self.recipe.model, self.recipe.fields, starts_of(self.recipe.storage))
         self.loop = Loop(
             network=self.network,
             optimizer=make_optimizer(self.recipe.optim, self.network, (rate_factor(self.recipe.fields),)),
@@ -145,7 +145,7 @@ def test_an_encoder_trained_alone_and_frozen_gives_bit_equal_states_in_the_fused
 
 def test_the_same_text_has_the_same_ids_in_the_joined_model(shapes: EmojiLike, trained: tuple[Here, Path], tmp_path):
     alone, run = trained
-    other = joined(shapes, tmp_path, run)
+    other = pin(joined(shapes, tmp_path, run))
     few = other.data.model_copy(update={"train": other.data.validation})  # another vocabulary, if it were fitted
     index = build_index(other.model_copy(update={"data": few}))
     assert index.fitted["fields"]["caption"] == alone.index.fitted["fields"]["caption"]

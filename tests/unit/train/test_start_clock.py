@@ -42,7 +42,8 @@ def test_a_clocked_field_brings_its_clock_and_keeps_its_states(tmp_path: Path):
     head = ClassificationTask(Settings(task="classification", column="label"), context("label", alone.model, names))
     fields = {"photo": FIELDS["photo"], "series": series}
     joined = Network({n: SPECS[n] for n in names}, fields, alone.model, {"label": head})
-    start(joined, recipe_of(series), tmp_path)
+    recipe = recipe_of(series)
+    start(joined, recipe.model, recipe.fields, tmp_path)
     batch = draw_batch()
     got = joined.train()(batch).fields["series"].pooled_SD
     assert torch.equal(got, alone(batch.only(frozenset({"series"}))).fields["series"].pooled_SD)
