@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interlace.contract.sample import FieldSpec, Tokens
-from interlace.modalities.columns import Columns, Measured
+from interlace.modalities.columns import Columns, Measured, measure_each
 
 Fitted = Mapping[str, Any]
 """What a modality learned from the training rows: plain JSON values, saved with the model."""
@@ -40,13 +40,13 @@ class Modality(ABC):
     def measure(self, value: tuple[Any, ...]) -> Extent:
         """Size of a value, from its header alone where it has one. Raises RecordError."""
 
-    @abstractmethod
     def measure_column(self, columns: Columns) -> Measured:
         """As `measure` of each row of a field's columns: extents, -1 where there is none, and reasons by row."""
+        return measure_each(self.measure, columns)
 
-    @abstractmethod
     def measured_by(self, fitted: "Fitted") -> "Fitted":
         """The part of the fitted state that extents and refusals depend on: an index is made anew where it changes."""
+        return fitted
 
     @abstractmethod
     def grid(self, extent: Extent) -> tuple[int, int]:

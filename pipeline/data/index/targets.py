@@ -41,13 +41,13 @@ class Target(ABC):
     def encode(self, value: tuple[Any, ...]) -> NDArray[Any]:
         """The value as a flat array. Raises RecordError."""
 
-    @abstractmethod
     def refused(self, columns: Columns) -> dict[int, str]:
         """By row of the target's columns why `encode` refuses it; rows that are wholly null are not asked."""
+        return _refused_each(self, columns)
 
-    @abstractmethod
     def measured_by(self, fitted: Fitted) -> Fitted:
         """The part of the fitted state that refusals (and what CTC needs) depend on."""
+        return fitted
 
 
 @final
