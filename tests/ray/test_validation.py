@@ -42,12 +42,12 @@ MOST_RANKS = 4
 
 @pytest.fixture(scope="module")
 def recipe(shapes: EmojiLike, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    return shapes.recipe(tmp_path_factory.mktemp("validation"), batch={"token_budget": 100})
+    return shapes.recipe(tmp_path_factory.mktemp("validation"), batch={"token_budget": 105})
 
 
 @pytest.fixture(scope="module")
 def reader(recipe: Recipe) -> Reader:
-    """A split of about forty packs in file order."""
+    """A split of about fifty packs in file order."""
     return open_reader(build_index(recipe), recipe, "train", training=False)
 
 
@@ -83,7 +83,7 @@ def test_each_rank_gets_its_own_validation_packs_and_nothing_is_decoded_twice(
     schedule = reader.plan().schedule(epochs=1)
     assert schedule.stop == len(expected) > 16
     assert schedule.stop % MOST_RANKS, "every rank would have as many packs without those that fill up"
-    how = beside(recipe, ray.nodes())
+    how = beside(recipe.train, recipe.world_sizes[0], recipe.data.labels, ray.nodes())
     assert how.tasks >= 3, "too few data tasks at a time to overtake each other"
     counted = counting(reader, tmp_path / "decoded")
     data = ordered(dataset_beside(counted, schedule, MOST_RANKS, how, each_pack=jitter))
@@ -138,7 +138,14 @@ def test_a_training_stream_that_holds_every_cpu_does_not_stop_an_evaluation(
         waiting: list[int] = []
         control = read_in_thread(ordered(dataset(reader, own, 0)), waiting)
         found: list[int] = []
-        read_in_thread(ordered(dataset_beside(reader, own, 1, beside(recipe, ray.nodes()))), found).join(60)
+        read_in_thread(
+            ordered(
+                dataset_beside(
+                    reader, own, 1, beside(recipe.train, recipe.world_sizes[0], recipe.data.labels, ray.nodes())
+                )
+            ),
+            found,
+        ).join(60)
         assert found == list(range(own.stop))
         assert not waiting, "the control got a CPU, so nothing was shown"
         taken += list(training)
