@@ -5,10 +5,6 @@ The home of `ray.data`.
 `dataset(reader, schedule, start)` gives a Ray dataset whose row number n is the pack at position `start + n`, one row a
 block. Order rests on `preserve_order` (set by `data_config`) and on `streaming_split(equal=True)`, which hands blocks
 out in turn: position p arrives at rank p mod W. The consumer checks that on every pack.
-
-Numbers of windows come from a task of their own while the job runs, a block each, and each block is a task that reads.
-Given to Ray Data beforehand, as the tasks of a `range`, they took its driver a millisecond each before the first pack:
-100 million samples have 20,000 windows an epoch.
 """
 
 import pickle
@@ -108,13 +104,8 @@ def dataset(
     """
     units = _Since(schedule.since(start), start, schedule.stop)
     read, count = _reading(reader, units, each_pack), len(units)
-
-    def number(_: pa.Table) -> Iterator[pa.Table]:
-        yield from (pa.table({"id": [number]}) for number in range(count))
-
     with DataContext.current(_a_pack_a_block()):
-        once = ray.data.from_items([0], override_num_blocks=1)  # numbers come while the run reads: a run has many
-        ids = once.map_batches(number, batch_format="pyarrow", batch_size=None, num_cpus=0)
+        ids = ray.data.range(count, override_num_blocks=count, concurrency=tasks)
         return ids.map_batches(read, batch_format="pyarrow", batch_size=None, concurrency=tasks)
 
 
