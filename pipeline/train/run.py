@@ -253,8 +253,11 @@ def fit_here(run: Run, prepared: Prepared, on_evaluation: OnEvaluation | None = 
         ResumeError: another process trains this run still.
     """
     every_s = prepared.recipe.tracking.system_every_s
-    with held(run.folder / worker_lock(0), wait_s=WORKERS_GONE_S), sampled(run.folder, every_s):
-        worker = Worker(_job(run, prepared), 0, 1, on_evaluation)
+    with (
+        held(run.folder / worker_lock(0), wait_s=WORKERS_GONE_S),
+        sampled(run.folder, every_s),
+        Worker(_job(run, prepared), 0, 1, on_evaluation) as worker,
+    ):
         worker.run(_packs(prepared, worker.state.step * prepared.schedule.global_batch))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray.train
 import torch
@@ -109,10 +109,10 @@ def train_worker(config: dict[str, Job]) -> None:
     try:
         with held(job.run / worker_lock(rank), wait_s=LOCK_WAIT_S), _node_sampled(job.run, job.recipe, context):
             watched = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") == "1"
-            worker = Worker(job, rank, context.get_world_size(), nodes_are_watched=watched)
-            if job.validation is not None:
-                ray.train.get_dataset_shard("validation")  # what deals it out starts while training begins
-            worker.run(_packs(worker.watcher))
+            with Worker(job, rank, context.get_world_size(), nodes_are_watched=watched) as worker:
+                if job.validation is not None:
+                    ray.train.get_dataset_shard("validation")  # what deals it out starts while training begins
+                worker.run(_packs(worker.watcher))
     except (NonFiniteLossError, BadShareError) as error:
         # Every rank raises these at the same step, and trying again would not help: end without a restart.
         if rank == 0:
@@ -143,7 +143,7 @@ def dealt(num_packs: int, rank: int, world_size: int) -> Iterator[Pack]:
 
 
 class Worker:
-    """One rank of a run."""
+    """One rank of a run; a context that closes the files it writes."""
 
     def __init__(
         self,
@@ -204,14 +204,19 @@ class Worker:
 
     def run(self, packs: Iterator[Pack]) -> None:
         """Train from where the newest checkpoint stands to the end."""
-        try:
-            if not self.state.finished:
-                self._train(packs)
-        finally:
-            if self.journal is not None:
-                self.journal.close()
-            if self.trace is not None:
-                self.trace.close()
+        if not self.state.finished:
+            self._train(packs)
+
+    def __enter__(self) -> Self:
+        """The worker itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the journal and the trace."""
+        if self.journal is not None:
+            self.journal.close()
+        if self.trace is not None:
+            self.trace.close()
 
     def _train(self, packs: Iterator[Pack]) -> None:
         self._say(f"{self.world_size} workers ready on {self.device}, {self.job.threads} threads each; reading begins")

@@ -125,8 +125,7 @@ def test_sharded_workers_equal_one_and_one_goes_on_from_their_checkpoint(shapes:
     before = len((folder / "trace-0.jsonl").read_text().splitlines())
     recipe = recipe_for(shapes, tmp_path / "run", **sharded)
     prepared = prepare(recipe, map)
-    with open_run(prepared, folder.name) as run:
-        worker = Worker(_job(run, prepared), 0, 1)
+    with open_run(prepared, folder.name) as run, Worker(_job(run, prepared), 0, 1) as worker:
         assert worker.state.step == STEPS // 2
         reader = open_reader(prepared.index, prepared.recipe, "train", training=True)
         first, stop = STEPS // 2 * recipe.batch.global_batch, prepared.schedule.stop

@@ -39,8 +39,7 @@ def packs(prepared: Prepared, start: int = 0) -> Iterator[Pack]:
 def work(recipe: Recipe, name: str = "run") -> tuple[Path, Worker]:
     """Run a recipe through one worker in this process."""
     prepared = prepare(recipe, map)
-    with open_run(prepared, name) as run:
-        worker = Worker(_job(run, prepared), 0, 1)
+    with open_run(prepared, name) as run, Worker(_job(run, prepared), 0, 1) as worker:
         worker.run(packs(prepared, worker.state.step * recipe.batch.global_batch))
     return run.folder, worker
 
@@ -160,8 +159,8 @@ def test_validation_is_decoded_once(shapes: EmojiLike, tmp_path: Path) -> None:
     prepared = prepare(shapes.recipe(tmp_path), map)
     reader = prepared.reader("validation")
     share = partial(read_share, counting(reader, tmp_path / "decoded"))
-    with open_run(prepared, "run") as run:
-        validation = Worker(replace(_job(run, prepared), validation=share), 0, 1).validation
+    with open_run(prepared, "run") as run, Worker(replace(_job(run, prepared), validation=share), 0, 1) as worker:
+        validation = worker.validation
         assert validation is not None
         first = list(validation.packs())
         once = decoded(tmp_path / "decoded")
