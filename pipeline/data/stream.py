@@ -19,6 +19,11 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import DataContext, ExecutionOptions, TaskPoolStrategy
+from ray.data._internal.execution.interfaces import BlockEntry, BlockSlice, RefBundle
+from ray.data._internal.logical.interfaces import LogicalPlan
+from ray.data._internal.logical.operators import InputData
+from ray.data._internal.stats import DatasetStats
+from ray.data.block import BlockMetadata
 
 from interlace.contract.sample import Pack, pack_to_table, table_to_pack
 from interlace.data.plan.plan import Plan, Schedule, Window
@@ -31,9 +36,6 @@ if TYPE_CHECKING:
 
 GROUPS_PER_TASK = 4
 """Row groups that one indexing task does: enough to pay for the 20 ms that a task costs."""
-
-MOST_TASKS = 1000
-"""Data tasks of one pass over a split at most."""
 
 NODE_ID = "ray.io/node-id"
 """The label that Ray gives each node."""
@@ -103,10 +105,8 @@ def dataset(
         tasks: most of them at once, each of which holds a window; as many as CPUs allow where not given.
     """
     units = _Since(schedule.since(start), start, schedule.stop)
-    read, count = _reading(reader, units, each_pack), len(units)
-    with DataContext.current(_a_pack_a_block()):
-        ids = ray.data.range(count, override_num_blocks=count, concurrency=tasks)
-        return ids.map_batches(read, batch_format="pyarrow", batch_size=None, concurrency=tasks)
+    read = _reading(reader, units, each_pack)
+    return _a_task_each(len(units)).map_batches(read, batch_format="pyarrow", batch_size=None, concurrency=tasks)
 
 
 class _Since(Sequence[Part]):
@@ -165,18 +165,15 @@ def dataset_beside(
     """
     units = parts(reader, schedule)
     read = _reading(reader, units, each_pack, fill=range(schedule.stop, schedule.stop + most_ranks - 1))
-    numbers = [{"id": number} for number in range(len(units) + 1)]
     where = {NODE_ID: f"in({','.join(beside.nodes)})"} if beside.nodes else None
-    with DataContext.current(_a_pack_a_block()):
-        ids = ray.data.from_items(numbers, override_num_blocks=min(len(numbers), MOST_TASKS))  # a range takes a CPU
-        return ids.map_batches(
-            read,
-            batch_format="pyarrow",
-            batch_size=None,
-            num_cpus=0,
-            label_selector=where,
-            compute=TaskPoolStrategy(size=beside.tasks),
-        )
+    return _a_task_each(len(units) + 1).map_batches(
+        read,
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=0,
+        label_selector=where,
+        compute=TaskPoolStrategy(size=beside.tasks),
+    )
 
 
 def read_split(reader: Reader) -> Iterator[Pack]:
@@ -188,14 +185,31 @@ def read_split(reader: Reader) -> Iterator[Pack]:
     if len(units) < 2:
         yield from read_share(reader)  # nothing runs beside it, and a job takes half a second to start
         return
-    with DataContext.current(_a_pack_a_block()):
-        ids = ray.data.range(len(units), override_num_blocks=min(len(units), MOST_TASKS))
-        data = ids.map_batches(_reading(reader, units), batch_format="pyarrow", batch_size=None)
+    data = _a_task_each(len(units)).map_batches(_reading(reader, units), batch_format="pyarrow", batch_size=None)
     data.context.execution_options.preserve_order = True
     for position, table in enumerate(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)):
         pack = table_to_pack(table)
         assert pack.position == position, "Ray Data gave blocks out of order"
         yield pack
+
+
+def _a_task_each(count: int) -> "ray.data.Dataset":
+    """The numbers from 0 to `count - 1`, each the input of a task of its own whose rows become a block each.
+
+    One block of all numbers and a slice of it a task, as Ray Data cuts blocks itself: 60 us a number before the first
+    task. A `range` or `from_items` of as many blocks puts an object for each: 1 ms (`tests.benchmarks.scale`), and an
+    epoch of 100 million samples has 10,000 windows. Numbers made by a task of their own while the run reads cost
+    nothing beforehand, but such a stream has two operators, and Ray Data gives it no CPU for long.
+    """
+    context = _a_pack_a_block()
+    numbers = pa.table({"id": np.arange(count)})
+    size = BlockMetadata(num_rows=count, size_bytes=numbers.nbytes, exec_stats=None, input_files=None)
+    block = (BlockEntry(ray.put(numbers), size),)
+    inputs = [
+        RefBundle(block, schema=numbers.schema, owns_blocks=False, slices=(BlockSlice(at, at + 1),))
+        for at in range(count)
+    ]
+    return ray.data.Dataset(LogicalPlan(InputData(inputs), context), context, DatasetStats(metadata={}, parent=None))
 
 
 def _a_pack_a_block() -> DataContext:

@@ -160,7 +160,7 @@ def test_killed_data_worker_and_killed_training_worker_change_nothing(slow: Emoj
     workers: list[int] = []
 
     def kill_both() -> None:
-        kill_when(packs_done(8), lambda: processes("ray::ReadRange->MapBatches"), data_tasks)
+        kill_when(packs_done(8), lambda: processes("ray::MapBatches(read)"), data_tasks)
         kill_when(packs_done(4 * 7), lambda: processes("ray::RayTrainWorker"), workers)
 
     killer = threading.Thread(target=kill_both)
