@@ -32,6 +32,7 @@ json.dump({
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_call_of_the_script_gives_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INTERLACE_EXAMPLE", str(tmp_path))

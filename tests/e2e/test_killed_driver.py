@@ -16,7 +16,7 @@ from tests.data import EmojiLike, make_rows
 from tests.e2e.conftest import Command
 from tests.ray.reference import read_traces, run_here
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280), pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(280), pytest.mark.filterwarnings("default")]
 
 STEPS = 50
 

@@ -27,6 +27,7 @@ sys.stdout.write(json.dumps(list(found["color"])))
 """
 
 
+@pytest.mark.slow
 def test_a_run_and_its_logged_model_and_a_search_need_no_names_of_the_users(
     shapes: EmojiLike, tmp_path: Path, interlace: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ def test_its_recipe_is_refused_with_the_setting_that_is_gone(began: Path) -> Non
         load_recipe(began / "shapes.yaml")
 
 
+@pytest.mark.slow
 def test_a_run_is_refused_with_the_way_on_and_another_starts_from_its_weights(began: Path) -> None:
     run = began / "out" / "runs" / "half"
     before, known = contents(run), shown(began / "out")

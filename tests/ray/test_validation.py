@@ -28,7 +28,7 @@ from interlace.train.build import network_for
 from interlace.train.checkpoint import load_weights, newest_checkpoint
 from interlace.train.loop import add_states, metric_states
 from interlace.train.placement import beside
-from interlace.train.run import Prepared, fit, open_run, prepare
+from interlace.train.run import Prepared, fit, fit_here, open_run, prepare
 from interlace.train.validation import in_turn
 from tests.counting import counting, decoded
 from tests.data import EmojiLike
@@ -195,6 +195,7 @@ def small(shapes: EmojiLike, folder: Path, **train: Any) -> Recipe:
     return recipe.model_copy(update={"batch": batch})
 
 
+@pytest.mark.slow
 def test_validation_through_ray_equals_reading_here(shapes: EmojiLike, tmp_path: Path) -> None:
     check(small(shapes, tmp_path), 6)
 
@@ -216,7 +217,7 @@ def test_the_report_by_data_tasks_is_the_report_by_reading_here(
 ) -> None:
     prepared = prepare(small(shapes, tmp_path), map)
     with open_run(prepared) as run:
-        fit(run, prepared)
+        fit_here(run, prepared)
     newest = newest_checkpoint(run.folder).folder
     assert newest is not None
     export_model(prepared.recipe, prepared.index.fitted, newest, tmp_path / "model")
