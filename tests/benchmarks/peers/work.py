@@ -92,8 +92,10 @@ class Work:
 
 
 def decode_picture(content: bytes) -> np.ndarray:
-    """RGB pixels uint8 `[SIDE, SIDE, 3]`, shrunk by Pillow's bicubic filter."""
-    image = Image.open(io.BytesIO(content)).convert("RGB")
+    """RGB pixels uint8 `[SIDE, SIDE, 3]`, shrunk by Pillow; a large JPEG is decoded smaller, as ours is."""
+    image = Image.open(io.BytesIO(content))
+    image.draft("RGB", (2 * SIDE, 2 * SIDE))
+    image = image.convert("RGB")
     if image.size != (SIDE, SIDE):
         image = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return np.asarray(image)
