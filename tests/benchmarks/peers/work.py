@@ -92,12 +92,14 @@ class Work:
 
 
 def decode_picture(content: bytes) -> np.ndarray:
-    """RGB pixels uint8 `[SIDE, SIDE, 3]`, shrunk by Pillow; a large JPEG is decoded smaller, as ours is."""
+    """RGB pixels uint8 `[SIDE, SIDE, 3]`, shrunk by Pillow; a large JPEG is decoded smaller, as Interlace does."""
     image = Image.open(io.BytesIO(content))
-    image.draft("RGB", (2 * SIDE, 2 * SIDE))
+    least = 2 * SIDE
+    draft = image.draft(None, (least, least)) if min(image.size) // least > 1 else None
     image = image.convert("RGB")
     if image.size != (SIDE, SIDE):
-        image = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        box = draft[1] if draft else None
+        image = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
     return np.asarray(image)
 
 
