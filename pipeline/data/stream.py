@@ -196,10 +196,10 @@ def read_split(reader: Reader) -> Iterator[Pack]:
 def _a_task_each(count: int) -> "ray.data.Dataset":
     """The numbers from 0 to `count - 1`, each the input of a task of its own whose rows become a block each.
 
-    One block of all numbers and a slice of it a task, as Ray Data cuts blocks itself: 60 us a number before the first
+    One block of all numbers and a slice of it a task, as Ray Data cuts blocks itself: 40 us a number before the first
     task. A `range` or `from_items` of as many blocks puts an object for each: 1 ms (`tests.benchmarks.scale`), and an
     epoch of 100 million samples has 10,000 windows. Numbers made by a task of their own while the run reads cost
-    nothing beforehand, but such a stream has two operators, and Ray Data gives it no CPU for long.
+    nothing beforehand, but such a stream has two operators, and Ray Data may keep its CPUs from the second for long.
     """
     context = _a_pack_a_block()
     numbers = pa.table({"id": np.arange(count)})
