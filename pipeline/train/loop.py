@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from interlace.contract.batch import Batch, to_batch
+from interlace.contract.batch import Batch, move, to_batch
 from interlace.contract.errors import NonFiniteLossError, PositionError
 from interlace.contract.sample import BadRecord, Pack
 from interlace.model.network import Network, Outputs
@@ -51,7 +51,9 @@ class Losses(nn.Module):
         """
         outputs = self.network(batch)
         losses = torch.stack([t.loss(outputs, batch) / max(counts[n], 1.0) for n, t in self.network.tasks.items()])
-        terms = losses * losses.new_tensor([self.weights[n] for n in self.network.tasks])
+        terms = losses * move(
+            torch.tensor([self.weights[n] for n in self.network.tasks], dtype=losses.dtype), losses.device
+        )
         if isinstance(learned := self.network.weighting, UncertaintyWeights):
             terms = terms * torch.stack([learned.weight(n) for n in self.network.tasks])
             penalties = [learned.penalty(n) * (counts[n] > 0) for n in self.network.tasks]
