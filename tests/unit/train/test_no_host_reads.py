@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from interlace.recipe.load import parse_recipe
 from interlace.recipe.recipe import Recipe
 from interlace.tasks import TASKS
 from interlace.train.build import build_network
-from interlace.train.loop import Losses, autocast, seed_pack
+from interlace.train.loop import Loop, Losses, autocast, seed_pack
+from interlace.train.optim import make_optimizer
+from interlace.train.report import StepReport
 from tests.fakecuda import DEVICE, FakeCuda, WaitError, fake_cuda
 from tests.unit.modalities.test_laws import PICTURES, READINGS, SOUNDS
 from tests.unit.tasks.test_task_laws import CLASSES, NUMBERS, class_of, classes_of, number_of, text_of
@@ -63,7 +66,7 @@ def tasks_with(fusion: str) -> dict[str, tuple[dict[str, Any], dict[str, Any], A
     }
 
 
-def recipe_with(fusion: str, precision: str) -> Recipe:
+def recipe_with(fusion: str, precision: str, optimizer: str = "adamw") -> Recipe:
     fusion, _, query = fusion.partition(" by ")
     return parse_recipe(
         {
@@ -75,7 +78,7 @@ def recipe_with(fusion: str, precision: str) -> Recipe:
                 "dim": 32, "head_dim": 16, "field_layers": 1, "joint_layers": 1, "dropout": 0.1,
                 "modality_dropout": 0.2, "fusion": fusion, "query": query or None,
             },
-            "optim": {"task_weighting": "uncertainty"},
+            "optim": {"task_weighting": "uncertainty", "name": optimizer, "ema": 0.9},
             "batch": {"global_batch": 2},
             "train": {"steps": 3, "precision": precision},
         }
@@ -146,6 +149,31 @@ def test_a_step_reads_nothing_back(fusion: str, precision: str) -> None:
     assert [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None] == []
     assert device.ops > 1000
     assert (torch.ops.torch_attn._varlen_attn.default in device.kinds) == (precision == "bf16")
+
+
+@pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "muon"])
+def test_a_step_is_launched_before_the_one_before_is_read(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through clipping, the check for finite numbers and the update; values aren't there, so the read is noted only."""
+    recipe = recipe_with("mid", "bf16", optimizer)
+    network = network_of(recipe, "mid")
+    read: list[tuple[int, int]] = []
+    with fake_cuda() as device:
+        network.to(DEVICE, non_blocking=True)
+        made = make_optimizer(recipe.optim, network)
+        loop = Loop(network=network, optimizer=made, recipe=recipe, num_steps=3, device=DEVICE)
+        monkeypatch.setattr(StepReport, "numbers", property(lambda self: read.append((self.step, device.ops))))
+        launched, computed = [], []
+        for report in loop.steps((pack_at(position, "mid") for position in range(6)), 0):
+            launched.append(device.ops)
+            computed.append(report.computed)
+    assert [step for step, _ in read] == [1, 2, 3]
+    assert [ops for _, ops in read] == [*launched[1:], launched[-1]]
+    assert all(after - before > 1000 for before, after in pairwise(launched))
+    assert [x.device for x in computed] == [DEVICE] * 3
+    assert loop.wrong is not None
+    assert loop.wrong.device == DEVICE
+    assert made.state
 
 
 def test_every_part_that_there_is_takes_part() -> None:
