@@ -73,7 +73,7 @@ class ResumeError(InterlaceError):
 
 
 class NonFiniteLossError(InterlaceError):
-    """The loss or gradient became NaN or infinite; raised before the update, so the weights are still good."""
+    """The loss or gradient became NaN or infinite; that step changed no weights, so they are still good."""
 
 
 class StoppedError(Exception):

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interlace.contract.batch import move
 from interlace.model.buckets import ROW_GRAIN, Plan, make_plan, padded_attention, round_up
 from interlace.model.cross import CrossPlan, make_cross_plan, padded_cross_attention
 
@@ -34,22 +35,31 @@ class Segments:
     """Neighbouring tokens that belong together, as lengths; what follows from them is made once, on first use.
 
     Args:
-        lengths_N: int64 `[N]` on the model's device, zeros allowed.
+        host_N: the lengths, int64 `[N]` on the CPU, zeros allowed.
+        device: the model's.
 
     Attributes:
+        host_N: as given.
+        device: as given.
         num_tokens: the sum of the lengths.
         num_rows: rows of the tensors that hold these tokens: `num_tokens`, rounded up on a CPU.
         max_length: of the longest segment.
     """
 
-    def __init__(self, lengths_N: Tensor) -> None:
-        self.lengths_N = lengths_N
-        self._host: NDArray[np.int64] = lengths_N.cpu().numpy()
+    def __init__(self, host_N: Tensor, device: torch.device | str = "cpu") -> None:
+        self.host_N, self.device = host_N, torch.device(device)
+        self._host: NDArray[np.int64] = host_N.numpy()
         self.num_tokens = int(self._host.sum())
-        self.num_rows = self.num_tokens if lengths_N.is_cuda else round_up(self.num_tokens, ROW_GRAIN)
+        on_gpu = self.device.type == "cuda"
+        self.num_rows = self.num_tokens if on_gpu else round_up(self.num_tokens, ROW_GRAIN)
         self.max_length = int(self._host.max(initial=0))
         self._plans: dict[int, Plan] = {}
         self._cross_plans: WeakKeyDictionary[Segments, dict[int, CrossPlan]] = WeakKeyDictionary()
+
+    @functools.cached_property
+    def lengths_N(self) -> Tensor:
+        """The lengths on the model's device, int64 `[N]`."""
+        return move(self.host_N, self.device)
 
     @functools.cached_property
     def starts_N(self) -> Tensor:
@@ -65,7 +75,7 @@ class Segments:
     @functools.cached_property
     def offset_T(self) -> Tensor:
         """The place of each row within its segment, int64 `[T]`; 0 for slack."""
-        rows = torch.arange(self.num_rows, device=self.lengths_N.device)
+        rows = torch.arange(self.num_rows, device=self.device)
         starts_T = torch.cat([self.starts_N, self.starts_N.new_zeros(1)])[self.owner_T]
         return (rows - starts_T).masked_fill_(rows >= self.num_tokens, 0)
 
@@ -77,7 +87,7 @@ class Segments:
     def plan(self, num_heads: int) -> Plan:
         """The padded layout for a number of heads."""
         if num_heads not in self._plans:
-            self._plans[num_heads] = make_plan(self._host, num_heads, self.num_rows, self.lengths_N.device)
+            self._plans[num_heads] = make_plan(self._host, num_heads, self.num_rows, self.device)
         return self._plans[num_heads]
 
     def cross_plan(self, keys: "Segments", num_heads: int) -> CrossPlan:
@@ -85,7 +95,7 @@ class Segments:
         plans = self._cross_plans.setdefault(keys, {})  # weak: two fields that ask each other must not be a cycle
         if num_heads not in plans:
             lengths, rows = (self._host, keys._host), (self.num_rows, keys.num_rows)
-            plans[num_heads] = make_cross_plan(lengths, num_heads, rows, self.lengths_N.device)
+            plans[num_heads] = make_cross_plan(lengths, num_heads, rows, self.device)
         return plans[num_heads]
 
     def mean(self, x_TD: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
+from interlace.contract.batch import move
 from interlace.model.attention import Segments
 
 
@@ -14,7 +15,7 @@ class Cells:
 
     Args:
         row_T, column_T: of each row of the sequence, int64; 0 for slack.
-        grids_S2: rows and columns of each sample's grid, int64; zeros where missing.
+        grids_S2: rows and columns of each sample's grid, int64, on the CPU; zeros where missing.
         segments: one segment a sample.
     """
 
@@ -25,7 +26,7 @@ class Cells:
 
 
 def find_cells(grids_S2: Tensor, segments: Segments) -> Cells:
-    """The grid cell of every token; tokens are row-major in their grid."""
-    width_T = pad(grids_S2[:, 1], (0, 1), value=1)[segments.owner_T]
+    """The grid cell of every token; tokens are row-major in their grid. Grids lie on the CPU."""
+    width_T = move(pad(grids_S2[:, 1], (0, 1), value=1), segments.device)[segments.owner_T]
     offset_T = segments.offset_T
     return Cells(row_T=offset_T // width_T, column_T=offset_T % width_T, grids_S2=grids_S2, segments=segments)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interlace.contract.batch import move
 from interlace.model.buckets import (
     BUCKET_GRAIN,
     Layout,
@@ -113,13 +114,13 @@ def make_cross_plan(
     idle_T, idle_U = (_idle(own, alive, rows) for own, rows in zip(lengths, num_rows, strict=True))
     return CrossPlan(
         buckets=tuple(buckets),
-        pack_R=torch.from_numpy(q_pack).to(device),
-        unpack_TH=invert(q_pack, q_pad, num_rows[0] * num_heads).to(device),
-        padding=torch.from_numpy(np.flatnonzero(q_pad)).to(device),
-        idle_T=torch.from_numpy(idle_T).to(device),
-        pack_R2=torch.from_numpy(kv_pack).to(device),
-        unpack_U2H=invert(kv_pack, kv_pad, 2 * num_rows[1] * num_heads).to(device),
-        idle_U=torch.from_numpy(idle_U).to(device),
+        pack_R=move(torch.from_numpy(q_pack), device),
+        unpack_TH=move(invert(q_pack, q_pad, num_rows[0] * num_heads), device),
+        padding=move(torch.from_numpy(np.flatnonzero(q_pad)), device),
+        idle_T=move(torch.from_numpy(idle_T), device),
+        pack_R2=move(torch.from_numpy(kv_pack), device),
+        unpack_U2H=move(invert(kv_pack, kv_pad, 2 * num_rows[1] * num_heads), device),
+        idle_U=move(torch.from_numpy(idle_U), device),
     )
 
 

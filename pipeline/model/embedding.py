@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, max_pool2d, pad
 
-from interlace.contract.batch import FieldBatch
+from interlace.contract.batch import FieldBatch, move
 from interlace.contract.sample import FieldSpec
 from interlace.model.attention import Segments
 from interlace.model.buckets import round_up
@@ -250,7 +250,7 @@ class PixelStem(nn.Module):
         """`[N, P]` -> `[T, D]`."""
         (rows, columns), pictures = _canvas(cells)
         present_S = cells.grids_S2[:, 0] > 0
-        picture_T = pad(present_S.cumsum(0) - 1, (0, 1))[cells.segments.owner_T]
+        picture_T = move(pad(present_S.cumsum(0) - 1, (0, 1)), values_NP.device)[cells.segments.owner_T]
         cell_T = (picture_T * rows + cells.row_T) * columns + cells.column_T
         taken = cell_T[: len(values_NP)]
         canvas = values_NP.new_zeros(pictures * rows * columns, values_NP.shape[1]).index_copy_(0, taken, values_NP)
@@ -267,7 +267,7 @@ class PixelStem(nn.Module):
 
 def _canvas(cells: Cells) -> tuple[tuple[int, int], int]:
     """Rows and columns that hold every picture of the pack, and the number of pictures, rounded up for the kernels."""
-    grids = cells.grids_S2.cpu()
+    grids = cells.grids_S2
     if not len(grids) or not int(grids.amax()):
         return (1, 1), 1
     pictures = int((grids[:, 0] > 0).sum())

@@ -1,8 +1,8 @@
 """What all fusions share: what goes in, what comes out, how tokens of fields are laid side by side. See `fusions`.
 
-In: vectors of each field's tokens and `keep_SF` (which fields of a sample take part). Out: one state a sample, one a
-field. A field that is not kept gives nothing to the sample's state; its own state is computed all the same, so that its
-own loss still teaches its encoder.
+In: vectors of each field's tokens and `keep_SF` (which fields of a sample take part; on the CPU, since it decides how
+many tokens there are). Out: one state a sample, one a field. A field that is not kept gives nothing to the sample's
+state; its own state is computed all the same, so that its own loss still teaches its encoder.
 """
 
 # T rows of a sequence (tokens, then slack: see `attention`), S samples, F fields, D width
@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from interlace.contract.batch import move
 from interlace.model.attention import Segments
 from interlace.model.transformer import Encoder
 from interlace.recipe.model import Model
@@ -122,17 +123,19 @@ class Fusion(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
-        """Fuse what `encode` gave; columns of `keep_SF` (bool) are in the order of `tokens`."""
+        """Fuse what `encode` gave; columns of `keep_SF` (bool, on the CPU) are in the order of `tokens`."""
 
 
 def find_present(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Tensor:
-    """Fields that are kept and have tokens, bool `[S, F]`."""
-    return torch.stack([item.segments.lengths_N > 0 for item in tokens.values()], dim=1) & keep_SF
+    """Fields that are kept and have tokens, bool `[S, F]` on the CPU."""
+    return torch.stack([item.segments.host_N > 0 for item in tokens.values()], dim=1) & keep_SF
 
 
 def mean_of_present(states: Mapping[str, Tensor], present_SF: Tensor) -> Tensor:
-    """The mean of the present fields' states, `[S, D]`; zeros where there is none."""
-    total_SD = (torch.stack(list(states.values()), dim=1) * present_SF.unsqueeze(2)).sum(1)
+    """The mean of the present fields' states, `[S, D]`; zeros where there is none. `present_SF` lies on the CPU."""
+    states_SFD = torch.stack(list(states.values()), dim=1)
+    present_SF = move(present_SF, states_SFD.device)
+    total_SD = (states_SFD * present_SF.unsqueeze(2)).sum(1)
     return total_SD / present_SF.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -159,13 +162,16 @@ def join_fields(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Joint:
     Fields a = [a0 a0 a1], b = [b0 b1] (numbers are samples) become [a0 a0 b0 a1 b1] with lengths [3, 2].
     """
     parts = [item.segments for item in tokens.values()]
+    device = parts[0].device
     before = list(itertools.accumulate([part.num_rows for part in parts], initial=0))
-    starts_SF = torch.stack([part.starts_N + shift for part, shift in zip(parts, before, strict=False)], dim=1)
-    kept = (torch.stack([part.lengths_N for part in parts], dim=1) * keep_SF).flatten()
-    segments = Segments(kept.view(keep_SF.shape).sum(1))
+    shifted = [part.host_N.cumsum(0) - part.host_N + shift for part, shift in zip(parts, before, strict=False)]
+    starts_SF = torch.stack(shifted, dim=1)
+    kept = (torch.stack([part.host_N for part in parts], dim=1) * keep_SF).flatten()
+    segments = Segments(kept.view(keep_SF.shape).sum(1), device)
     shifts_T = (starts_SF.flatten() - kept.cumsum(0) + kept).repeat_interleave(kept, output_size=segments.num_tokens)
-    order_T = shifts_T + torch.arange(segments.num_tokens, device=kept.device)
+    order_T = shifts_T + torch.arange(segments.num_tokens)
     order_T = nn.functional.pad(order_T, (0, segments.num_rows - segments.num_tokens))  # slack copies row 0, unread
+    order_T = move(order_T, device)
     x_TD = torch.cat([item.x_TD for item in tokens.values()]).index_select(0, order_T)
-    ends_F = torch.tensor(before[1:], device=kept.device)
+    ends_F = move(torch.tensor(before[1:]), device)
     return Joint(x_TD=x_TD, segments=segments, order_T=order_T, ends_F=ends_F)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interlace.contract.batch import Batch
+from interlace.contract.batch import Batch, move
 from interlace.contract.sample import FieldSpec
 from interlace.model.attention import Segments
 from interlace.model.decoder import Decoder
@@ -148,7 +148,7 @@ class Network(nn.Module):
         tokens = {}
         for name in self.names:
             item = batch.fields[name]
-            segments = Segments(item.lengths)
+            segments = Segments(item.lengths, item.values.device)
             x_TD = self.embeddings[key(name)](item, segments, self.clock, masks.get(name))
             tokens[name] = FieldTokens(x_TD=x_TD, segments=segments)
         present_SF = torch.stack([batch.fields[name].lengths > 0 for name in self.names], dim=1)
@@ -157,8 +157,8 @@ class Network(nn.Module):
         kept_SF = draw_kept(present_SF, rate) if rate else present_SF
         fused = self.fusion(encoded, kept_SF & self._reads_sample)
         fields = {
-            name: FieldState(pooled_SD=fused.fields[name], present_S=present_SF[:, i])
-            for i, name in enumerate(self.names)
+            name: FieldState(pooled_SD=fused.fields[name], present_S=seen_S)
+            for name, seen_S in zip(self.names, move(present_SF, fused.sample_SD.device).unbind(1), strict=True)
         }
         return Outputs(
             sample_SD=fused.sample_SD,
@@ -183,9 +183,10 @@ class Network(nn.Module):
 
     def _group(self, group: tuple[str, ...], tokens: Mapping[str, FieldTokens], present_SF: Tensor) -> FieldState:
         """The fused state of some fields alone; the others take part with no token."""
-        inside_F = torch.tensor([name in group for name in self.names], device=present_SF.device)
+        inside_F = torch.tensor([name in group for name in self.names])
         keep_SF = present_SF & inside_F
-        return FieldState(pooled_SD=self.fusion(tokens, keep_SF).sample_SD, present_S=keep_SF.any(1))
+        pooled_SD = self.fusion(tokens, keep_SF).sample_SD
+        return FieldState(pooled_SD=pooled_SD, present_S=move(keep_SF.any(1), pooled_SD.device))
 
     def _tables(self) -> dict[str, Tensor]:
         """The vectors of the ids of each field that has ids."""
@@ -204,9 +205,10 @@ class Network(nn.Module):
 def draw_kept(present_SF: Tensor, rate: float) -> Tensor:
     """Modality dropout (Neverova et al. 2016, ModDrop): hide each present field with chance `rate`, never the last one.
 
-    The field with the largest draw of a sample always stays, so at least one does.
+    The field with the largest draw of a sample always stays, so at least one does. Drawn on the CPU: how many tokens
+    there are depends on it.
     """
-    draw_SF = torch.rand(present_SF.shape, device=present_SF.device).masked_fill(~present_SF, -1.0)
+    draw_SF = torch.rand(present_SF.shape).masked_fill(~present_SF, -1.0)
     stays_SF = (draw_SF >= rate) | (draw_SF == draw_SF.amax(1, keepdim=True))
     return stays_SF & present_SF
 

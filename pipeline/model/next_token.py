@@ -55,7 +55,8 @@ class _VocabularyLoss(torch.autograd.Function):
             total += loss_R1.mul_(counts_R1).sum()
             probs_RV = x_RV.div_(sums_R1).sub_(smoothing / len(out_VD))
             probs_RV.scatter_add_(1, wanted_R1, torch.full_like(loss_R1, smoothing - 1))
-            logits_RV.copy_(probs_RV if counts_R1.all() else probs_RV.mul_(counts_R1))
+            all_count = x_TD.device.type == "cpu" and bool(counts_R1.all())  # a GPU multiplies sooner than it is asked
+            logits_RV.copy_(probs_RV if all_count else probs_RV.mul_(counts_R1))
         ctx.save_for_backward(x_TD, out_VD, logits_TV)
         return total
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from interlace.contract.batch import move
 from interlace.contract.errors import InterlaceError
 from interlace.contract.sample import FieldSpec
 from interlace.model.attention import Segments
@@ -124,7 +125,7 @@ class PretrainedTokens(Pretrained):
 
     def states(self, ids_N: Tensor, segments: Segments) -> Tensor:
         """See `Pretrained`."""
-        lengths = segments.lengths_N.cpu().numpy()
+        lengths, device = segments.host_N.numpy(), segments.device
         limits = bucket_lengths(lengths)
         padding = self.model.config.pad_token_id or 0
         starts, bucket_of = np.cumsum(lengths) - lengths, np.searchsorted(limits, lengths)
@@ -132,13 +133,15 @@ class PretrainedTokens(Pretrained):
         for number in range(len(limits)):
             members = np.flatnonzero((bucket_of == number) & (lengths > 0))
             places = np.arange(lengths[members].max())
-            inside = torch.from_numpy(places < lengths[members, None]).to(ids_N.device)
-            rows_BL = torch.from_numpy(starts[members, None] + places).to(ids_N.device).masked_fill(~inside, 0)
+            is_token = places < lengths[members, None]
+            numbers = np.where(is_token, starts[members, None] + places, 0)
+            inside, rows_BL = (move(torch.from_numpy(x), device) for x in (is_token, numbers))
             hidden_BLE = self._hidden(ids_N[rows_BL].masked_fill(~inside, padding), inside)
-            rows.append(rows_BL[inside])
-            parts.append(hidden_BLE[inside])
-        states_NE = torch.cat(parts)
-        return states_NE.new_zeros(states_NE.shape).index_copy(0, torch.cat(rows), states_NE)
+            rows.append(numbers[is_token])
+            taken = move(torch.from_numpy(np.flatnonzero(is_token)), device)
+            parts.append(hidden_BLE.flatten(0, 1).index_select(0, taken))
+        states_NE, order_N = torch.cat(parts), move(torch.from_numpy(np.concatenate(rows)), device)
+        return states_NE.new_zeros(states_NE.shape).index_copy(0, order_N, states_NE)
 
     def _hidden(self, ids_BL: Tensor, inside_BL: Tensor) -> Tensor:
         """Float32 `[B, L, E]`."""
@@ -164,6 +167,7 @@ class PretrainedPixels(Pretrained):
         side = math.isqrt(self.spec.patch_dim // channels)
         cells = values_NP.view(-1, rows, columns, side, side, channels).permute(0, 5, 1, 3, 2, 4)
         pixels_BCHW = cells.reshape(-1, channels, rows * side, columns * side).float() / 255
-        mean, std = (pixels_BCHW.new_tensor(x).view(-1, 1, 1) for x in (config.pixel_mean, config.pixel_std))
+        scale = torch.tensor([config.pixel_mean, config.pixel_std]).to(pixels_BCHW.dtype)
+        mean, std = move(scale, pixels_BCHW.device)[:, :, None, None]
         found_BLE: Tensor = self.model(pixel_values=(pixels_BCHW - mean) / std).last_hidden_state
         return found_BLE[:, -rows * columns :].flatten(0, 1).float()

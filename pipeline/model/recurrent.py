@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import PackedSequence
 
+from interlace.contract.batch import move
 from interlace.model.attention import Segments
 
 
@@ -16,18 +17,18 @@ def time_major(lengths_N: Tensor) -> tuple[Tensor, Tensor]:
     Worked example: lengths `[2, 0, 3]` (rows 0-1 and 2-4) are rows `[2, 0, 3, 1, 4]` in batches of `[2, 2, 1]`.
 
     Args:
-        lengths_N: int64 `[N]`, zeros allowed; not all zero.
+        lengths_N: int64 `[N]` on the CPU, zeros allowed; not all zero.
 
     Returns:
-        Rows int64 `[num_tokens]` on the same device, and the size of each step's batch on the CPU.
+        Rows int64 `[num_tokens]`, and the size of each step's batch, both on the CPU.
     """
     order = lengths_N.argsort(descending=True, stable=True)
     sizes = lengths_N[order]
     starts = (lengths_N.cumsum(0) - lengths_N)[order]
-    steps = torch.arange(int(sizes[0]), device=lengths_N.device)
+    steps = torch.arange(int(sizes[0]))
     alive = sizes > steps.unsqueeze(1)  # [step, segment], the longest segments first
     rows = (starts + steps.unsqueeze(1))[alive]
-    return rows, alive.sum(1).cpu()
+    return rows, alive.sum(1)
 
 
 class RecurrentStem(nn.Module):
@@ -56,7 +57,8 @@ class RecurrentStem(nn.Module):
             nothing = PackedSequence(pad(x_TD, (0, 0, 0, 1)), torch.ones(1, dtype=torch.int64))
             none: Tensor = self.project(self.cells(nothing)[0].data)[:0]
             return none
-        rows, batch_sizes = time_major(segments.lengths_N)
+        rows, batch_sizes = time_major(segments.host_N)
+        rows = move(rows, x_TD.device)
         out, _ = self.cells(PackedSequence(x_TD.index_select(0, rows), batch_sizes))
         back = torch.empty_like(rows).scatter_(0, rows, torch.arange(len(rows), device=rows.device))
         mixed: Tensor = self.project(out.data.index_select(0, back))

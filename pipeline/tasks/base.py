@@ -44,7 +44,10 @@ class Context:
 
 
 class Task(nn.Module, ABC):
-    """A head and everything that is said of its predictions. Inputs lie on the model's device."""
+    """A head and everything that is said of its predictions.
+
+    Outputs lie on the model's device; of the batch only values and times do, targets and lengths lie on the CPU.
+    """
 
     name: str
     main_metric: str
@@ -62,12 +65,12 @@ class Task(nn.Module, ABC):
     """Whether `state` spares no cost, as for the evaluation at the end; while training it may look at some samples."""
 
     def mask(self, batch: Batch) -> dict[str, Tensor]:
-        """Which tokens the network must not see: bool `[n]` for each field in `masked_fields`."""
+        """Which tokens the network must not see: bool `[n]` for each field in `masked_fields`, on the device."""
         return {}
 
     @abstractmethod
     def count(self, batch: Batch) -> int:
-        """How many targets the batch has: what the sum of the losses of a step is divided by."""
+        """How many targets the batch has: what the sum of the losses of a step is divided by. Nothing is read back."""
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor:

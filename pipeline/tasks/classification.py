@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from interlace.contract.batch import Batch, TargetBatch
+from interlace.contract.batch import Batch, TargetBatch, move
 from interlace.contract.charts import Chart, Confusion, Table
 from interlace.contract.errors import DataError
 from interlace.model.fusion import key
@@ -74,7 +74,7 @@ class ClassificationTask(Task):
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Loss of the fused head plus `field_loss` times the mean loss of the present fields' heads, per sample."""
         target = batch.targets[self.name]
-        wanted = self._wanted(target)
+        wanted = move(self._wanted(target), outputs.sample_SD.device)
         if self.head is None:
             total = self._loss(self._decide(outputs), wanted, self.settings.label_smoothing).sum()
         else:
@@ -99,11 +99,12 @@ class ClassificationTask(Task):
         smoothing = self.settings.label_smoothing
         if not (self.training and self.settings.mixup):
             return self._loss(apply_head(head, state_SD), wanted, smoothing)
-        with_target = present_S.nonzero().flatten()
-        partner_S = torch.arange(len(present_S), device=present_S.device)
-        partner_S[with_target] = with_target[torch.randperm(len(with_target), device=present_S.device)]
-        alpha = torch.full((len(present_S),), self.settings.mixup, device=state_SD.device)
-        share_S = torch.distributions.Beta(alpha, alpha).sample()
+        device = state_SD.device
+        with_target = move(present_S.nonzero().flatten(), device)
+        partner_S = torch.arange(len(present_S), device=device)
+        partner_S[with_target] = with_target[torch.randperm(len(with_target), device=device)]
+        alpha = torch.full((len(present_S),), self.settings.mixup, device=device)
+        share_S = torch.distributions.Beta(alpha, alpha, validate_args=False).sample()  # a check would read them back
         share_S = torch.maximum(share_S, 1 - share_S)
         mixed_SD = share_S.unsqueeze(1) * state_SD + (1 - share_S.unsqueeze(1)) * state_SD[partner_S]
         logits_SC = apply_head(head, mixed_SD)
@@ -147,7 +148,8 @@ class ClassificationTask(Task):
         `[n, C]`; classes int64 `[n]`, multi label bool `[n, C]`.
         """
         target = batch.targets[self.name]
-        logits_SC, wanted = self.logits(outputs).detach(), self._wanted(target)
+        logits_SC = self.logits(outputs).detach()
+        wanted = move(self._wanted(target), logits_SC.device)
         loss = self._loss(logits_SC, wanted, 0.0).double().sum().cpu()
         state: State = {"loss": loss, "count": target.present.sum().cpu()}
         logits_NC, wanted = logits_SC[target.present], wanted[target.present]
@@ -236,11 +238,14 @@ class ClassificationTask(Task):
         return logits_SC.sigmoid() if self.settings.multi_label else logits_SC.softmax(1)
 
     def _wanted(self, target: TargetBatch) -> Tensor:
-        """Class of each sample, int64 `[S]`; multi label: 1 or 0 of each class, float32 `[S, C]`; `ABSENT` if none."""
+        """Class of each sample, int64 `[S]`; multi label: 1 or 0 of each class, float32 `[S, C]`; `ABSENT` if none.
+
+        On the CPU, as the target is.
+        """
         present_S = target.present
-        owner = torch.arange(len(present_S), device=present_S.device).repeat_interleave(target.lengths)
+        owner = torch.arange(len(present_S)).repeat_interleave(target.lengths)
         if self.settings.multi_label:
-            wanted_SC = torch.zeros(len(present_S), len(self.classes), device=present_S.device)
+            wanted_SC = torch.zeros(len(present_S), len(self.classes))
             wanted_SC[owner, target.values] = 1.0
             return wanted_SC.masked_fill(~present_S.unsqueeze(1), ABSENT)
         wanted_S = torch.full_like(present_S, ABSENT, dtype=torch.int64).index_copy(0, owner, target.values)

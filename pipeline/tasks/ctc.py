@@ -9,8 +9,8 @@ before.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import ctc_loss
 
+from interlace.contract.batch import move
 from interlace.contract.sample import BEGIN, END, UNKNOWN
 from interlace.model.attention import Segments
 from interlace.model.decoder import padded_rows
@@ -43,19 +43,21 @@ def ctc_losses(log_probs_MSV: Tensor, segments: Segments, ids_N: Tensor, lengths
     Args:
         log_probs_MSV: of `CtcHead`.
         segments: tokens of the field.
-        ids_N: the texts end to end, int64, without `END`.
-        lengths_S: their lengths.
+        ids_N: the texts end to end, int64, without `END`, on the CPU.
+        lengths_S: their lengths, on the CPU.
     """
-    fits_S = can_align(segments.lengths_N, ids_N, lengths_S)
-    losses_S = ctc_loss(
-        log_probs_MSV, ids_N, segments.lengths_N, lengths_S, blank=BLANK, reduction="none", zero_infinity=True
+    fits_S, device = can_align(segments.host_N, ids_N, lengths_S), log_probs_MSV.device
+    # Within `torch.nn.functional.ctc_loss`, which would copy the texts back from a GPU to see which kernel takes them.
+    losses_S, _ = torch.ops.aten._ctc_loss(
+        log_probs_MSV, move(ids_N, device), segments.host_N.tolist(), lengths_S.tolist(), BLANK, True
     )
-    return losses_S.masked_fill(~fits_S, 0.0)
+    losses_S = torch.where(losses_S == torch.inf, 0.0, losses_S)
+    return losses_S.masked_fill(~move(fits_S, device), 0.0)
 
 
 def can_align(tokens_S: Tensor, ids_N: Tensor, lengths_S: Tensor) -> Tensor:
-    """Whether each sample has tokens enough for its text, bool `[S]`; a sample without tokens has not."""
-    owner_N = torch.arange(len(lengths_S), device=ids_N.device).repeat_interleave(lengths_S)
+    """Whether each sample has tokens enough for its text, bool `[S]`; a sample without tokens has not. On the CPU."""
+    owner_N = torch.arange(len(lengths_S)).repeat_interleave(lengths_S)
     repeats_N = (ids_N[1:] == ids_N[:-1]) & (owner_N[1:] == owner_N[:-1])
     needed_S = lengths_S + torch.zeros_like(lengths_S).index_add_(0, owner_N[1:], repeats_N.long())
     return (tokens_S >= needed_S) & (tokens_S > 0)
@@ -68,7 +70,7 @@ def best_path(log_probs_MSV: Tensor, segments: Segments) -> list[Text]:
     log_probs_MSV[..., [UNKNOWN, END]] = -torch.inf
     best_MS, said_MS = log_probs_MSV.max(2)
     texts = []
-    for s, length in enumerate(segments.lengths_N.tolist()):
+    for s, length in enumerate(segments.host_N.tolist()):
         said = said_MS[:length, s]
         changes = torch.ones_like(said, dtype=torch.bool)
         changes[1:] = said[1:] != said[:-1]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from interlace.contract.batch import Batch, TargetBatch
+from interlace.contract.batch import Batch, TargetBatch, move
 from interlace.contract.detokenizer import Detokenizer
 from interlace.contract.sample import BEGIN, END
 from interlace.model.attention import Segments
@@ -65,7 +65,7 @@ class GenerationTask(Task):
         target, weight = batch.targets[self.name], self.settings.ctc_weight
         total = outputs.sample_SD.sum() * 0.0  # layers that nothing reads take part, with no gradient
         if self.decoder is not None:
-            segments = Segments(target.lengths)
+            segments = Segments(target.lengths, total.device)
             x_TD, out_VD = self._states(outputs, target, segments)
             smoothing = self.settings.label_smoothing
             entropy = vocabulary_loss(x_TD, out_VD, _wanted(target, segments), smoothing)
@@ -78,10 +78,10 @@ class GenerationTask(Task):
         """State after each token of the packed texts, which `BEGIN` opens, `[T, D]`, and the output matrix."""
         assert self.decoder is not None
         read_N = target.values.roll(1)
-        opens = segments.starts_N[target.lengths > 0]
+        opens = (target.lengths.cumsum(0) - target.lengths)[target.lengths > 0]
         read_N[opens] = BEGIN
         table_VD, out_VD = self.tables(outputs)
-        return self.decoder(table_VD, read_N, segments, memory_of(outputs)), out_VD
+        return self.decoder(table_VD, move(read_N, segments.device), segments, memory_of(outputs)), out_VD
 
     def tables(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
         """Vectors of the ids, and the output matrix."""
@@ -99,7 +99,7 @@ class GenerationTask(Task):
 
     def _ctc_losses(self, outputs: Outputs, target: TargetBatch) -> Tensor:
         losses_S = ctc_losses(self._ctc_log_probs(outputs), self._ctc_tokens(outputs).segments, *_spelled(target))
-        return losses_S.masked_fill(~target.present, 0.0)  # no text is not the empty text
+        return losses_S.masked_fill(~move(target.present, losses_S.device), 0.0)  # no text is not the empty text
 
     @torch.no_grad()
     def generate(self, outputs: Outputs) -> list[Text]:
@@ -117,13 +117,13 @@ class GenerationTask(Task):
         """Of the texts found for each sample, the one that decoder and CTC together score best."""
         settings, weight = self.settings, self.settings.ctc_weight
         texts = [text for own in found for text in own]
-        owner = torch.tensor([s for s, own in enumerate(found) for _ in own], device=outputs.sample_SD.device)
-        ids = torch.tensor([i for text in texts for i in text.ids], dtype=torch.int64, device=owner.device)
-        lengths = torch.tensor([len(text.ids) for text in texts], device=owner.device)
+        owner = torch.tensor([s for s, own in enumerate(found) for _ in own])
+        ids = torch.tensor([i for text in texts for i in text.ids], dtype=torch.int64)
+        lengths = torch.tensor([len(text.ids) for text in texts])
         tokens = self._ctc_tokens(outputs)
-        spelled = Segments(tokens.segments.lengths_N[owner])
+        spelled = Segments(tokens.segments.host_N[owner], tokens.segments.device)
         costs = ctc_losses(self._ctc_log_probs(outputs)[:, owner], spelled, ids, lengths)
-        costs = costs.masked_fill(~can_align(spelled.lengths_N, ids, lengths), torch.inf)
+        costs = costs.cpu().masked_fill(~can_align(spelled.host_N, ids, lengths), torch.inf)
         scores = [
             ((1 - weight) * text.log_prob - weight * cost)
             / length_norm(len(text.ids) + text.ended, settings.length_penalty)
@@ -154,14 +154,14 @@ class GenerationTask(Task):
         target = batch.targets[self.name]
         state: State = {"count": torch.tensor(len(target.values))}
         if self.decoder is not None:
-            segments = Segments(target.lengths)
+            segments = Segments(target.lengths, outputs.sample_SD.device)
             logits_TV = functional.linear(*self._states(outputs, target, segments)).float()
             wanted_T = _wanted(target, segments)
             entropy = functional.cross_entropy(logits_TV, wanted_T, reduction="sum")
             state["entropy"], state["right"] = entropy.double().cpu(), (logits_TV.argmax(1) == wanted_T).sum().cpu()
         if self.ctc is not None:
             ids_N, lengths_S = _spelled(target)
-            tokens_S = self._ctc_tokens(outputs).segments.lengths_N
+            tokens_S = self._ctc_tokens(outputs).segments.host_N
             state["ctc"] = self._ctc_losses(outputs, target).double().sum().cpu()
             state["unaligned"] = (target.present & ~can_align(tokens_S, ids_N, lengths_S)).sum().cpu()
         state["present"] = target.present.sum().cpu()
@@ -223,12 +223,13 @@ def memory_of(outputs: Outputs) -> Memory:
 
 def _wanted(target: TargetBatch, segments: Segments) -> Tensor:
     """The token to predict at each row, `ABSENT` at slack."""
-    return functional.pad(target.values, (0, segments.num_rows - len(target.values)), value=ABSENT)
+    wanted_T = functional.pad(target.values, (0, segments.num_rows - len(target.values)), value=ABSENT)
+    return move(wanted_T, segments.device)
 
 
 def _spelled(target: TargetBatch) -> tuple[Tensor, Tensor]:
-    """The packed texts without `END`, and their lengths."""
-    owner_N = torch.arange(len(target.lengths), device=target.values.device).repeat_interleave(target.lengths)
+    """The packed texts without `END`, and their lengths, on the CPU."""
+    owner_N = torch.arange(len(target.lengths)).repeat_interleave(target.lengths)
     kept_N = target.values != END
     lengths_S = torch.zeros_like(target.lengths).index_add_(0, owner_N, kept_N.long())
     return target.values[kept_N], lengths_S

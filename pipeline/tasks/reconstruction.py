@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from interlace.contract.batch import Batch, FieldBatch
+from interlace.contract.batch import Batch, FieldBatch, move
 from interlace.contract.sample import FieldSpec
 from interlace.model.embedding import scale_pixels
 from interlace.model.fusion import Joint, key
@@ -56,12 +56,12 @@ class ReconstructionTask(Task):
             lengths_S, ids_S = batch.fields[name].lengths, batch.sample_ids
             offset_N = offsets(lengths_S)
             if self.training:
-                draw_N = torch.rand(len(offset_N), device=lengths_S.device)
-                draw_S = torch.rand(len(lengths_S), device=lengths_S.device)
+                draw_N, draw_S = torch.rand(len(offset_N)), torch.rand(len(lengths_S))
             else:
                 draw_N = fixed_draw(ids_S.repeat_interleave(lengths_S), offset_N, salt=i)
                 draw_S = fixed_draw(ids_S, torch.full_like(ids_S, -1), salt=i)
-            found[name] = choose(draw_N, lengths_S, (lengths_S * self.settings.share + draw_S).floor().long())
+            mask_N = choose(draw_N, lengths_S, (lengths_S * self.settings.share + draw_S).floor().long())
+            found[name] = move(mask_N, batch.fields[name].values.device)
         return found
 
     def count(self, batch: Batch) -> int:
@@ -114,7 +114,7 @@ class ReconstructionTask(Task):
         for name, spec in self.specs.items():
             item = batch.fields[name]
             count = len(item.values)
-            owner_N = torch.arange(len(item.lengths), device=item.lengths.device).repeat_interleave(item.lengths)
+            owner_N = move(owners(item.lengths), item.values.device)
             x_ND = functional.layer_norm(joint_TD[name][:count], joint_TD[name].shape[1:])
             said_NP = apply_head(self.decoders[key(name)], x_ND + outputs.sample_SD[owner_N])
             asked_N = outputs.masks[name] & kept_T[name][:count]
@@ -140,15 +140,20 @@ def decoder(dim: int, spec: FieldSpec) -> nn.Module:
     return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim), nn.Linear(dim, out))
 
 
+def owners(lengths_S: Tensor) -> Tensor:
+    """The sample of each token, int64 `[N]`."""
+    return torch.arange(len(lengths_S)).repeat_interleave(lengths_S)
+
+
 def offsets(lengths_S: Tensor) -> Tensor:
     """The place of each token in its sample, int64 `[N]`."""
     starts_S = lengths_S.cumsum(0) - lengths_S
-    return torch.arange(int(lengths_S.sum()), device=lengths_S.device) - starts_S.repeat_interleave(lengths_S)
+    return torch.arange(int(lengths_S.sum())) - starts_S.repeat_interleave(lengths_S)
 
 
 def choose(draw_N: Tensor, lengths_S: Tensor, wanted_S: Tensor) -> Tensor:
     """The `wanted_S` tokens of each sample that have the least draws, bool `[N]`."""
-    owner_N = torch.arange(len(lengths_S), device=lengths_S.device).repeat_interleave(lengths_S)
+    owner_N = owners(lengths_S)
     order_N = draw_N.argsort(stable=True)
     order_N = order_N[owner_N[order_N].argsort(stable=True)]  # by sample, then by draw
     mask_N = torch.zeros_like(owner_N, dtype=torch.bool)
@@ -177,7 +182,7 @@ def kept_tokens(joint: Joint, rows: Mapping[str, int]) -> dict[str, Tensor]:
 
 def mean_of(value_N: Tensor, asked_N: Tensor, lengths_S: Tensor) -> tuple[Tensor, Tensor]:
     """The mean over asked tokens of each sample `[S]`, 0 where there is none, and whether there is one."""
-    owner_N = torch.arange(len(lengths_S), device=lengths_S.device).repeat_interleave(lengths_S)
+    owner_N = move(owners(lengths_S), value_N.device)
     nothing_S = value_N.new_zeros(len(lengths_S))
     count_S = nothing_S.index_add(0, owner_N, asked_N.float())
     return nothing_S.index_add(0, owner_N, value_N * asked_N) / count_S.clamp(min=1), count_S > 0

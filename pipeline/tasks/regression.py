@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from interlace.contract.batch import Batch, TargetBatch
+from interlace.contract.batch import Batch, TargetBatch, move
 from interlace.contract.charts import Chart, Density
 from interlace.model.fusion import key
 from interlace.model.network import Outputs
@@ -55,7 +55,7 @@ class RegressionTask(Task):
 
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Loss of the fused head plus `field_loss` times the mean loss of the present fields' heads, per value."""
-        wanted_SK = self._wanted(batch.targets[self.name])
+        wanted_SK = move(self._wanted(batch.targets[self.name]), outputs.sample_SD.device)
         total = self._loss(apply_head(self.head, outputs.sample_SD), wanted_SK).sum()
         if self.field_heads:
             states = [outputs.fields[name.removeprefix(key(""))] for name in self.field_heads]
@@ -84,7 +84,7 @@ class RegressionTask(Task):
 
         `loss`, `error`, `square`, `value`, `value_square` are float64; `count` int64; `density` int64 `[K, B, B]`.
         """
-        wanted_SK = self._wanted(batch.targets[self.name])
+        wanted_SK = move(self._wanted(batch.targets[self.name]), outputs.sample_SD.device)
         said_SK = apply_head(self.head, outputs.sample_SD).detach()
         there_SK = (~wanted_SK.isnan()).cpu()
         y_SK, error_SK = wanted_SK.double().cpu().nan_to_num(), (said_SK - wanted_SK).double().cpu().nan_to_num()
@@ -138,7 +138,7 @@ class RegressionTask(Task):
         }
 
     def _wanted(self, target: TargetBatch) -> Tensor:
-        """Standardised targets, float32 `[S, K]`, NaN where missing."""
+        """Standardised targets, float32 `[S, K]` on the CPU, NaN where missing."""
         wanted_SK = target.values.new_full((len(target.present), len(self.settings.columns)), math.nan)
         wanted_SK[target.present] = target.values.view(-1, wanted_SK.shape[1])
         return wanted_SK

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from interlace.contract.batch import Batch
+from interlace.contract.batch import Batch, move
 from interlace.contract.charts import Chart, Curves
 from interlace.model.network import Outputs
 from interlace.recipe import tasks as recipe
@@ -91,7 +91,7 @@ class RetrievalTask(Task):
         """
         both_S = self._both(outputs)
         left_SE, right_SE = self._embeddings(outputs)
-        group_S, grouped_S = self._group(batch)
+        group_S, grouped_S = (move(x, both_S.device) for x in self._group(batch))
         kept = {"left": left_SE, "right": right_SE, "group": group_S, "grouped": grouped_S}
         state: State = {name: [item[both_S].detach().cpu()] for name, item in kept.items()}
         loss = self._losses(outputs, batch, over_ranks=False).detach().double().sum().cpu()
@@ -148,11 +148,11 @@ class RetrievalTask(Task):
         return [functional.normalize(apply_head(h, x), dim=1) for h, x in zip(self.sides, states, strict=True)]
 
     def _group(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Int64 `[S]` group of each sample, and bool `[S]` whether it has one."""
-        count, device = batch.num_samples, batch.sample_ids.device
-        group_S = torch.zeros(count, dtype=torch.int64, device=device)
+        """Int64 `[S]` group of each sample, and bool `[S]` whether it has one, on the CPU."""
+        count = batch.num_samples
+        group_S = torch.zeros(count, dtype=torch.int64)
         if self.settings.group is None:
-            return group_S, torch.zeros(count, dtype=torch.bool, device=device)
+            return group_S, torch.zeros(count, dtype=torch.bool)
         target = batch.targets[self.name]
         group_S[target.present] = target.values
         return group_S, target.present
@@ -163,7 +163,7 @@ class RetrievalTask(Task):
         Every sample is the positive of its own row, also one without a side: so all rows stay finite.
         """
         both_S = self._both(outputs)
-        group_S, grouped_S = self._group(batch)
+        group_S, grouped_S = (move(x, both_S.device) for x in self._group(batch))
         ours = [*self._embeddings(outputs), both_S, group_S, grouped_S]
         theirs, first = gather(ours) if over_ranks else (ours, 0)
         left_SE, right_SE = ours[0], ours[1]

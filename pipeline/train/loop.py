@@ -4,9 +4,12 @@
 
 The loss of a step is the sum over its targets divided by their number over all ranks and packs, so how packs are dealt
 to ranks changes nothing but rounding. Dropout is drawn from (seed, position) of each pack.
+
+On one GPU the host runs ahead: a step is launched without reading what the step before computed, and a loss that is not
+finite stops the update on the device first, and the loop one step later. Several ranks read each step's numbers when
+they exchange them.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,16 +19,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from interlace.contract.batch import Batch, to_batch
-from interlace.contract.errors import NonFiniteLossError, PositionError
-from interlace.contract.sample import BadRecord, Pack
+from interlace.contract.batch import Batch, move, to_batch
+from interlace.contract.errors import PositionError
+from interlace.contract.sample import Pack
 from interlace.model.network import Network, Outputs
 from interlace.recipe.recipe import Recipe
 from interlace.tasks import State
 from interlace.tasks.weighting import UncertaintyWeights
 from interlace.train.average import WeightAverage
-from interlace.train.optim import learning_rate, set_rate
+from interlace.train.optim import learning_rate, set_rate, update_unless
 from interlace.train.parallel import delay_exchange, finish_gradients, whole_state
+from interlace.train.report import StepReport
 from interlace.train.signals import Signals
 
 
@@ -51,48 +55,14 @@ class Losses(nn.Module):
         """
         outputs = self.network(batch)
         losses = torch.stack([t.loss(outputs, batch) / max(counts[n], 1.0) for n, t in self.network.tasks.items()])
-        terms = losses * losses.new_tensor([self.weights[n] for n in self.network.tasks])
+        terms = losses * move(
+            torch.tensor([self.weights[n] for n in self.network.tasks], dtype=losses.dtype), losses.device
+        )
         if isinstance(learned := self.network.weighting, UncertaintyWeights):
             terms = terms * torch.stack([learned.weight(n) for n in self.network.tasks])
             penalties = [learned.penalty(n) * (counts[n] > 0) for n in self.network.tasks]
             terms = terms + torch.stack(penalties) / self.packs  # added once a step
         return terms.sum(), losses.detach()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackTrace:
-    """What one pack did: for records of exactly which samples were trained on, with which loss."""
-
-    step: int
-    position: int
-    sample_ids: tuple[int, ...]
-    loss: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepReport:
-    """One optimizer step, as every rank sees it.
-
-    Args:
-        step: number of this step, from 1.
-        epoch: epoch of the step's last pack on this rank.
-        loss: weighted sum of all tasks' losses over the global number of targets.
-        metrics: further numbers by journal key.
-        bad: records found bad in this step's packs on this rank.
-        traces: this rank's packs.
-        signals: what all ranks know to be asked after this step.
-        ranks: of each rank, seconds that it waited for packs and seconds of its forward passes (on a GPU: of their
-            launch); without the exchange of gradients, in which all wait for the slowest.
-    """
-
-    step: int
-    epoch: int
-    loss: float
-    metrics: Mapping[str, float]
-    bad: tuple[BadRecord, ...]
-    traces: tuple[PackTrace, ...]
-    signals: Signals
-    ranks: tuple[tuple[float, float], ...]
 
 
 def _nothing() -> tuple[float, float, float, float]:
@@ -118,6 +88,7 @@ class Loop:
     Attributes:
         average: of the weights, with `optim.ema`.
         forward_s: seconds of forward passes in this step.
+        wrong: whether any step had a loss or gradient that is not finite, on the device; then no update follows.
     """
 
     network: Network
@@ -134,6 +105,7 @@ class Loop:
     losses: nn.Module = field(init=False)
     average: WeightAverage | None = field(init=False)
     forward_s: float = field(init=False, default=0.0)
+    wrong: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         assert self.distributed is not None or self.world_size == 1
@@ -154,11 +126,14 @@ class Loop:
     def steps(self, packs: Iterator[Pack], first: int) -> Iterator[StepReport]:
         """Run the steps `first + 1 .. num_steps`, reporting each.
 
+        What the device computed in a step is read while it computes the next.
+
         Raises:
             PositionError: a pack is not the one that the plan has here.
-            NonFiniteLossError: before the update that would have spoiled the weights.
+            NonFiniteLossError: a step later, with the weights as they were before.
         """
         share = self.recipe.batch.global_batch // self.world_size
+        report: StepReport | None = None
         for step in range(first, self.num_steps):
             began = time.perf_counter()
             own = []
@@ -168,7 +143,10 @@ class Loop:
                 assert pack is not None
                 own.append(pack)
             waited = time.perf_counter() - began
-            yield self._step(step, own, waited, began)
+            report = self._step(step, own, waited, began, report)
+            yield report
+        if report is not None:
+            report.numbers  # noqa: B018 # raises where the last step went wrong
 
     def _check(self, pack: Pack | None, expected: int) -> None:
         if pack is None or pack.position != expected:
@@ -177,7 +155,9 @@ class Loop:
                 f"expected the pack at position {expected} on rank {self.rank} of {self.world_size}, but got {got}"
             )
 
-    def _step(self, step: int, packs: Sequence[Pack], waited: float, began: float) -> StepReport:
+    def _step(
+        self, step: int, packs: Sequence[Pack], waited: float, began: float, before: StepReport | None
+    ) -> StepReport:
         self.network.train()
         rate = learning_rate(self.recipe.optim, step, self.num_steps) * self.rate_scale
         set_rate(self.optimizer, rate)
@@ -187,33 +167,31 @@ class Loop:
         self.forward_s = 0.0
         own = [self._backward(batch, counts, sync=i == len(batches) - 1) for i, batch in enumerate(batches)]
         norm = finish_gradients(self.network, self.recipe.optim.clip)
-        losses = torch.stack([by_task for _, by_task in own]).sum(0).tolist()
+        by_pack, by_task = torch.stack([x for x, _ in own]), torch.stack([x for _, x in own]).sum(0)
         times = [0.0] * (2 * self.world_size)
         times[2 * self.rank : 2 * self.rank + 2] = waited, self.forward_s
-        numbers = self._sum([sum(x for x, _ in own), *_sizes(packs), *self.watcher(), *losses, *times])
-        loss, tokens, samples, stop, save, look, read, *losses = numbers[: -len(times)]
-        times = numbers[-len(times) :]
-        ranks = tuple(zip(times[::2], times[1::2], strict=True))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NonFiniteLossError(
-                f"step {step + 1}: loss {loss}, gradient norm {norm}, at learning rate {rate:.3g}; the weights of step"
-                f" {step} are kept. Lower `optim.lr` or `optim.clip`, or set `train.precision` to fp32"
-            )
-        by_task = self._task_metrics(losses, counts)
-        self.optimizer.step()
-        if self.average:
-            self.average.update(step + 1)
+        known = [*_sizes(packs), *self.watcher(), *times]
+        loss: float | None = None
+        if self.world_size > 1:  # what others are asked and how long they took is acted on at once, so all is read
+            (loss, *known), by_task = self._exchange(by_pack, known, by_task)
+            by_pack, norm = by_pack.cpu(), norm.cpu()
+        factors = self._factors().to(by_task)
+        computed = torch.cat([x.double() for x in (by_pack, by_task, norm.reshape(1), factors)])
+        total = by_pack.double().sum() if loss is None else torch.tensor(loss, dtype=torch.float64)
+        self._update(step, ~(total.isfinite() & norm.isfinite()))
+        if before is not None:
+            before.numbers  # noqa: B018 # read while the device computes this step; raises where it went wrong
         seconds = time.perf_counter() - began
+        tokens, samples, stop, save, look, read, *times = known
+        ranks = tuple(zip(times[::2], times[1::2], strict=True))
         capacity = self.recipe.batch.token_budget * self.recipe.batch.global_batch
         return StepReport(
             step=step + 1,
             epoch=packs[-1].epoch,
-            loss=loss,
-            metrics={
-                "train/loss": loss,
-                **by_task,
-                "train/lr": rate,
-                "train/grad_norm": norm,
+            rate=rate,
+            counts=counts,
+            weights={name: task.weight for name, task in self.recipe.tasks.items()},
+            known={
                 "train/epoch": float(packs[-1].epoch),
                 "data/wait_s": sum(wait for wait, _ in ranks) / self.world_size,
                 "data/cpu_s": read,
@@ -223,30 +201,40 @@ class Loop:
                 "step_s": seconds,
                 **slowest(ranks),
             },
+            packs=tuple((p.position, tuple(p.sample_ids.tolist())) for p in packs),
             bad=tuple(b for p in packs for b in p.bad),
-            traces=tuple(
-                PackTrace(step=step + 1, position=p.position, sample_ids=tuple(p.sample_ids.tolist()), loss=one)
-                for p, (one, _) in zip(packs, own, strict=True)
-            ),
             signals=Signals(stop=stop > 0, save=save > 0, look_at_nodes=look > 0),
             ranks=ranks,
+            computed=computed,
+            loss_over_ranks=loss,
         )
+
+    def _update(self, step: int, wrong: Tensor) -> None:
+        """Move the weights, unless this step or one before it went `wrong`; a GPU decides that by itself."""
+        self.wrong = wrong if self.wrong is None else self.wrong | wrong
+        update_unless(self.wrong, self.optimizer)
+        if self.average and not (self.wrong.device.type == "cpu" and self.wrong):
+            self.average.update(step + 1)
+
+    def _exchange(self, by_pack: Tensor, known: Sequence[float], by_task: Tensor) -> tuple[list[float], Tensor]:
+        """The loss and what the host knows, and each task's loss, summed over ranks."""
+        summed = self._sum([sum(by_pack.tolist()), *known[:6], *by_task.tolist(), *known[6:]])
+        first, last = 7, 7 + len(by_task)
+        return [*summed[:first], *summed[last:]], torch.tensor(summed[first:last], dtype=torch.float64)
+
+    def _factors(self) -> Tensor:
+        """The learned weights of the tasks' losses `[tasks]`, empty where they are fixed."""
+        learned = self.network.weighting
+        if not isinstance(learned, UncertaintyWeights):
+            return torch.zeros(0, device=self.device)
+        return torch.stack([learned.weight(name).detach() for name in self.recipe.tasks])
 
     def _count_targets(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Targets of each task in the whole step."""
         own = [sum(task.count(b) for b in batches) for task in self.network.tasks.values()]
         return dict(zip(self.network.tasks, self._sum(own), strict=True))
 
-    def _task_metrics(self, losses: Sequence[float], counts: Mapping[str, float]) -> dict[str, float]:
-        """`train/<task>/loss` of tasks with a target in the step, and the weight of each in the step's loss."""
-        found = {f"train/{n}/loss": x for (n, count), x in zip(counts.items(), losses, strict=True) if count}
-        learned = self.network.weighting
-        for name, task in self.recipe.tasks.items():
-            factor = float(learned.weight(name).detach()) if isinstance(learned, UncertaintyWeights) else 1.0
-            found[f"train/{name}/weight"] = task.weight * factor
-        return found
-
-    def _backward(self, batch: Batch, counts: Mapping[str, float], *, sync: bool) -> tuple[float, Tensor]:
+    def _backward(self, batch: Batch, counts: Mapping[str, float], *, sync: bool) -> tuple[Tensor, Tensor]:
         """Forward and backward of one pack; its share of the step's loss, and of each task's `[tasks]`."""
         seed_pack(self.recipe.seed, batch.position)
         delay_exchange(self.losses, not sync)
@@ -255,7 +243,7 @@ class Loop:
             loss, by_task = self.losses(batch, counts)
         self.forward_s += time.perf_counter() - began
         (loss * self.world_size).backward()  # averaging over ranks undoes the factor
-        return float(loss.detach()), by_task
+        return loss.detach(), by_task
 
     def _sum(self, numbers: Iterable[float]) -> list[float]:
         """Each number summed over ranks."""

@@ -66,7 +66,7 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update all parameters that have a gradient."""
+        """Update all parameters that have a gradient; none where `found_inf`, if it was set, is not 0."""
         assert closure is None
         every = self.param_groups
         self.param_groups = [group for group in every if not group["matrices"]]
@@ -84,6 +84,10 @@ class Muon(torch.optim.AdamW):
         state = self.state[parameter]
         if SLOT not in state:
             state[SLOT] = torch.zeros_like(grad)
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is not None:
+            self._turn_unread(parameter, grad, group, found_inf != 0)
+            return
         parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
         # An update is as large for a small gradient: matrices of a field that the step lacks must stay where they are.
         if not whole(grad.norm()):
@@ -93,6 +97,16 @@ class Muon(torch.optim.AdamW):
         pieces = [update(piece) for piece in ahead.flatten(1).chunk(group["matrices"])]
         change = rows_like(torch.cat(pieces).view(ahead.shape), parameter)
         parameter.sub_(change, alpha=group["lr"])
+
+    def _turn_unread(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any], wrong: Tensor) -> None:
+        """As `_turn` with whole weights, but what it depends on is decided on the device."""
+        momentum, lr = self.state[parameter][SLOT], group["lr"]
+        still = wrong | (grad.norm() == 0)
+        parameter.mul_(torch.where(wrong, 1.0, 1.0 - lr * group["weight_decay"]))
+        momentum.copy_(torch.where(still, momentum, momentum.lerp(grad, 1.0 - self.momentum)))
+        ahead = grad.lerp(momentum, self.momentum)
+        change = torch.cat([update(piece) for piece in ahead.flatten(1).chunk(group["matrices"])]).view(ahead.shape)
+        parameter.sub_(torch.where(still, 0.0, change), alpha=lr)
 
 
 def whole(tensor: Tensor) -> Tensor:

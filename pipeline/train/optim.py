@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from interlace.model.embedding import encoder_of
 from interlace.model.fusion import key
@@ -157,6 +157,19 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every parameter group this learning rate times its factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
+
+
+def update_unless(wrong: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Move the weights, unless `wrong` (bool, a single number): then they and the optimizer's state stay as they are.
+
+    On a GPU it is not read: kernels skip the update themselves, asked as `torch.amp.GradScaler` does.
+    """
+    if wrong.device.type == "cpu":
+        if not wrong:
+            optimizer.step()
+        return
+    optimizer.found_inf = wrong.float()  # type: ignore[attr-defined]
+    optimizer.step()
 
 
 def rate_factor(fields: Mapping[str, AnyField]) -> RateFactor:

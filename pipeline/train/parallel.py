@@ -69,11 +69,15 @@ def delay_exchange(losses: nn.Module, delay: bool) -> None:
         losses.require_backward_grad_sync = not delay
 
 
-def finish_gradients(network: nn.Module, limit: float) -> float:
-    """Complete a step's gradient and scale it to a norm of at most `limit`; the norm before, equal on all ranks."""
+def finish_gradients(network: nn.Module, limit: float) -> Tensor:
+    """Complete a step's gradient and scale it to a norm of at most `limit`.
+
+    Returns:
+        The norm before, a single number on the device, equal on all ranks.
+    """
     parameters = list(network.parameters())
     if not holds_shards(network):
-        return float(nn.utils.clip_grad_norm_(parameters, limit))
+        return nn.utils.clip_grad_norm_(parameters, limit)
     numbers = _average([p for p in parameters if p.requires_grad and not is_sharded(p)])
     rows = [p.grad.to_local() for p in parameters if is_sharded(p) and p.grad is not None]
     square = nn.utils.get_total_norm(rows).square()
@@ -82,7 +86,7 @@ def finish_gradients(network: nn.Module, limit: float) -> float:
     scale = (limit / (norm + 1e-6)).clamp(max=1.0)
     for grad in [*rows, *(p.grad for p in parameters if not is_sharded(p) and p.grad is not None)]:
         grad.mul_(scale)
-    return float(norm)
+    return norm
 
 
 def _average(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -37,12 +37,13 @@ from interlace.train.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from interlace.train.loop import Loop, Losses, StepReport, sum_over_ranks
+from interlace.train.loop import Loop, Losses, sum_over_ranks
 from interlace.train.optim import after_evaluation, make_optimizer, rate_factor
 from interlace.train.parallel import distribute, holds_shards
 from interlace.train.prefetch import prefetch
 from interlace.train.prometheus import RunGauges
 from interlace.train.quarantine import Quarantine
+from interlace.train.report import StepReport
 from interlace.train.signals import (
     PreemptedError,
     Signals,
@@ -197,6 +198,7 @@ class Worker:
             self.validation = Validation(
                 job.validation, rank, world_size, lambda text: self._say(f"evaluation: {text}")
             )
+        self.unread: tuple[StepReport, int] | None = None  # with the number of bad records so far
         self.saved_at = time.monotonic()
         self.leaving: frozenset[int] = frozenset()  # ranks on nodes that go away
         self.told_ranks_at = -math.inf
@@ -205,7 +207,10 @@ class Worker:
     def run(self, packs: Iterator[Pack]) -> None:
         """Train from where the newest checkpoint stands to the end."""
         if not self.state.finished:
-            self._train(packs)
+            try:
+                self._train(packs)
+            finally:
+                self._record()  # whatever ended it, its last step is in the journal
 
     def __enter__(self) -> Self:
         """The worker itself."""
@@ -224,9 +229,11 @@ class Worker:
         first = self.state.step + 1
         for report in self.loop.steps(ahead, self.state.step):
             if report.step == first:
-                self._say(f"first step done, after waiting {report.metrics['data/wait_s']:.1f} s for its data")
+                wait_s = sum(wait for wait, _ in report.ranks) / self.world_size
+                self._say(f"first step done, after waiting {wait_s:.1f} s for its data")
             self.state = replace(self.state, step=report.step)
-            self._record(report)
+            self._record()
+            self.unread = report, self.quarantine.add(report.bad)
             improved = self._evaluate() if self._is_due(report.step) else False
             patience = self.job.recipe.train.patience
             stop = patience is not None and self.state.evaluations_since_best >= patience
@@ -279,8 +286,11 @@ class Worker:
         self._say(f"resumed from {found.folder.name}")
         return found.state
 
-    def _record(self, report: StepReport) -> None:
-        bad = self.quarantine.add(report.bad)
+    def _record(self) -> None:
+        """Write down the newest step that was not, once the device has computed it. Raises NonFiniteLossError."""
+        if self.unread is None:
+            return
+        (report, bad), self.unread = self.unread, None
         if self.trace is not None:
             for item in report.traces:
                 line = {"step": item.step, "position": item.position, "ids": item.sample_ids, "loss": item.loss}
@@ -318,6 +328,7 @@ class Worker:
 
     def _evaluate(self) -> bool:
         """Evaluate on the validation split; whether the result is the best so far."""
+        self._record()  # what is evaluated or kept is sound
         if self.validation is None:
             return False
         began = time.perf_counter()
@@ -351,6 +362,7 @@ class Worker:
 
     def _save(self) -> None:
         """Rank 0 writes, since every rank holds the same weights; where they are sharded, all ranks do."""
+        self._record()
         if self.rank != 0 and not self.sharded:
             return
         if self.journal is not None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from interlace.contract.batch import move
 from interlace.model.attention import Segments
 from interlace.model.fusion import FieldTokens, Fused, Fusion, Joint, find_present, join_fields, key, mean_of_present
 from interlace.model.fusions.attention_share import normalise, share_across
@@ -54,11 +55,13 @@ class CrossAttention(Fusion):
     def _every_field_queries(
         self, tokens: Mapping[str, FieldTokens], present_SF: Tensor
     ) -> tuple[Tensor, dict[str, FieldTokens], Tensor]:
-        attended, share_SF = {}, torch.zeros_like(present_SF, dtype=torch.float32)
+        attended: dict[str, FieldTokens] = {}
+        seen_SF = move(present_SF, next(iter(tokens.values())).segments.device)
+        share_SF = torch.zeros_like(seen_SF, dtype=torch.float32)
         for i, (name, item) in enumerate(tokens.items()):
             x_TD, own_SF = self._attend(name, item, tokens, present_SF)
             attended[name] = FieldTokens(x_TD=x_TD, segments=item.segments)
-            share_SF = share_SF + own_SF * present_SF[:, i : i + 1]
+            share_SF = share_SF + own_SF * seen_SF[:, i : i + 1]
         return mean_of_present(self.states(attended), present_SF), attended, share_SF
 
     def _one_field_queries(
@@ -76,20 +79,20 @@ class CrossAttention(Fusion):
     def _stand_in(self, present_SF: Tensor) -> FieldTokens:
         """One learned token a sample."""
         assert self.stand_in is not None
-        segments = Segments(torch.ones(len(present_SF), dtype=torch.int64, device=present_SF.device))
+        segments = Segments(torch.ones(len(present_SF), dtype=torch.int64), self.stand_in.weight.device)
         return FieldTokens(x_TD=self.stand_in.weight[segments.offset_T], segments=segments)
 
     def _attend(
         self, name: str, queries: FieldTokens, tokens: Mapping[str, FieldTokens], present_SF: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Vectors of a field's tokens after its layers, and the attention that each field got from them, `[S, F]`."""
-        others_F = torch.tensor([other != name for other in tokens], device=present_SF.device)
+        others_F = torch.tensor([other != name for other in tokens])
         source = join_fields(tokens, present_SF & others_F)
         x_TD, into_last, layers = queries.x_TD, queries.x_TD, self.layers[key(name)]
         assert isinstance(layers, nn.ModuleList)
         for layer in layers:
             into_last, x_TD = x_TD, layer(x_TD, queries.segments, source.x_TD, source.segments)
-        share_SF = torch.zeros_like(present_SF, dtype=torch.float32)
+        share_SF = torch.zeros(present_SF.shape, device=x_TD.device)
         if self.measures and len(layers):
             share_SF = self._share(layers[-1], into_last, queries.segments, source)
         return x_TD, share_SF

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from interlace.contract.batch import move
 from interlace.model.attention import Segments
 from interlace.model.fusion import (
     FieldTokens,
@@ -105,7 +106,7 @@ class Bottleneck(Fusion):
     def _shared(self, keep_SF: Tensor) -> FieldTokens:
         """The bottleneck tokens of every sample before the first layer."""
         samples, each = len(keep_SF), self.shared.num_embeddings
-        segments = Segments(torch.full((samples,), each, device=keep_SF.device))
+        segments = Segments(torch.full((samples,), each), self.shared.weight.device)
         return FieldTokens(x_TD=self.shared.weight[segments.offset_T], segments=segments)
 
     @staticmethod
@@ -118,7 +119,7 @@ class Bottleneck(Fusion):
         """Each field's tokens after a layer, beside the mean of the bottleneck tokens that the present ones left."""
         after = {name: joint.of_fields(pairs[name]) for name, joint in joints.items()}
         segments = next(iter(pairs.values()))["shared"].segments
-        count_T = pad(present_SF.sum(1).clamp(min=1), (0, 1), value=1)[segments.owner_T]
+        count_T = move(pad(present_SF.sum(1).clamp(min=1), (0, 1), value=1), segments.device)[segments.owner_T]
         x_TD = torch.stack([parts["shared"] for parts in after.values()]).sum(0) / count_T.unsqueeze(1)
         shared = FieldTokens(x_TD=x_TD, segments=segments)
         return {

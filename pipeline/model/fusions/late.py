@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from interlace.contract.batch import move
 from interlace.model.fusion import FieldTokens, Fused, Fusion, find_present, key
 from interlace.recipe.model import Model
 
@@ -64,7 +65,7 @@ class Product(Fusion):
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """See `Fusion`."""
         fields = self.states(tokens)
-        projected_SFD = project_present(self.project, fields, find_present(tokens, keep_SF))
+        projected_SFD = project_present(self.project, fields, present_on_device(tokens, keep_SF))
         return Fused(sample_SD=(1 + projected_SFD.tanh()).prod(1) - 1, fields=fields, tokens=tokens)
 
 
@@ -82,7 +83,7 @@ class Concat(Fusion):
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """See `Fusion`."""
         fields = self.states(tokens)
-        projected_SFD = project_present(self.project, fields, find_present(tokens, keep_SF))
+        projected_SFD = project_present(self.project, fields, present_on_device(tokens, keep_SF))
         return Fused(sample_SD=nn.functional.gelu(projected_SFD.sum(1)), fields=fields, tokens=tokens)
 
 
@@ -101,7 +102,7 @@ class Gated(Fusion):
 
     def forward(self, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Fused:
         """See `Fusion`; a field's weight is the mean of its gate."""
-        fields, present_SF = self.states(tokens), find_present(tokens, keep_SF)
+        fields, present_SF = self.states(tokens), present_on_device(tokens, keep_SF)
         projected_SFD = project_present(self.project, fields, present_SF).tanh()
         opened = [
             project_present(self.gates[key(name)], fields, present_SF).sum(1) + self.offsets[key(name)]
@@ -112,6 +113,11 @@ class Gated(Fusion):
         return Fused(sample_SD=sample_SD, fields=fields, tokens=tokens, weights_SF=gates_SFD.detach().mean(2))
 
 
+def present_on_device(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Tensor:
+    """`find_present` where the states are."""
+    return move(find_present(tokens, keep_SF), next(iter(tokens.values())).segments.device)
+
+
 def stack(fields: Mapping[str, Tensor]) -> Tensor:
     """The fields' states side by side, `[S, F, D]`."""
     return torch.stack(list(fields.values()), dim=1)
@@ -120,7 +126,7 @@ def stack(fields: Mapping[str, Tensor]) -> Tensor:
 def learned_weights(logits: nn.ParameterDict, tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Tensor:
     """One learned weight a field, `[S, F]`: they sum to 1 over the fields of a sample that are present."""
     logits_F = torch.stack([logits[key(name)] for name in tokens])
-    return softmax_of_present(logits_F.expand(keep_SF.shape), find_present(tokens, keep_SF))
+    return softmax_of_present(logits_F.expand(keep_SF.shape), present_on_device(tokens, keep_SF))
 
 
 def softmax_of_present(logits: Tensor, present: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from grades.plugin import OrdinalTask
-from interlace.contract.batch import Batch
+from interlace.contract.batch import Batch, move
 from interlace.model.network import Outputs
 from interlace.tasks.base import ColumnType, Context, State, Task
 
@@ -36,7 +36,7 @@ class Ordinal(Task):
         """Loss and place of each sample with a target."""
         target = batch.targets[self.name]
         logits = self._above(outputs)[target.present]
-        wanted = (target.values[:, None] > torch.arange(len(self.grades) - 1, device=logits.device)).float()
+        wanted = move((target.values[:, None] > torch.arange(len(self.grades) - 1)).float(), logits.device)
         return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(1), target.values
 
     def count(self, batch: Batch) -> int:

@@ -1,6 +1,8 @@
 """Laws of the loop and of checkpoints, without Ray."""
 
+import copy
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,9 +28,10 @@ from interlace.train.checkpoint import (
     save_checkpoint,
     verify,
 )
-from interlace.train.loop import Loop, StepReport
+from interlace.train.loop import Loop
 from interlace.train.optim import make_optimizer
 from interlace.train.prefetch import prefetch
+from interlace.train.report import StepReport
 from tests.data import EmojiLike
 
 
@@ -129,6 +132,35 @@ def test_non_finite_loss_stops_before_the_update(recipe: Recipe) -> None:
     after = here.loop.network.state_dict()
     assert all(torch.equal(before[k].nan_to_num(7), after[k].nan_to_num(7)) for k in before)
     assert not here.loop.optimizer.state
+
+
+def test_a_step_that_goes_wrong_is_read_a_step_later_and_changes_nothing(recipe: Recipe) -> None:
+    here = Here(recipe)
+    steps = here.loop.steps(here.packs(), 0)
+    good = next(steps)
+    before = {k: v.clone() for k, v in here.loop.network.state_dict().items()}
+    state = copy.deepcopy(here.loop.optimizer.state_dict()["state"])
+    spoil = here.loop.losses.register_forward_hook(lambda module, given, out: (out[0] * float("inf"), out[1]))
+    bad = next(steps)
+    spoil.remove()
+    with pytest.raises(NonFiniteLossError, match=r"step 2: loss inf.*the weights of step 1 are kept"):
+        next(steps)
+    with pytest.raises(NonFiniteLossError, match="step 2"):
+        bad.metrics  # noqa: B018
+    assert math.isfinite(good.loss)
+    after = here.loop.network.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before), "nor has the good step after it"
+    torch.testing.assert_close(here.loop.optimizer.state_dict()["state"], state, atol=0, rtol=0)
+
+
+def test_the_last_step_is_read_before_the_loop_ends(recipe: Recipe) -> None:
+    here = Here(recipe, num_steps=1)
+    with torch.no_grad():
+        next(here.loop.network.parameters()).fill_(float("nan"))
+    steps = here.loop.steps(here.packs(), 0)
+    assert next(steps).step == 1
+    with pytest.raises(NonFiniteLossError, match="step 1"):
+        next(steps)
 
 
 def test_a_pack_out_of_place_stops_the_run(recipe: Recipe) -> None:

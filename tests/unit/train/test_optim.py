@@ -1,5 +1,6 @@
 """Optimizers, schedules and layer-wise rates against torch's own."""
 
+import copy
 import math
 from typing import Any
 
@@ -11,7 +12,15 @@ from interlace.contract.errors import RecipeError
 from interlace.recipe.load import parse_recipe
 from interlace.recipe.optim import Optim
 from interlace.train.muon import hidden_matrices, orthogonalised
-from interlace.train.optim import SCHEDULES, after_evaluation, layer_factors, learning_rate, make_optimizer, set_rate
+from interlace.train.optim import (
+    SCHEDULES,
+    after_evaluation,
+    layer_factors,
+    learning_rate,
+    make_optimizer,
+    set_rate,
+    update_unless,
+)
 from tests.networks import build
 
 PEAK, STEPS, WARM = 0.5, 50, 10
@@ -261,3 +270,38 @@ def test_settings_without_effect_are_refused(given: dict[str, Any], error: str) 
     with pytest.raises(RecipeError, match=error):
         parse_recipe({**tree, "optim": given})
     parse_recipe(tree)
+
+
+def drawn_gradients(network: torch.nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for number, parameter in enumerate(network.parameters()):
+        absent = number % 5 == 0  # as of a field that the step lacks
+        parameter.grad = torch.randn(parameter.shape, generator=generator) * (0.0 if absent else 1.0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "muon"])
+def test_an_update_that_kernels_skip_by_themselves_changes_nothing(name: str) -> None:
+    """`found_inf` is what `update_unless` gives a GPU; the kernels of a CPU know it too."""
+    (plain, own), (guarded, optimizer) = (
+        (network, make_optimizer(settings(name=name, lr=0.01, weight_decay=0.1), network))
+        for network in (build(seed=3), build(seed=3))
+    )
+    set_rate(own, 0.01)
+    set_rate(optimizer, 0.01)
+    for seed in (1, 2):
+        drawn_gradients(plain, seed)
+        update_unless(torch.tensor(False), own)
+        drawn_gradients(guarded, seed)
+        optimizer.found_inf = torch.tensor(0.0)
+        optimizer.step()
+        assert all(map(torch.equal, plain.parameters(), guarded.parameters()))
+        before = [p.detach().clone() for p in guarded.parameters()], copy.deepcopy(optimizer.state_dict()["state"])
+        for parameter in guarded.parameters():
+            parameter.grad = torch.full_like(parameter, math.nan)
+        optimizer.found_inf = torch.tensor(1.0)
+        optimizer.step()
+        after = [p.detach() for p in guarded.parameters()], optimizer.state_dict()["state"]
+        torch.testing.assert_close(after, before, atol=0, rtol=0)
+        update_unless(torch.tensor(True), own)
+        assert all(map(torch.equal, plain.parameters(), guarded.parameters()))
+    assert any(not torch.equal(p, q) for p, q in zip(plain.parameters(), build(seed=3).parameters(), strict=True))

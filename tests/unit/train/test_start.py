@@ -25,8 +25,9 @@ from interlace.results.predictor import Predictor, export_model
 from interlace.store.places import starts_of
 from interlace.train.build import network_for
 from interlace.train.checkpoint import RunState, load_optimizer, load_weights, save_checkpoint
-from interlace.train.loop import Loop, StepReport
+from interlace.train.loop import Loop
 from interlace.train.optim import make_optimizer, rate_factor
+from interlace.train.report import StepReport
 from interlace.train.start import start
 from tests.data import EmojiLike
 

@@ -1,0 +1,211 @@
+"""A training step on a GPU reads nothing back, on fake CUDA tensors: every fusion, task, modality and kernel."""
+
+import functools
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from interlace import modalities
+from interlace.contract.batch import to_batch
+from interlace.contract.sample import FieldPack, Pack, TargetPack
+from interlace.modalities.base import Modality
+from interlace.modalities.laws import learn
+from interlace.model.fusions import FUSIONS
+from interlace.model.network import Network
+from interlace.recipe.load import parse_recipe
+from interlace.recipe.recipe import Recipe
+from interlace.tasks import TASKS
+from interlace.train.build import build_network
+from interlace.train.loop import Loop, Losses, autocast, seed_pack
+from interlace.train.optim import make_optimizer
+from interlace.train.report import StepReport
+from tests.fakecuda import DEVICE, FakeCuda, WaitError, fake_cuda
+from tests.unit.modalities.test_laws import PICTURES, READINGS, SOUNDS
+from tests.unit.tasks.test_task_laws import CLASSES, NUMBERS, class_of, classes_of, number_of, text_of
+
+WORDS = [("some text",), ("",), ("and more",)]
+FIELDS: dict[str, tuple[dict[str, Any], list[Any]]] = {
+    "picture": ({"modality": "image", "column": "c", "max_size": 24, "stem": "cnn"}, PICTURES),
+    "photo": ({"modality": "image", "column": "c", "max_size": 24, "stem": "linear"}, PICTURES),
+    "sound": ({"modality": "audio", "column": "c", "rate_hz": 8000, "stem": "cnn"}, SOUNDS),
+    "words": ({"modality": "text", "column": "c", "stem": "rnn"}, WORDS),
+    "letters": ({"modality": "text", "column": "c", "tokenizer": "characters", "stem": "cnn"}, WORDS),
+    "numbers": ({"modality": "table", "numbers": ["a", "b"]}, [(1.5, None), (0.1, 7), (0.2, 3)]),
+    "curve": ({"modality": "series", "channels": ["a", "b"], "stem": "cnn"}, [([1.5, None], [2, 3]), ([0.1], None)]),
+    "readings": ({"modality": "series", "time": "t", "channel": "c", "value": "v"}, READINGS),
+}
+"""Settings of each field, and values of it."""
+
+CLASSIFICATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
+    "label": ({"task": "classification", "column": "c", "mixup": 0.2, "label_smoothing": 0.1}, CLASSES, class_of),
+    "labels": ({"task": "classification", "column": "d", "multi_label": True}, CLASSES, classes_of),
+}
+OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
+    "number": ({"task": "regression", "columns": ["n"]}, NUMBERS, number_of),
+    "pair": ({"task": "retrieval", "left": ["picture"], "right": ["words", "curve"], "group": "g"}, {}, class_of),
+    "fill": ({"task": "reconstruction", "fields": ["photo", "letters"]}, {}, None),
+    "text": (
+        {"task": "generation", "column": "t", "layers": 1, "ctc_field": "sound", "ctc_weight": 0.5}, {}, text_of,
+    ),
+}  # fmt: skip
+"""Settings of each task, what its target learned, and what draws a target."""
+SAMPLES = 6
+
+
+def tasks_with(fusion: str) -> dict[str, tuple[dict[str, Any], dict[str, Any], Any]]:
+    """All tasks that a fusion takes: only some predict from votes, and CTC needs layers within its field."""
+    found = CLASSIFICATIONS if fusion == "decision" else CLASSIFICATIONS | OTHERS
+    unfit = {"decision": ("mixup",), "early": ("ctc_field", "ctc_weight")}.get(fusion, ())
+    return {
+        name: ({k: v for k, v in settings.items() if k not in unfit}, *rest)
+        for name, (settings, *rest) in found.items()
+    }
+
+
+def recipe_with(fusion: str, precision: str, optimizer: str = "adamw") -> Recipe:
+    fusion, _, query = fusion.partition(" by ")
+    return parse_recipe(
+        {
+            "name": "reads",
+            "data": {"train": {"paths": ["none.parquet"]}},
+            "fields": {name: settings for name, (settings, _) in FIELDS.items()},
+            "tasks": {name: settings for name, (settings, *_) in tasks_with(fusion).items()},
+            "model": {
+                "dim": 32, "head_dim": 16, "field_layers": 1, "joint_layers": 1, "dropout": 0.1,
+                "modality_dropout": 0.2, "fusion": fusion, "query": query or None,
+            },
+            "optim": {"task_weighting": "uncertainty", "name": optimizer, "ema": 0.9},
+            "batch": {"global_batch": 2},
+            "train": {"steps": 3, "precision": precision},
+        }
+    )  # fmt: skip
+
+
+@functools.cache
+def made_modalities() -> Mapping[str, Modality]:
+    settings = recipe_with("mid", "fp32").fields
+    learned = {n: learn(functools.partial(modalities.learner, settings[n]), [FIELDS[n][1]]) for n in FIELDS}
+    return {n: modalities.make(n, settings[n], state) for n, state in learned.items()}
+
+
+def pack_at(position: int, fusion: str) -> Pack:
+    """Samples with gaps: of each field the values in turn, of each task a target but for the last sample."""
+    rng = np.random.default_rng(position)
+    fields = {}
+    for number, (name, made) in enumerate(made_modalities().items()):
+        values = FIELDS[name][1]
+        there = [(s + number) % 4 > 0 for s in range(SAMPLES)]
+        tokens = [made.encode(made.decode(values[s % len(values)])) if t else None for s, t in enumerate(there)]
+        given = [t for t in tokens if t is not None]
+        fields[name] = FieldPack(
+            values=np.concatenate([t.values for t in given]),
+            lengths=np.array([0 if t is None else len(t.values) for t in tokens], np.int32),
+            grids=np.array([(0, 0) if t is None else t.grid for t in tokens], np.int32),
+            times=np.concatenate([t.times for t in given]) if made.spec.clocked else None,
+        )
+    targets = {}
+    for name, (_, _, draw) in tasks_with(fusion).items():
+        if draw is not None:
+            drawn = [draw(rng) for _ in range(SAMPLES - 1)]
+            lengths = np.array([*map(len, drawn), 0], np.int32)
+            targets[name] = TargetPack(
+                values=np.concatenate(drawn), lengths=lengths, present=np.arange(SAMPLES) < SAMPLES - 1
+            )
+    ids = np.arange(SAMPLES, dtype=np.int64)
+    return Pack(position=position, epoch=0, sample_ids=ids, fields=fields, targets=targets)
+
+
+def network_of(recipe: Recipe, fusion: str) -> Network:
+    """On the fake device."""
+    specs = {name: made.spec for name, made in made_modalities().items()}
+    torch.manual_seed(0)
+    network = build_network(recipe, specs, {n: fitted for n, (_, fitted, _) in tasks_with(fusion).items()})
+    return network.train()
+
+
+@pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
+@pytest.mark.parametrize(
+    ("fusion", "precision"),
+    [*((fusion, "bf16") for fusion in FUSIONS), ("cross_attention by words", "fp32"), ("mid", "fp32")],
+)
+def test_a_step_reads_nothing_back(fusion: str, precision: str) -> None:
+    recipe = recipe_with(fusion, precision)
+    network = network_of(recipe, fusion)
+    with fake_cuda() as device:
+        losses = Losses(network.to(DEVICE, non_blocking=True), recipe)
+        batch = to_batch(pack_at(0, fusion), DEVICE)
+        counts = {name: float(task.count(batch)) for name, task in network.tasks.items()}
+        seed_pack(0, 0)
+        with autocast(recipe, DEVICE):
+            loss, by_task = losses(batch, counts)
+        loss.backward()
+    assert all(counts.values())
+    assert loss.device == by_task.device == DEVICE
+    assert len(by_task) == len(tasks_with(fusion))
+    assert [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert device.ops > 1000
+    assert (torch.ops.torch_attn._varlen_attn.default in device.kinds) == (precision == "bf16")
+
+
+@pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "muon"])
+def test_a_step_is_launched_before_the_one_before_is_read(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through clipping, the check for finite numbers and the update; values aren't there, so the read is noted only."""
+    recipe = recipe_with("mid", "bf16", optimizer)
+    network = network_of(recipe, "mid")
+    read: list[tuple[int, int]] = []
+    with fake_cuda() as device:
+        network.to(DEVICE, non_blocking=True)
+        made = make_optimizer(recipe.optim, network)
+        loop = Loop(network=network, optimizer=made, recipe=recipe, num_steps=3, device=DEVICE)
+        monkeypatch.setattr(StepReport, "numbers", property(lambda self: read.append((self.step, device.ops))))
+        launched, computed = [], []
+        for report in loop.steps((pack_at(position, "mid") for position in range(6)), 0):
+            launched.append(device.ops)
+            computed.append(report.computed)
+    assert [step for step, _ in read] == [1, 2, 3]
+    assert [ops for _, ops in read] == [*launched[1:], launched[-1]]
+    assert all(after - before > 1000 for before, after in pairwise(launched))
+    assert [x.device for x in computed] == [DEVICE] * 3
+    assert loop.wrong is not None
+    assert loop.wrong.device == DEVICE
+    assert made.state
+
+
+def test_every_part_that_there_is_takes_part() -> None:
+    recipe = recipe_with("mid", "fp32")
+    assert {field.modality for field in recipe.fields.values()} == set(modalities.MODALITIES)
+    assert {task.task for task in recipe.tasks.values()} == set(TASKS)
+    assert {field.stem for field in recipe.fields.values()} == {"linear", "cnn", "rnn"}
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.tolist(),
+        lambda x: x.cpu(),
+        lambda x: bool((x > 0).any()),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: torch.tensor([1.0, 2.0]).to(x.device),
+    ],
+    ids=["item", "tolist", "cpu", "bool", "mask", "nonzero", "copy that waits"],
+)
+def test_a_read_is_seen(read: Any) -> None:
+    with fake_cuda():
+        x = torch.rand(3, device=DEVICE)
+        with pytest.raises((WaitError, RuntimeError)):
+            read(x)
+
+
+def test_what_lies_on_the_cpu_may_be_read() -> None:
+    with fake_cuda() as device:
+        assert torch.arange(3).tolist() == [0, 1, 2]
+        moved = torch.arange(3).to(DEVICE, non_blocking=True)
+    assert moved.is_cuda
+    assert isinstance(device, FakeCuda)
