@@ -15,7 +15,7 @@ from interlace.contract.batch import Batch, to_batch
 from interlace.contract.sample import FieldPack, FieldSpec, Pack, TargetPack
 from interlace.model.network import Network
 from interlace.recipe import fields as settings
-from interlace.recipe import recipe
+from interlace.recipe import recipe, tasks
 from interlace.tasks import ClassificationTask, Context
 
 SAMPLES = 64
@@ -55,7 +55,7 @@ def draw_batch(seed: int = 0) -> Batch:
 def build(fusion: str = "mid") -> Network:
     """The network of the demo's size."""
     model = recipe.Model.model_validate({"fusion": fusion, "dropout": 0.2, "modality_dropout": 0.15})
-    settings = recipe.ClassificationTask(task="classification", column="group", label_smoothing=0.1)
+    settings = tasks.ClassificationTask(task="classification", column="group", label_smoothing=0.1)
     context = Context(
         name="group", model=model, fields=FIELDS, specs=SPECS, fitted={"classes": range(9), "counts": [1] * 9}
     )
