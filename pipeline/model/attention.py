@@ -64,7 +64,12 @@ class Segments:
     @functools.cached_property
     def starts_N(self) -> Tensor:
         """First row of each segment, int64 `[N]`."""
-        return self.lengths_N.cumsum(0) - self.lengths_N
+        return move(self.host_starts_N, self.device)
+
+    @functools.cached_property
+    def host_starts_N(self) -> Tensor:
+        """`starts_N` on the CPU."""
+        return self.host_N.cumsum(0) - self.host_N
 
     @functools.cached_property
     def owner_T(self) -> Tensor:

@@ -164,7 +164,7 @@ def join_fields(tokens: Mapping[str, FieldTokens], keep_SF: Tensor) -> Joint:
     parts = [item.segments for item in tokens.values()]
     device = parts[0].device
     before = list(itertools.accumulate([part.num_rows for part in parts], initial=0))
-    shifted = [part.host_N.cumsum(0) - part.host_N + shift for part, shift in zip(parts, before, strict=False)]
+    shifted = [part.host_starts_N + shift for part, shift in zip(parts, before, strict=False)]
     starts_SF = torch.stack(shifted, dim=1)
     kept = (torch.stack([part.host_N for part in parts], dim=1) * keep_SF).flatten()
     segments = Segments(kept.view(keep_SF.shape).sum(1), device)
