@@ -29,6 +29,7 @@ def float_or_none(text: str) -> float | None:
         return None
 
 
+@pytest.mark.slow
 def test_peers_are_measured_beside_the_raw_limit_and_decode_the_same(tmp_path: Path) -> None:
     small = ("--cache", str(tmp_path), "--samples", "64", "--batch", "8", "--repetitions", "1")
     text = printed("tests.benchmarks.peers", "run", *small, "--only", "interlace", "torch", "--workloads", "mixed")

@@ -152,7 +152,10 @@ def test_a_step_reads_nothing_back(fusion: str, precision: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "muon"])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["adamw", "muon", pytest.param("adam", marks=pytest.mark.slow), pytest.param("sgd", marks=pytest.mark.slow)],
+)
 def test_a_step_is_launched_before_the_one_before_is_read(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through clipping, the check for finite numbers and the update; values aren't there, so the read is noted only."""
     recipe = recipe_with("mid", "bf16", optimizer)
