@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
+from interlace.train.devices import PEAK_FLOPS
 from tests.benchmarks.scale import Line, show
 from tests.benchmarks.synthetic.shapes import BUDGET
 from tests.benchmarks.synthetic.sizes import SIZES, Sized, recipe_of
@@ -47,7 +48,7 @@ LAUNCH_S = 5e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """What a datasheet says: dense bf16 FLOP/s of tensor cores, bytes/s of memory, bytes of memory."""
+    """A datasheet: dense bf16 FLOP/s (as `train/mfu` has it), bytes/s and bytes of memory."""
 
     flops: float
     bandwidth: float
@@ -55,13 +56,15 @@ class Device:
 
 
 DEVICES: Mapping[str, Device] = {
-    "H100": Device(flops=989e12, bandwidth=3.35e12, memory=80e9),  # SXM5, nvidia.com/data-center/h100
-    "H200": Device(flops=989e12, bandwidth=4.8e12, memory=141e9),  # SXM, nvidia.com/data-center/h200
-    "A100": Device(flops=312e12, bandwidth=2.039e12, memory=80e9),  # SXM4 80 GB, nvidia.com/data-center/a100
-    "L40S": Device(flops=362e12, bandwidth=0.864e12, memory=48e9),  # nvidia.com/data-center/l40s
-    "L4": Device(flops=121e12, bandwidth=0.3e12, memory=24e9),  # nvidia.com/data-center/l4
+    "H100": Device(flops=PEAK_FLOPS["H100"], bandwidth=3.35e12, memory=80e9),  # SXM5, nvidia.com/data-center/h100
+    "H200": Device(flops=PEAK_FLOPS["H200"], bandwidth=4.8e12, memory=141e9),  # SXM, nvidia.com/data-center/h200
+    "A100": Device(
+        flops=PEAK_FLOPS["A100"], bandwidth=2.039e12, memory=80e9
+    ),  # SXM4 80 GB, nvidia.com/data-center/a100
+    "L40S": Device(flops=PEAK_FLOPS["L40S"], bandwidth=0.864e12, memory=48e9),  # nvidia.com/data-center/l40s
+    "L4": Device(flops=PEAK_FLOPS["L4"], bandwidth=0.3e12, memory=24e9),  # nvidia.com/data-center/l4
 }
-"""Datasheets of NVIDIA; where they give FLOP/s with sparsity, half of it."""
+"""Datasheets of NVIDIA."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
