@@ -77,6 +77,7 @@ def fake_cuda() -> Iterator[FakeCuda]:
         _replaced(Tensor, "backward", lambda self, *_, **__: backward(self)),
         _replaced(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         _replaced(torch.cuda, "is_bf16_supported", lambda *_, **__: True),
+        _replaced(torch.nn.utils.clip_grad, "_has_foreach_support", lambda *_: True),  # refuses classes of tensors
         _guard(),
         FakeCuda() as mode,
     ):

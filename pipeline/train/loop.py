@@ -10,6 +10,7 @@ finite stops the update on the device first, and the loop one step later. Severa
 they exchange them.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -27,6 +28,7 @@ from interlace.recipe.recipe import Recipe
 from interlace.tasks import State
 from interlace.tasks.weighting import UncertaintyWeights
 from interlace.train.average import WeightAverage
+from interlace.train.devices import Utilization, mfu
 from interlace.train.optim import learning_rate, set_rate, update_unless
 from interlace.train.parallel import delay_exchange, finish_gradients, whole_state
 from interlace.train.report import StepReport
@@ -84,6 +86,7 @@ class Loop:
         whole: another network of the recipe to evaluate with, where that of the loop is sharded.
         rate_scale: factor of the scheduled rate; set from outside after evaluations.
         watcher: what this rank is asked from outside, as numbers that are summed over ranks with each step's.
+        utilization: what packs ask of the device, for `train/mfu`; None where nobody asks.
 
     Attributes:
         average: of the weights, with `optim.ema`.
@@ -102,6 +105,7 @@ class Loop:
     whole: Network | None = None
     rate_scale: float = 1.0
     watcher: Callable[[], tuple[float, float, float, float]] = _nothing
+    utilization: Utilization | None = None
     losses: nn.Module = field(init=False)
     average: WeightAverage | None = field(init=False)
     forward_s: float = field(init=False, default=0.0)
@@ -170,7 +174,8 @@ class Loop:
         by_pack, by_task = torch.stack([x for x, _ in own]), torch.stack([x for _, x in own]).sum(0)
         times = [0.0] * (2 * self.world_size)
         times[2 * self.rank : 2 * self.rank + 2] = waited, self.forward_s
-        known = [*_sizes(packs), *self.watcher(), *times]
+        work = self.utilization.of_packs(packs) if self.utilization else (0.0, math.nan)
+        known = [*_sizes(packs), *self.watcher(), *times, *work]
         loss: float | None = None
         if self.world_size > 1:  # what others are asked and how long they took is acted on at once, so all is read
             (loss, *known), by_task = self._exchange(by_pack, known, by_task)
@@ -182,7 +187,7 @@ class Loop:
         if before is not None:
             before.numbers  # noqa: B018 # read while the device computes this step; raises where it went wrong
         seconds = time.perf_counter() - began
-        tokens, samples, stop, save, look, read, *times = known
+        tokens, samples, stop, save, look, read, *times, flops, peak = known
         ranks = tuple(zip(times[::2], times[1::2], strict=True))
         capacity = self.recipe.batch.token_budget * self.recipe.batch.global_batch
         return StepReport(
@@ -199,6 +204,7 @@ class Loop:
                 "samples_per_s": samples / seconds,
                 "tokens_per_s": tokens / seconds,
                 "step_s": seconds,
+                **mfu(flops, peak, seconds),
                 **slowest(ranks),
             },
             packs=tuple((p.position, tuple(p.sample_ids.tolist())) for p in packs),

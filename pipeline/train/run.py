@@ -314,6 +314,7 @@ def _job(run: Run, prepared: Prepared) -> Job:
         data_digest=train.digest,
         recipe_digest=prepared.digest,
         starts=starts_of(recipe.storage),
+        flops=prepared.train.flops,
     )
 
 

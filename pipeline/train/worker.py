@@ -21,6 +21,7 @@ import torch
 
 from interlace.contract.batch import to_batch
 from interlace.contract.errors import BadShareError, InterlaceError, NonFiniteLossError
+from interlace.contract.flops import Flops
 from interlace.contract.sample import Pack, table_to_pack
 from interlace.data.stream import CPU_SECONDS
 from interlace.recipe.recipe import Recipe
@@ -37,6 +38,7 @@ from interlace.train.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from interlace.train.devices import Utilization, device_peak
 from interlace.train.loop import Loop, Losses, sum_over_ranks
 from interlace.train.optim import after_evaluation, make_optimizer, rate_factor
 from interlace.train.parallel import distribute, holds_shards
@@ -80,12 +82,11 @@ class Job:
         num_steps: length of the run.
         eval_every: steps between evaluations.
         validation: from (rank, world size) to the packs of the validation split to evaluate there, if there is one.
-        num_rows: training records, for the share of bad ones.
-        num_bad: training records that the index found bad.
+        num_rows, num_bad: training records, and those of them that the index found bad.
         threads: torch threads of a worker.
-        data_digest: digest of the training manifest.
-        recipe_digest: digest of the recipe.
+        data_digest, recipe_digest: of the training manifest, and of the recipe.
         starts: folder of what the recipe starts from.
+        flops: what training samples cost.
     """
 
     recipe: Recipe
@@ -100,6 +101,7 @@ class Job:
     data_digest: str
     recipe_digest: str
     starts: Path
+    flops: Flops
 
 
 def train_worker(config: dict[str, Job]) -> None:
@@ -183,6 +185,7 @@ class Worker:
             distributed=distributed,
             whole=network_for(job.recipe, job.fitted).to(self.device) if evaluates else None,
             watcher=self.watcher.numbers,
+            utilization=Utilization(flops=job.flops, peak=device_peak(self.device, job.recipe.train.precision)),
         )
         self.state = self._restore(found)
         self.loop.rate_scale = self.state.rate_scale

@@ -1,14 +1,18 @@
-"""The benchmarks of the data stage run to their end on a handful of samples, without Ray."""
+"""Benchmarks run to their end on a handful of samples, without Ray."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from tests.benchmarks.synthetic.traffic import Meter
 from tests.data import EmojiLike
+from tests.fakecuda import DEVICE, fake_cuda
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
@@ -71,3 +75,39 @@ def test_the_data_stage_is_measured_with_every_tokenizer(shapes: EmojiLike, tmp_
     found = dict(re.findall(r"^(.+?)\s+([\d.]+) CPU-s", text, re.MULTILINE))
     assert set(found) == {"plain loop", "reader in process", "reader in process, with augmentation"}
     assert all(float(seconds) > 0 for seconds in found.values())
+
+
+def test_the_roofline_of_a_step_is_that_of_its_parameters_and_flops(tmp_path: Path) -> None:
+    text = printed("tests.benchmarks.roofline", "--sizes", "20M", "--rows", "1000", "--json", str(tmp_path / "figures"))
+    step, h100, h200 = json.loads((tmp_path / "figures").read_text(encoding="utf-8"))
+    parameters = step["parameters"]
+    assert 19e6 < parameters < 21e6
+    matrices = 12 * 384**2 * (2 + 4)  # of the layers that a token passes
+    assert 6 * matrices * step["tokens"] < 1e12 * step["tflop"] < 1.4 * 6 * matrices * step["tokens"]
+    assert step["update_gb"] == pytest.approx(40 * parameters / 1e9, rel=0.01)  # clipping 12, AdamW 28
+    assert 8 * parameters < 1e9 * step["weights_gb"] < 12 * parameters
+    assert 1e9 * step["peak_gb"] > 16 * parameters
+    assert 500 < step["kernels"] < 2000
+    assert h100["compute_ms"] == h200["compute_ms"] == pytest.approx(step["tflop"] / 0.7 / 989 * 1e3)
+    assert h100["memory_ms"] / h200["memory_ms"] == pytest.approx(4.8 / 3.35)
+    for line in (h100, h200):
+        assert max(line["compute_ms"], line["memory_ms"]) == line["roof_ms"] <= line["expected_ms"]
+        assert 0 < line["mfu"] <= line["best_mfu"] <= 0.7
+    assert "tokens_per_s" in text
+
+
+@pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
+def test_bytes_of_operations_are_those_of_their_tensors() -> None:
+    with fake_cuda():
+        weight = torch.empty(8, 4, device=DEVICE)
+        with Meter([weight]) as meter:
+            x = torch.empty(16, 8, device=DEVICE)
+            half = weight.bfloat16()
+            product = x.bfloat16() @ half
+            product.view(4, 16).t().add_(1)
+        assert meter.alive == 4 * (8 * 4 + 16 * 8) + 2 * (8 * 4 + 16 * 4)
+    assert meter.kernels == {"_to_copy": 2, "mm": 1, "add_": 1}
+    assert meter.moved["weights"] == 32 * (4 + 2 + 2)
+    assert meter.moved["activations"] == 128 * (4 + 2 + 2) + 64 * (2 + 2 + 2)
+    assert meter.products == 2 * (32 + 128 + 64)
+    assert meter.peak == meter.alive + 2 * 128
