@@ -37,6 +37,7 @@ from interlace.train.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from interlace.train.compile import compile_layers
 from interlace.train.loop import Loop, Losses, sum_over_ranks
 from interlace.train.optim import after_evaluation, make_optimizer, rate_factor
 from interlace.train.parallel import distribute, holds_shards
@@ -168,6 +169,7 @@ class Worker:
         if found.folder is None:
             for line in start(network, job.recipe.model, job.recipe.fields, job.starts):
                 self._say(f"started from: {line}")
+        compile_layers(network, job.recipe.train.compile, self.device, self._say)
         distributed = distribute(Losses(network, job.recipe), job.recipe.train.parallel, world_size)
         self.sharded = holds_shards(network)
         evaluates = self.sharded and job.validation is not None
