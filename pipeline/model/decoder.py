@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, gelu, pad, scaled_dot_product_attention
+from torch.nn.functional import embedding, pad, scaled_dot_product_attention
 
+from interlace.model import tokenwise
 from interlace.model.attention import Segments, attend, attend_to
 from interlace.model.transformer import Block, Residual
 from interlace.recipe.model import Model
@@ -49,14 +50,20 @@ class DecoderLayer(Block):
     def run(self, x_TD: Tensor, segments: Segments, memory: Memory) -> Tensor:
         """Whole texts at once; both sides have one segment a sample."""
         rows, dim = x_TD.shape
-        qkv_TD3: Tensor = self.qkv(self.attention_norm(x_TD))
+        computed, drawn = self.tokenwise, self.residual.draw
+        qkv_TD3 = computed.project(x_TD, tokenwise.of(self.attention_norm), self.qkv.weight)
         o_THK = attend(qkv_TD3.view(rows, 3, *self.heads), segments, causal=True)
-        x_TD = self.residual(x_TD, self.attention_out(o_THK.reshape(rows, dim)))
-        q_THK = self.cross_q(self.cross_norm(x_TD)).view(rows, *self.heads)
+        x_TD = computed.mix(x_TD, o_THK.reshape(rows, dim), self.attention_out.weight, drawn(x_TD))
+        q_TD = computed.project(x_TD, tokenwise.of(self.cross_norm), self.cross_q.weight)
         kv_U2HK = self.cross_kv(memory.x_UD).view(len(memory.x_UD), 2, *self.heads)
-        o_THK = attend_to(q_THK, kv_U2HK, segments, memory.segments)
-        x_TD = self.residual(x_TD, self.cross_out(o_THK.reshape(rows, dim)))
-        return self._feed(x_TD)
+        o_THK = attend_to(q_TD.view(rows, *self.heads), kv_U2HK, segments, memory.segments)
+        return computed.finish(
+            x_TD,
+            o_THK.reshape(rows, dim),
+            tokenwise.of(self.mlp_norm),
+            (self.cross_out.weight, self.mlp_in.weight, self.mlp_out.weight),
+            (drawn(x_TD), drawn(x_TD)),
+        )
 
     def step(self, x_SWD: Tensor, cache: "LayerCache", seen_S11M: Tensor) -> Tensor:
         """One further token of each text; its key and value join the cache."""
@@ -69,11 +76,8 @@ class DecoderLayer(Block):
         q_SHWK = self.cross_q(self.cross_norm(x_SWD)).view(samples, texts, *self.heads).transpose(1, 2)
         o_SHWK = scaled_dot_product_attention(q_SHWK, cache.memory_k_SHMK, cache.memory_v_SHMK, attn_mask=seen_S11M)
         x_SWD = self.residual(x_SWD, self.cross_out(o_SHWK.transpose(1, 2).reshape(samples, texts, dim)))
-        return self._feed(x_SWD)
-
-    def _feed(self, x: Tensor) -> Tensor:
-        out: Tensor = self.residual(x, self.mlp_out(gelu(self.mlp_in(self.mlp_norm(x)))))
-        return out
+        matrices = self.mlp_in.weight, self.mlp_out.weight
+        return tokenwise.feed(x_SWD, tokenwise.of(self.mlp_norm), matrices, self.residual.draw(x_SWD))
 
 
 class Decoder(nn.Module):

@@ -14,33 +14,37 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from interlace.model import tokenwise
 from interlace.model.attention import Segments, attend, attend_to
+from interlace.model.tokenwise import EAGER, Dropout, Tokenwise
 from interlace.recipe.model import Model
 
 LEVELS = 256
 """Dropout decides by one random byte an element, so its rate is a multiple of 1 / 256."""
 
 
-def keep_scale(shape: torch.Size, rate: float, device: torch.device) -> Tensor:
-    """Random factors of dropout: 0 for dropped elements, 1 / (share kept) for others, so that the mean is 1.
+def draw_dropout(shape: torch.Size, rate: float, device: torch.device) -> Dropout:
+    """Random bytes of dropout, 0 for dropped elements and 1 for others, and 1 / (share kept), so that the mean is 1.
 
     One 64-bit draw serves 8 elements (`bernoulli_` took 28 % of a training step on a CPU). The bytes are compared in
     place: a comparison to bool takes 20 times as long.
 
     Args:
-        shape: of the factors.
+        shape: of the bytes.
         rate: share to drop, below 1; used to the nearest 1 / 256.
         device: whose global generator is drawn from, the only source of randomness.
-
-    Returns:
-        float32 factors of that shape.
     """
     dropped = min(round(rate * LEVELS), LEVELS - 1)
     size = shape.numel()
     words = torch.empty((size + 7) // 8, dtype=torch.int64, device=device)
     words.random_(torch.iinfo(torch.int64).min, None)  # the default range leaves the top bit 0
-    kept = words.view(torch.uint8)[:size].view(shape).ge_(dropped)
-    return kept.to(torch.float32).mul_(LEVELS / (LEVELS - dropped))
+    return words.view(torch.uint8)[:size].view(shape).ge_(dropped), LEVELS / (LEVELS - dropped)
+
+
+def keep_scale(shape: torch.Size, rate: float, device: torch.device) -> Tensor:
+    """The factors of `draw_dropout`, float32: 0 for dropped elements, 1 / (share kept) for others."""
+    kept, scale = draw_dropout(shape, rate, device)
+    return kept.to(torch.float32).mul_(scale)
 
 
 class Residual(nn.Module):
@@ -52,20 +56,24 @@ class Residual(nn.Module):
 
     def forward(self, x_TD: Tensor, y_TD: Tensor) -> Tensor:
         """Add `y_TD` (any float dtype) to the float32 stream `x_TD`."""
-        y_TD = y_TD.to(x_TD.dtype)  # by itself: adding mixed types takes three times as long on a CPU
+        return tokenwise.add(x_TD, y_TD, self.draw(y_TD))
+
+    def draw(self, like: Tensor) -> Dropout | None:
+        """Dropout of a tensor of this shape and device; None where there is none."""
         if self.training and round(self.rate * LEVELS):
-            return torch.addcmul(x_TD, y_TD, keep_scale(y_TD.shape, self.rate, y_TD.device))
-        return x_TD + y_TD
+            return draw_dropout(like.shape, self.rate, like.device)
+        return None
 
 
 class Block(nn.Module, ABC):
     """What a stack repeats: FSDP gathers its weights by themselves, and its activations may be computed twice.
 
     With `recompute`, training keeps only what goes in and computes the rest again in the backward pass (Chen et al.
-    2016), with the same random draws.
+    2016), with the same random draws. Training computes by `compiled`, if it is there, instead of `tokenwise`.
     """
 
     recompute = False
+    compiled: Tokenwise | None = None
 
     def forward(self, *args: Any) -> Tensor:
         """What `run` returns of the same arguments."""
@@ -73,6 +81,11 @@ class Block(nn.Module, ABC):
             again: Tensor = checkpoint(self.run, *args, use_reentrant=False)
             return again
         return self.run(*args)
+
+    @property
+    def tokenwise(self) -> Tokenwise:
+        """What the layer computes of each token by itself; an evaluation is not worth compilations of its own."""
+        return self.compiled if self.compiled and self.training and torch.is_grad_enabled() else EAGER
 
     @abstractmethod
     def run(self, *args: Any) -> Tensor:
@@ -97,14 +110,17 @@ class Layer(Block):
     def run(self, x_TD: Tensor, segments: Segments) -> Tensor:
         """Mix the tokens of each segment; `segments` covers the `T` tokens."""
         o_THK = attend(self.project(x_TD), segments)
-        x_TD = self.residual(x_TD, self.attention_out(o_THK.flatten(1)))
-        hidden = nn.functional.gelu(self.mlp_in(self.mlp_norm(x_TD)))
-        out_TD: Tensor = self.residual(x_TD, self.mlp_out(hidden))
-        return out_TD
+        return self.tokenwise.finish(
+            x_TD,
+            o_THK.flatten(1),
+            tokenwise.of(self.mlp_norm),
+            (self.attention_out.weight, self.mlp_in.weight, self.mlp_out.weight),
+            (self.residual.draw(x_TD), self.residual.draw(x_TD)),
+        )
 
     def project(self, x_TD: Tensor) -> Tensor:
         """Queries, keys and values, `[T, 3, H, K]`."""
-        qkv_TD3: Tensor = self.qkv(self.attention_norm(x_TD))
+        qkv_TD3 = self.tokenwise.project(x_TD, tokenwise.of(self.attention_norm), self.qkv.weight)
         return qkv_TD3.view(len(x_TD), 3, *self.heads)
 
 
@@ -129,19 +145,22 @@ class CrossLayer(Block):
         """Let the tokens of each segment attend to those of the segment of the same number in the source."""
         q_THK, kv_U2HK = self.project_queries(x_TD), self.project_keys(source_UD)
         o_THK = attend_to(q_THK, kv_U2HK, segments, source_segments)
-        x_TD = self.residual(x_TD, self.attention_out(o_THK.flatten(1)))
-        hidden = nn.functional.gelu(self.mlp_in(self.mlp_norm(x_TD)))
-        out_TD: Tensor = self.residual(x_TD, self.mlp_out(hidden))
-        return out_TD
+        return self.tokenwise.finish(
+            x_TD,
+            o_THK.flatten(1),
+            tokenwise.of(self.mlp_norm),
+            (self.attention_out.weight, self.mlp_in.weight, self.mlp_out.weight),
+            (self.residual.draw(x_TD), self.residual.draw(x_TD)),
+        )
 
     def project_queries(self, x_TD: Tensor) -> Tensor:
         """Queries, `[T, H, K]`."""
-        q_TD: Tensor = self.query(self.query_norm(x_TD))
+        q_TD = self.tokenwise.project(x_TD, tokenwise.of(self.query_norm), self.query.weight)
         return q_TD.view(len(x_TD), *self.heads)
 
     def project_keys(self, source_UD: Tensor) -> Tensor:
         """Keys and values, `[U, 2, H, K]`."""
-        kv_UD2: Tensor = self.key_value(self.source_norm(source_UD))
+        kv_UD2 = self.tokenwise.project(source_UD, tokenwise.of(self.source_norm), self.key_value.weight)
         return kv_UD2.view(len(source_UD), 2, *self.heads)
 
 

@@ -46,6 +46,10 @@ class Train(Node):
     checkpoint_activations: bool = Field(
         False, description="Compute layers' activations again in the backward pass: less memory, a third more time."
     )
+    compile: Literal["auto"] | bool = Field(
+        "auto",
+        description="Compile what layers compute of each token (`torch.compile`): `true`, `false`, or on a GPU only.",
+    )
     eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; an epoch where not given.")
     patience: int | None = Field(None, ge=1, description="Stop after this many evaluations without improvement.")
     model_from: Literal["best", "last"] = Field(

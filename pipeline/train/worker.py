@@ -38,6 +38,7 @@ from interlace.train.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from interlace.train.compile import compile_layers
 from interlace.train.devices import Utilization, device_peak
 from interlace.train.loop import Loop, Losses, sum_over_ranks
 from interlace.train.optim import after_evaluation, make_optimizer, rate_factor
@@ -79,14 +80,12 @@ class Job:
         recipe: of the run.
         run: the run's folder.
         fitted: state of modalities and targets.
-        num_steps: length of the run.
-        eval_every: steps between evaluations.
+        num_steps, eval_every: length of the run, and steps between evaluations.
         validation: from (rank, world size) to the packs of the validation split to evaluate there, if there is one.
         num_rows, num_bad: training records, and those of them that the index found bad.
         threads: torch threads of a worker.
         data_digest, recipe_digest: of the training manifest, and of the recipe.
-        starts: folder of what the recipe starts from.
-        flops: what training samples cost.
+        starts, flops: folder of what the recipe starts from, and what training samples cost.
     """
 
     recipe: Recipe
@@ -170,6 +169,7 @@ class Worker:
         if found.folder is None:
             for line in start(network, job.recipe.model, job.recipe.fields, job.starts):
                 self._say(f"started from: {line}")
+        compile_layers(network, job.recipe.train.compile, self.device, self._say)
         distributed = distribute(Losses(network, job.recipe), job.recipe.train.parallel, world_size)
         self.sharded = holds_shards(network)
         evaluates = self.sharded and job.validation is not None

@@ -93,6 +93,7 @@ def test_yaml_round_trip_keeps_recipe_and_digest(recipe_file: Path) -> None:
 def test_digest_is_of_what_decides_the_result_not_of_its_place(recipe_file: Path) -> None:
     base = digest(load_recipe(recipe_file))
     assert digest(load_recipe(recipe_file, ["storage=elsewhere", "train.workers=2", "tracking.uri=http://x"])) == base
+    assert digest(load_recipe(recipe_file, ["train.compile=true"])) == base
     for change in ("optim.lr=2e-3", "seed=1", "fields.image.flip=true", "data.window_packs=2"):
         assert digest(load_recipe(recipe_file, [change])) != base, change
 

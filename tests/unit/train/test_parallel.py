@@ -25,6 +25,7 @@ from interlace.recipe.recipe import Recipe
 from interlace.recipe.start import pin
 from interlace.train.build import build_network
 from interlace.train.checkpoint import MODEL, OPTIMIZER, RunState, load_optimizer, load_weights, save_checkpoint, verify
+from interlace.train.compile import Compiler
 from interlace.train.loop import Loop, Losses
 from interlace.train.optim import make_optimizer
 from interlace.train.parallel import distribute, holds_shards, is_sharded, whole_state
@@ -55,7 +56,10 @@ class Case:
     load: str | None = None
     save: str | None = None
     optimizer: str = "adamw"
+    traced: bool = False
 
+
+COMPILED: list[str] = []  # what one case compiled
 
 CASES = {
     "ddp": Case(parallel="ddp"),
@@ -72,6 +76,8 @@ CASES = {
     "fsdp muon": Case(parallel="fsdp", last=4, optimizer="muon"),
     "ddp frozen": Case(parallel="ddp", last=3, frozen=True),
     "fsdp frozen": Case(parallel="fsdp", last=3, frozen=True, recompute=True),
+    "ddp traced": Case(parallel="ddp", last=3, traced=True),
+    "fsdp traced": Case(parallel="fsdp", last=3, traced=True, recompute=True),
 }
 
 
@@ -126,6 +132,8 @@ def make_network(settings: Recipe) -> Network:
 def make_loop(case: Case, rank: int = 0, world_size: int = 1) -> Loop:
     settings = recipe(case)
     network = make_network(settings)
+    if case.traced:
+        Compiler(COMPILED.append, backend="aot_eager").apply(network)
     distributed = distribute(Losses(network, settings), case.parallel, world_size)
     return Loop(
         network=network,
@@ -174,11 +182,12 @@ def work(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS, timeout=timedelta(seconds=90))
     found: dict[str, Any] = {}
     for name, case in CASES.items():
+        COMPILED.clear()
         loop, losses = run(case, folder, rank, WORKERS)
         parameters = list(loop.network.parameters())
         found[name] = {"losses": losses, "sharded": sum(is_sharded(p) for p in parameters), "all": len(parameters)}
         found[name]["held"] = held(loop.optimizer) / sum(p.numel() for p in parameters if p.requires_grad)
-        weights = whole_state(loop.network)
+        found[name]["compiled"], weights = len(COMPILED), whole_state(loop.network)
         if rank == 0:
             safetensors.torch.save_file(weights, folder / f"{name}.weights")
     (folder / f"found-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
@@ -276,6 +285,12 @@ def test_a_rank_that_never_sees_a_field_hangs_nobody(results: Results, name: str
     seen = [sum(int(p.fields[RARE].lengths.sum()) for p in packs(CASES[name], rank, WORKERS)) for rank in (0, 1)]
     assert seen[0] > 0
     assert seen[1] == 0
+
+
+@pytest.mark.parametrize("name", ["ddp traced", "fsdp traced"])
+def test_layers_that_torch_compile_traces_give_the_losses_of_one_worker(results: Results, name: str) -> None:
+    assert losses_of(results, name) == pytest.approx(results.alone["mid"][:3], abs=1e-5)
+    assert all(2 <= found[name]["compiled"] <= 4 for found in results.found)
 
 
 def test_mixed_precision_and_recomputed_activations_are_the_same_under_fsdp(results: Results) -> None:
