@@ -146,6 +146,7 @@ def mixed(recipe: Recipe) -> Recipe:
     return parse_recipe(tree)
 
 
+@pytest.mark.slow
 def test_killed_data_worker_and_killed_training_worker_change_nothing(slow: EmojiLike, tmp_path: Path) -> None:
     """One run of a mix, killed twice in an epoch: a data task's process first, then the training worker."""
     steps = 14

@@ -71,6 +71,7 @@ def shown_runs(storage: Path) -> list[Any]:
     return list(client.search_runs([e.experiment_id for e in client.search_experiments()]))
 
 
+@pytest.mark.slow
 def test_trials_are_their_recipes_runs_and_a_diverging_one_costs_the_rest_nothing(
     shapes: EmojiLike, tmp_path: Path
 ) -> None:

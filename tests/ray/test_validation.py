@@ -207,6 +207,7 @@ def test_validation_of_two_workers_equals_reading_here(shapes: EmojiLike, tmp_pa
     check(small(shapes, tmp_path, workers=2, parallel=parallel), 6)
 
 
+@pytest.mark.slow
 def test_one_cpu_for_data_is_enough(shapes: EmojiLike, tmp_path: Path) -> None:
     with cpus_left(2):
         check(small(shapes, tmp_path, cpus_per_worker=1.0), 6)
