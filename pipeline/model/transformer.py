@@ -92,7 +92,26 @@ class Block(nn.Module, ABC):
         """The layer's own computation."""
 
 
-class Layer(Block):
+class AttentionBlock(Block):
+    """A layer of one attention and a feed-forward block, which share what follows the attention."""
+
+    attention_out: nn.Linear
+    mlp_norm: nn.LayerNorm
+    mlp_in: nn.Linear
+    mlp_out: nn.Linear
+    residual: Residual
+
+    def _finish(self, x_TD: Tensor, o_THK: Tensor) -> Tensor:
+        return self.tokenwise.finish(
+            x_TD,
+            o_THK.flatten(1),
+            tokenwise.of(self.mlp_norm),
+            (self.attention_out.weight, self.mlp_in.weight, self.mlp_out.weight),
+            (self.residual.draw(x_TD), self.residual.draw(x_TD)),
+        )
+
+
+class Layer(AttentionBlock):
     """One Transformer layer: attention within segments, then a feed-forward block."""
 
     def __init__(self, model: Model) -> None:
@@ -110,13 +129,7 @@ class Layer(Block):
     def run(self, x_TD: Tensor, segments: Segments) -> Tensor:
         """Mix the tokens of each segment; `segments` covers the `T` tokens."""
         o_THK = attend(self.project(x_TD), segments)
-        return self.tokenwise.finish(
-            x_TD,
-            o_THK.flatten(1),
-            tokenwise.of(self.mlp_norm),
-            (self.attention_out.weight, self.mlp_in.weight, self.mlp_out.weight),
-            (self.residual.draw(x_TD), self.residual.draw(x_TD)),
-        )
+        return self._finish(x_TD, o_THK)
 
     def project(self, x_TD: Tensor) -> Tensor:
         """Queries, keys and values, `[T, 3, H, K]`."""
@@ -124,7 +137,7 @@ class Layer(Block):
         return qkv_TD3.view(len(x_TD), 3, *self.heads)
 
 
-class CrossLayer(Block):
+class CrossLayer(AttentionBlock):
     """As `Layer`, with attention to the tokens of another sequence, which it leaves as they are."""
 
     def __init__(self, model: Model) -> None:
@@ -145,13 +158,7 @@ class CrossLayer(Block):
         """Let the tokens of each segment attend to those of the segment of the same number in the source."""
         q_THK, kv_U2HK = self.project_queries(x_TD), self.project_keys(source_UD)
         o_THK = attend_to(q_THK, kv_U2HK, segments, source_segments)
-        return self.tokenwise.finish(
-            x_TD,
-            o_THK.flatten(1),
-            tokenwise.of(self.mlp_norm),
-            (self.attention_out.weight, self.mlp_in.weight, self.mlp_out.weight),
-            (self.residual.draw(x_TD), self.residual.draw(x_TD)),
-        )
+        return self._finish(x_TD, o_THK)
 
     def project_queries(self, x_TD: Tensor) -> Tensor:
         """Queries, `[T, H, K]`."""
