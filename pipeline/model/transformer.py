@@ -41,12 +41,6 @@ def draw_dropout(shape: torch.Size, rate: float, device: torch.device) -> Dropou
     return words.view(torch.uint8)[:size].view(shape).ge_(dropped), LEVELS / (LEVELS - dropped)
 
 
-def keep_scale(shape: torch.Size, rate: float, device: torch.device) -> Tensor:
-    """The factors of `draw_dropout`, float32: 0 for dropped elements, 1 / (share kept) for others."""
-    kept, scale = draw_dropout(shape, rate, device)
-    return kept.to(torch.float32).mul_(scale)
-
-
 class Residual(nn.Module):
     """`x + dropout(y)`; without dropout when evaluating."""
 

@@ -5,8 +5,14 @@ import torch
 from torch import Tensor, nn
 
 from interlace.model.attention import Segments
-from interlace.model.transformer import Encoder, Layer, Residual, keep_scale
+from interlace.model.transformer import Encoder, Layer, Residual, draw_dropout
 from interlace.recipe.model import Model
+
+
+def keep_scale(shape: torch.Size, rate: float, device: torch.device) -> Tensor:
+    """The factors of dropout: 0 for dropped elements, 1 / (share kept) for others."""
+    kept, scale = draw_dropout(shape, rate, device)
+    return kept.to(torch.float32) * scale
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.5, 0.9])
