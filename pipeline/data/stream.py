@@ -19,13 +19,9 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import DataContext, ExecutionOptions, TaskPoolStrategy
-from ray.data._internal.execution.interfaces import BlockEntry, BlockSlice, RefBundle
-from ray.data._internal.logical.interfaces import LogicalPlan
-from ray.data._internal.logical.operators import InputData
-from ray.data._internal.stats import DatasetStats
-from ray.data.block import BlockMetadata
 
 from interlace.contract.sample import Pack, pack_to_table, table_to_pack
+from interlace.data.numbers import numbers
 from interlace.data.plan.plan import Plan, Schedule, Window
 from interlace.data.read.reader import Reader, join
 from interlace.data.read.share import Part, parts, read_share
@@ -106,7 +102,9 @@ def dataset(
     """
     units = _Since(schedule.since(start), start, schedule.stop)
     read = _reading(reader, units, each_pack)
-    return _a_task_each(len(units)).map_batches(read, batch_format="pyarrow", batch_size=None, concurrency=tasks)
+    return numbers(len(units), _a_pack_a_block()).map_batches(
+        read, batch_format="pyarrow", batch_size=None, concurrency=tasks
+    )
 
 
 class _Since(Sequence[Part]):
@@ -166,7 +164,7 @@ def dataset_beside(
     units = parts(reader, schedule)
     read = _reading(reader, units, each_pack, fill=range(schedule.stop, schedule.stop + most_ranks - 1))
     where = {NODE_ID: f"in({','.join(beside.nodes)})"} if beside.nodes else None
-    return _a_task_each(len(units) + 1).map_batches(
+    return numbers(len(units) + 1, _a_pack_a_block()).map_batches(
         read,
         batch_format="pyarrow",
         batch_size=None,
@@ -185,31 +183,14 @@ def read_split(reader: Reader) -> Iterator[Pack]:
     if len(units) < 2:
         yield from read_share(reader)  # nothing runs beside it, and a job takes half a second to start
         return
-    data = _a_task_each(len(units)).map_batches(_reading(reader, units), batch_format="pyarrow", batch_size=None)
+    data = numbers(len(units), _a_pack_a_block()).map_batches(
+        _reading(reader, units), batch_format="pyarrow", batch_size=None
+    )
     data.context.execution_options.preserve_order = True
     for position, table in enumerate(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)):
         pack = table_to_pack(table)
         assert pack.position == position, "Ray Data gave blocks out of order"
         yield pack
-
-
-def _a_task_each(count: int) -> "ray.data.Dataset":
-    """The numbers from 0 to `count - 1`, each the input of a task of its own whose rows become a block each.
-
-    One block of all numbers and a slice of it a task, as Ray Data cuts blocks itself: 40 us a number before the first
-    task. A `range` or `from_items` of as many blocks puts an object for each: 1 ms (`tests.benchmarks.scale`), and an
-    epoch of 100 million samples has 10,000 windows. Numbers made by a task of their own while the run reads cost
-    nothing beforehand, but such a stream has two operators, and Ray Data may keep its CPUs from the second for long.
-    """
-    context = _a_pack_a_block()
-    numbers = pa.table({"id": np.arange(count)})
-    size = BlockMetadata(num_rows=count, size_bytes=numbers.nbytes, exec_stats=None, input_files=None)
-    block = (BlockEntry(ray.put(numbers), size),)
-    inputs = [
-        RefBundle(block, schema=numbers.schema, owns_blocks=False, slices=(BlockSlice(at, at + 1),))
-        for at in range(count)
-    ]
-    return ray.data.Dataset(LogicalPlan(InputData(inputs), context), context, DatasetStats(metadata={}, parent=None))
 
 
 def _a_pack_a_block() -> DataContext:

@@ -28,10 +28,10 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pydantic": ("pipeline/recipe/", "pipeline/tune/search.py"),
     "pynvml": ("pipeline/store/system.py",),
     "ray": (
-        "cluster/", "pipeline/data/stream.py", "pipeline/train/run.py",
+        "cluster/", "pipeline/data/stream.py", "pipeline/data/numbers.py", "pipeline/train/run.py",
         "pipeline/train/policy.py", "pipeline/train/estimate.py", "pipeline/train/prometheus.py",
     ),
-    "ray.data": ("pipeline/data/stream.py",),
+    "ray.data": ("pipeline/data/stream.py", "pipeline/data/numbers.py"),
     "ray.train": (
         "pipeline/data/stream.py", "pipeline/train/run.py", "pipeline/train/policy.py", "pipeline/train/worker.py",
     ),

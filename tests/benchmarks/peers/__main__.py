@@ -44,7 +44,7 @@ def arguments_of(words: Sequence[str]) -> argparse.Namespace:
     run.add_argument("--workloads", nargs="+", choices=list(COLUMNS), default=list(COLUMNS))
     run.add_argument("--repetitions", type=int, default=3)
     run.add_argument("--no-resume", action="store_true", help="leave out going on at 50 %%")
-    growth.set_defaults(samples=2_000, only=["interlace", "interlace-ray"])
+    growth.set_defaults(samples=20_000, only=["interlace", "interlace-ray"])
     growth.add_argument("--times", type=int, nargs="+", default=[1, 10, 100])
     return parser.parse_args(words)
 
