@@ -165,9 +165,10 @@ def prepare(
 ) -> None:
     """Join several sources by key into shards for training; the same command goes on after a kill."""
     with reported_errors():
+        from interlace.recipe.given import changes_of
         from interlace.recipe.prepare import load_preparation
 
-        settings = load_preparation(recipe, [*(overrides or []), *([f"out={out}"] if out else [])])
+        settings = load_preparation(recipe, changes_of(overrides, {"out": out}))
         from interlace.jobs.prepare import Launch, run_prepare
 
         run_prepare(settings, Launch(address=address, fresh=fresh, dry_run=dry_run))

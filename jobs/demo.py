@@ -5,6 +5,7 @@ from pathlib import Path
 from interlace.jobs.console import say
 from interlace.jobs.datasets.emoji import build
 from interlace.jobs.start import connect_early
+from interlace.recipe.given import changes_of
 from interlace.recipe.load import load_recipe
 
 RECIPE = Path(__file__).parent / "recipes" / "emoji.yaml"
@@ -12,8 +13,7 @@ RECIPE = Path(__file__).parent / "recipes" / "emoji.yaml"
 
 def run_demo(data: Path, overrides: list[str], storage: Path | None, *, fresh: bool) -> None:
     """Build the emoji set in `data`, train `jobs/recipes/emoji.yaml` on it, print the accuracy by fields."""
-    place = [f"data.root={data}"] + ([f"storage={storage}"] if storage else [])
-    recipe = load_recipe(RECIPE, [*overrides, *place])
+    recipe = load_recipe(RECIPE, changes_of(overrides, {"data.root": data, "storage": storage}))
     connect_early()
     say(str(build(data)))
     from interlace.jobs.listener import Shown  # these import torch, which has come in the meantime

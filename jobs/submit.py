@@ -21,6 +21,7 @@ from interlace.cluster.render import IMAGE, Shape, render
 from interlace.cluster.submission import Jobs, free_id
 from interlace.jobs.console import say
 from interlace.jobs.remote import follow_to_end
+from interlace.recipe.given import changes_of
 from interlace.recipe.identity import digest, flatten
 from interlace.recipe.load import load_recipe
 from interlace.recipe.prepare import load_preparation
@@ -126,7 +127,7 @@ def order(command: Any, verb: str, words: Sequence[str], folder: Path, base: Pat
     run = given.get("run_name") or f"{settings.name}-{_digest(settings)}"
     inside = path.resolve().is_relative_to(folder.resolve())
     name = path.resolve().relative_to(folder.resolve()).as_posix() if inside else f"{OUTSIDE}/{path.name}"
-    overrides = [*(given.get("overrides") or []), *(f"{k}={v}" for k, v in places.items())]
+    overrides = changes_of(given.get("overrides"), places)
     rest = {k: v for k, v in absolute.items() if k not in ("storage", "out")}  # they are settings, said by --set
     results = [str(v) for k, v in flat.items() if k in PLACES and v is not None]
     return Order(
@@ -233,7 +234,7 @@ def _of_predictions(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _settings(verb: str, given: Mapping[str, Any]) -> Any:
     """The settings as the verb will read them."""
     own = {"storage": given.get("storage"), "tracking.uri": given.get("tracking_uri"), "out": given.get("out")}
-    overrides = [*(given.get("overrides") or []), *(f"{k}={v}" for k, v in own.items() if v is not None)]
+    overrides = changes_of(given.get("overrides"), own)
     if verb == "prepare":
         return load_preparation(given["recipe"], overrides)
     if verb == "tune":

@@ -5,6 +5,7 @@ In: what was given. Out: the plain tree that YAML would give, and overrides `dot
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -18,6 +19,8 @@ Given: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Node
 """A YAML file, its content, or settings."""
 Changes: TypeAlias = Mapping[str, Any] | Iterable[str] | None
 """Value by dotted path, or `path=value` texts as of the flag `--set`."""
+PLAIN_PATH = re.compile(r'"/[\w./@+-]*"')
+"""A text that needs no quotes to be read as one: shown commands are easier to read without."""
 
 
 def tree_of(given: Given) -> tuple[Any, str]:
@@ -62,4 +65,5 @@ def _text(path: str, value: Any) -> str:
             return part.tolist()
         raise RecipeError((f"{path}: expected a value of text, numbers, lists and mappings, but is {value!r}",), "set")
 
-    return json.dumps(value, default=plain, ensure_ascii=False)
+    text = json.dumps(value, default=plain, ensure_ascii=False)
+    return text[1:-1] if PLAIN_PATH.fullmatch(text) else text

@@ -21,7 +21,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: a YAML file.
-        overrides: `dotted.path=value`, the value read as YAML.
+        overrides: `dotted.path=value`, the value read as YAML, but as it stands where the setting is a text.
 
     Raises:
         RecipeError: the file can't be read or has errors; all of them are named.
@@ -75,8 +75,14 @@ def parse_tree(tree: Any, overrides: Sequence[str], source: str, root: type[Tree
     if not isinstance(tree, dict):
         raise RecipeError((f"expected a mapping of settings, but it is {type(tree).__name__}",), source)
     errors = [found for override in overrides if (found := _apply(tree, override))]
+    own = {k: v for k, v in tree.items() if k not in getattr(root, "beside", ())}
     try:
-        settings = root.model_validate({k: v for k, v in tree.items() if k not in getattr(root, "beside", ())})
+        try:
+            settings = root.model_validate(own)
+        except ValidationError as error:
+            if not _as_texts(own, overrides, error):
+                raise
+            settings = root.model_validate(own)
     except ValidationError as error:
         told = (_retired(e) or describe(e, root) for e in error.errors())
         raise RecipeError((*errors, *told), source) from error
@@ -109,8 +115,39 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _as_texts(tree: dict[str, Any], overrides: Sequence[str], error: ValidationError) -> bool:
+    """Where settings are texts, make overrides that YAML takes for something else the texts that they are.
+
+    Args:
+        tree: with the overrides in it.
+        overrides: `path=value`, the last of a path counts.
+        error: what is wrong with the tree.
+
+    Returns:
+        Whether there was one.
+    """
+    texts = {path: text for path, equals, text in (o.partition("=") for o in overrides) if equals}
+    wrong = [e for e in error.errors() if e["type"] == "string_type"]
+    wanted = [tuple(map(str, e["loc"])) for e in wrong if not isinstance(e["input"], list | dict | None)]
+    found = False
+    for path, text in texts.items():
+        keys = path.split(".")
+        if any(loc[-1] == keys[-1] and _follows(keys, loc) for loc in wanted):
+            node = tree
+            for key in keys[:-1]:
+                node = node[key]
+            node[keys[-1]], found = text.strip(), True
+    return found
+
+
+def _follows(keys: Sequence[str], place: Sequence[str]) -> bool:
+    """Whether all keys stand in a place, in order: a place also names the classes that settings may be of."""
+    rest = iter(place)
+    return all(key in rest for key in keys)
+
+
 def _apply(tree: dict[str, Any], override: str) -> str | None:
-    """Set one `path=value` in the tree; the error if it can't be set."""
+    """Set one `path=value` in the tree; the error if it can't be set. A text without quotes is taken as it is."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         return f"--set {override}: expected dotted.path=value"
@@ -118,6 +155,8 @@ def _apply(tree: dict[str, Any], override: str) -> str | None:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         return f"--set {override}: expected a YAML value, but {error}"
+    if isinstance(value, str) and not text.lstrip().startswith(("'", '"', "|", ">", "!", "&", "*")):
+        value = text.strip()  # YAML would drop what follows ` #`
     *parents, last = path.split(".")
     node = tree
     for key in parents:

@@ -13,7 +13,7 @@ from interlace.recipe.base import Node
 from interlace.recipe.data import NAME, NodeLabels, Source
 from interlace.recipe.identity import flatten
 from interlace.recipe.load import load_tree
-from interlace.recipe.recipe import RUN_NAME
+from interlace.store.places import RUN_NAME
 
 SplitName = Literal["train", "validation", "test"]
 Positive = Annotated[float, Field(gt=0)]

@@ -23,9 +23,7 @@ from interlace.recipe.tasks import (
 )
 from interlace.recipe.tracking import Tracking
 from interlace.recipe.train import Train
-from interlace.store.places import starts_of
-
-RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+from interlace.store.places import RUN_NAME, starts_of, storage_error
 
 
 class Recipe(Node):
@@ -47,6 +45,13 @@ class Recipe(Node):
     optim: Optim = Optim()
     train: Train
     tracking: Tracking = Tracking()
+
+    @field_validator("storage")
+    @classmethod
+    def _a_folder(cls, storage: str) -> str:
+        if (error := storage_error(storage)) is not None:
+            raise ValueError(error)
+        return storage
 
     @field_validator("fields")
     @classmethod

@@ -20,7 +20,8 @@ from interlace.results.mistakes import write_mistakes
 from interlace.results.predictor import Predictor, export_model
 from interlace.results.run_figures import Stages, draw_contributions, draw_lengths, points_since
 from interlace.store.journal import Journal, journal_path
-from interlace.tracking import Tracker, TrackingReport, context_tags, make_target
+from interlace.store.places import child_of
+from interlace.tracking import Tracker, TrackingReport, context_tags, make_target, tracking_server
 from interlace.train.checkpoint import chosen_checkpoint
 from interlace.train.placement import fit_into
 from interlace.train.run import Prepared, Run, fit, open_run, prepare
@@ -38,6 +39,11 @@ class Launch:
     resume: bool = False
     fresh: bool = False
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        """Look at the name before anything starts. Raises RecipeError."""
+        if self.run_name is not None:
+            child_of(Path(), self.run_name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +113,7 @@ def cluster_warnings(there: Cluster, recipe: Recipe, num_bytes: int) -> tuple[st
     """
     found = inspect_gpus(recipe.train.gpus_per_worker, recipe.train.labels)
     if not there.embedded:
-        found += inspect_cluster(str(Path(recipe.storage).absolute()), recipe.tracking.uri, num_bytes)
+        found += inspect_cluster(str(Path(recipe.storage).absolute()), tracking_server(recipe.tracking.uri), num_bytes)
     return found
 
 

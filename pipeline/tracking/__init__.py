@@ -8,7 +8,7 @@ from interlace.tracking.context import context_tags
 from interlace.tracking.model import ColumnType, ModelCard
 from interlace.tracking.registry import Bar, Registered, Registry, registry_of
 from interlace.tracking.shipper import TrackingReport, opened_with
-from interlace.tracking.target import Target, make_target, resolve_uri
+from interlace.tracking.target import Target, make_target, resolve_uri, tracking_server
 from interlace.tracking.tracker import Tracker, is_concluded, sync
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "registry_of",
     "resolve_uri",
     "sync",
+    "tracking_server",
 ]

@@ -44,8 +44,10 @@ class MlflowRun:
         self._cursor = outbox.cursor()
         self._client = make_client(self._target.uri)
         self._uploaded: set[Path] = set()
-        experiment_id = self._experiment()
-        run_id = self._known() or self._find(self._target.run_key, experiment_id) or self._create(experiment_id)
+        given = self._given()
+        experiment_id = str(given.info.experiment_id) if given else self._experiment()
+        run_id = self._known() or self._find(self._target.run_key, experiment_id)
+        run_id = run_id or (self._fill(given) if given else self._create(experiment_id))
         if run_id != self._cursor.run_id:  # another run than the cursor is about: ship everything
             self._keep(Cursor(uri=self._target.uri, experiment_id=experiment_id, run_id=run_id))
         self._id = run_id
@@ -96,9 +98,43 @@ class MlflowRun:
         self._outbox.save(cursor)
         self._cursor = cursor
 
+    def _given(self) -> Any | None:
+        """The run that is there to be filled, unless another run's records are in it. Raises InterlaceError."""
+        if self._target.run_id is None:
+            return None
+        try:
+            run = self._client.get_run(self._target.run_id)
+        except Exception as error:
+            if error_code(error) == "RESOURCE_DOES_NOT_EXIST":
+                raise InterlaceError(
+                    f"MLFLOW_RUN_ID: expected a run of {redact(self._target.uri)}, but"
+                    f" {self._target.run_id} is none there"
+                ) from error
+            raise
+        if run.info.lifecycle_stage == "deleted":
+            raise InterlaceError(f"MLFLOW_RUN_ID: run {run.info.run_id} was deleted in MLflow: restore it there")
+        return run if run.data.tags.get(RUN_KEY, self._target.run_key) == self._target.run_key else None
+
+    def _fill(self, run: Any) -> str:
+        """Make a run this one."""
+        self._client.set_tag(run.info.run_id, RUN_KEY, self._target.run_key)
+        return str(run.info.run_id)
+
     def _experiment(self) -> str:
-        name = self._target.experiment
-        experiment = self._client.get_experiment_by_name(name)
+        if (number := self._target.experiment_id) is not None:
+            try:
+                experiment = self._client.get_experiment(number)
+            except Exception as error:
+                if error_code(error) == "RESOURCE_DOES_NOT_EXIST":
+                    raise InterlaceError(
+                        f"MLFLOW_EXPERIMENT_ID: expected an experiment of"
+                        f" {redact(self._target.uri)}, but {number} is none there"
+                    ) from error
+                raise
+            name = experiment.name
+        else:
+            name = self._target.experiment
+            experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             return str(self._client.create_experiment(name, artifact_location=self._target.artifacts))
         if experiment.lifecycle_stage == "deleted":

@@ -36,7 +36,7 @@ from interlace.recipe.identity import PLACE_KEYS, is_place, to_yaml
 from interlace.recipe.recipe import Recipe
 from interlace.recipe.start import resolve
 from interlace.store.lock import DRIVER, held, worker_lock
-from interlace.store.places import runs_of, starts_of
+from interlace.store.places import child_of, runs_of, starts_of
 from interlace.store.system import sampled
 from interlace.train.build import network_for
 from interlace.train.checkpoint import newest_checkpoint
@@ -161,7 +161,7 @@ def open_run(
     name = name or f"{prepared.recipe.name}-{prepared.digest[:8]}"
     if fresh:
         name = _free_name(runs, name)
-    folder = runs / name
+    folder = child_of(runs, name)
     exists = (folder / "run.json").exists()
     if resume and not exists:
         known = ", ".join(sorted(p.name for p in runs.glob("*"))) or "none"

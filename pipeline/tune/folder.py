@@ -27,7 +27,7 @@ from interlace.recipe.identity import digest, to_yaml
 from interlace.recipe.recipe import Recipe
 from interlace.store.journal import journal_path, read
 from interlace.store.lock import DRIVER, held
-from interlace.store.places import sweeps_of
+from interlace.store.places import child_of, sweeps_of
 from interlace.tune.search import Search
 
 Status = Literal["waiting", "unfinished", "finished", "stopped", "failed"]
@@ -201,7 +201,7 @@ def open_sweep(
     name = name or f"{recipe.name}-{_digest(identity)}"
     if fresh and (sweeps / name).exists():
         name = next(f"{name}-{n}" for n in range(2, 1_000_000) if not (sweeps / f"{name}-{n}").exists())
-    folder = sweeps / name
+    folder = child_of(sweeps, name)
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder / DRIVER):
         before = read_json(folder / "sweep.json")

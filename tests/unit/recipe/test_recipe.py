@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from interlace.contract.errors import RecipeError
+from interlace.recipe.given import changes_of
 from interlace.recipe.identity import digest, flatten, to_yaml
 from interlace.recipe.load import load_recipe, parse_recipe
+from interlace.store.places import child_of, runs_of
 from tests.data import EmojiLike
 
 
@@ -88,6 +90,43 @@ def test_yaml_round_trip_keeps_recipe_and_digest(recipe_file: Path) -> None:
     again = parse_recipe(yaml.safe_load(to_yaml(recipe)))
     assert again == recipe
     assert digest(again) == digest(recipe)
+
+
+@pytest.mark.parametrize(
+    "text", ["a #b", "2024", "yes", "1e3", "~x", "2024-01-01", "a: b", "- a", "null", "{a}", "'q'"]
+)
+def test_a_flag_is_taken_literally(text: str, recipe_file: Path) -> None:
+    """Whatever YAML would make of it; of a path as of a name."""
+    assert load_recipe(recipe_file, changes_of([], {"storage": text})).storage == text
+    assert load_recipe(recipe_file, changes_of([], {"storage": Path(text)})).storage == text
+
+
+@pytest.mark.parametrize("text", ["a #b", "2024", "yes", "1e3", "2024-01-01", "~x", "0x10", "a b"])
+def test_a_changed_setting_that_is_a_text_stays_one(text: str, recipe_file: Path) -> None:
+    changes = [f"storage={text}", f"fields.image.column={text}", f"data.root={text}", "optim.lr=1e-3"]
+    recipe = load_recipe(recipe_file, changes)
+    assert recipe.storage == recipe.fields["image"].columns[0] == recipe.data.root == text
+    assert recipe.optim.lr == 1e-3
+    assert load_recipe(recipe_file, ["storage='a #b' # quoted"]).storage == "a #b"
+    assert "train.steps" in errors(recipe_file, "storage=2024", "train.steps=many")
+    assert "storage" in errors(recipe_file, "storage=[1]")
+    assert "storage" in errors(recipe_file, "storage=null")
+
+
+@pytest.mark.parametrize("given", ["s3://bucket/x", "gs://b", "file:///x", Path("s3://bucket/x"), "a%20b"])
+def test_storage_that_is_no_folder_is_refused(given: str | Path, recipe_file: Path) -> None:
+    with pytest.raises(RecipeError, match="storage: expected a folder"):
+        load_recipe(recipe_file, changes_of([], {"storage": given}))
+    with pytest.raises(RecipeError, match="storage: expected a folder"):
+        runs_of(given)
+    assert runs_of("a:b/50%/c").name == "runs"
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/abs", "a/b", "", ".", "..", ".hidden", "a b", "a\n"])
+def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="run name: expected letters"):
+        child_of(tmp_path, name)
+    assert child_of(tmp_path, "run-1.2_b") == tmp_path / "run-1.2_b"
 
 
 def test_digest_is_of_what_decides_the_result_not_of_its_place(recipe_file: Path) -> None:

@@ -7,6 +7,7 @@ import socket
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -31,7 +32,8 @@ LONG_S = 60.0
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("sto rage")
+    """A folder whose name holds all that means something else in a URI."""
+    return tmp_path_factory.mktemp("sto rage?a=b#c")
 
 
 @pytest.fixture
@@ -99,11 +101,11 @@ def test_everything_said_of_a_run_is_in_mlflow(tmp_path: Path, target: Target, c
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("emoji", "d" * 36)
     assert {tag.key: tag.value for tag in dataset.tags} == {"mlflow.data.context": "training"}
-    artifacts = Path(run.info.artifact_uri.removeprefix("file://").replace("%20", " "))
+    artifacts = Path(unquote(run.info.artifact_uri.removeprefix("file://")))
     assert (artifacts / "recipe.yaml").read_text() == "name: x"
     assert (artifacts / "pictures" / "a.txt").read_text() == "A"
     assert (artifacts / "pictures" / "inner" / "b.txt").read_text() == "B"
-    assert artifacts.is_relative_to(Path(target.uri.removeprefix("sqlite:///")).parent)
+    assert artifacts.is_relative_to(Path(unquote(target.uri.removeprefix("sqlite:///"))).parent)
     assert f"mlflow ui --backend-store-uri '{target.uri}'" in report.open_with
     assert report.run_id in report.open_with
 
@@ -330,7 +332,7 @@ def test_a_model_predicts_from_raw_rows_with_values_missing(tmp_path: Path, targ
     from mlflow import pyfunc
 
     assert not list((tmp_path / "tracking").glob("m-*")), "nothing is left behind"
-    location = model.artifact_location.removeprefix("file://").replace("%20", " ")
+    location = unquote(model.artifact_location.removeprefix("file://"))
     assert not list(Path(location).rglob("*.pkl"))
     assert Path(location, "requirements.txt").read_text().split() == requirements()
     loaded = pyfunc.load_model(location)
@@ -350,7 +352,7 @@ def test_a_model_predicts_from_raw_rows_with_values_missing(tmp_path: Path, targ
 
 def given(target: Target) -> dict[str, Any]:
     """The arguments of `make_target` that made a target."""
-    storage = Path(target.uri.removeprefix("sqlite:///")).parent
+    storage = Path(unquote(target.uri.removeprefix("sqlite:///"))).parent
     return {"storage": storage, "uri": None} | {
         key: getattr(target, key) for key in ("experiment", "run_name", "run_key", "parent_key")
     }
@@ -360,3 +362,37 @@ def test_a_folder_that_was_never_tracked_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InterlaceError, match="expected a run folder"):
         sync(tmp_path, 1.0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_there_is_filled_and_belongs_to_one_run_of_ours(
+    storage: Path, tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = client.create_experiment("by id")
+    waiting = client.create_run(experiment, run_name="waiting").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", waiting)
+    for key, expected in (("mine", True), ("mine", True), ("another", False)):
+        own = make_target(uri=None, storage=storage, experiment=None, run_name="r", run_key=key)
+        tracker = Tracker(tmp_path / key, own)
+        tracker.tags({"seen": key})
+        tracker.status("FINISHED")
+        report = tracker.close(LONG_S)
+        assert report.shipped
+        assert (report.run_id == waiting) is expected
+    filled = client.get_run(waiting)
+    assert (filled.info.run_name, filled.info.status, filled.data.tags["seen"]) == ("waiting", "FINISHED", "mine")
+    monkeypatch.delenv("MLFLOW_RUN_ID")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+    own = make_target(uri=None, storage=storage, experiment=None, run_name="r", run_key="third")
+    report = Tracker(tmp_path / "third", own).close(LONG_S)
+    assert client.get_run(report.run_id).info.experiment_id == experiment
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"])
+def test_what_the_environment_names_and_the_store_lacks_is_told(
+    name: str, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "9" * (32 if name == "MLFLOW_RUN_ID" else 3))
+    own = make_target(uri=None, storage=storage, experiment=None, run_name="r", run_key=name)
+    report = Tracker(tmp_path / "run", own).close(8.0)
+    assert not report.shipped
+    assert f"{name}: expected" in str(report)

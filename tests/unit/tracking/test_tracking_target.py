@@ -1,5 +1,6 @@
 """Where a run is recorded and under which names: URIs, keys, passwords, tags of circumstances."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from interlace.contract.errors import RecipeError
 from interlace.recipe.identity import digest
 from interlace.recipe.load import parse_recipe
-from interlace.tracking import context_tags, resolve_uri
+from interlace.tracking import Target, context_tags, make_target, resolve_uri
 from interlace.tracking.store import clean_key, one_line
 
 
@@ -34,6 +35,39 @@ def test_a_tracking_uri_is_absolute(uri: str | None, expected: str) -> None:
 def test_other_uris_are_refused_with_what_was_expected(uri: str) -> None:
     with pytest.raises(RecipeError, match=r"tracking.uri: expected http\(s\)://host:port, sqlite:///file"):
         resolve_uri(uri, Path("/s"))
+
+
+def test_a_folder_is_a_uri_of_its_own_letters_wherever_they_mean_something_else() -> None:
+    from sqlalchemy import make_url
+
+    for name in ("plain", "a b", "50%", "%41", "a?b=c", "a#b", "äß", "a+b&c=d", "a@b:c"):
+        assert make_url(resolve_uri(None, Path("/s") / name)).database == f"/s/{name}/mlflow.db"
+        assert make_url(resolve_uri("sqlite:///x.db", Path("/s") / name)).database == f"/s/{name}/x.db"
+    assert resolve_uri(None, Path("/s/a b")) == "sqlite:////s/a b/mlflow.db"
+
+
+def test_what_is_not_given_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(uri: str | None = None, experiment: str | None = None, parent_key: str | None = None) -> Target:
+        return make_target(
+            uri=uri, storage=Path("/s"), experiment=experiment, run_name="r", run_key="k", parent_key=parent_key
+        )
+
+    plain = made()
+    assert (plain.uri, plain.experiment) == ("sqlite:////s/mlflow.db", "interlace")
+    assert plain.experiment_id is plain.run_id is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
+    there = made()
+    assert (there.uri, there.experiment_id, there.run_id) == ("http://there:5000", "7", "f" * 32)
+    assert made(parent_key="p").run_id is None
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    assert (made().experiment, made().experiment_id) == ("theirs", None)
+    mine = made("http://here:5000", "mine")
+    assert (mine.uri, mine.experiment, mine.experiment_id) == ("http://here:5000", "mine", None)
+    for name in ("TRACKING_URI", "EXPERIMENT_ID", "EXPERIMENT_NAME", "RUN_ID"):
+        monkeypatch.setenv(f"MLFLOW_{name}", "")
+    assert dataclasses.replace(made(), created_ms=0) == dataclasses.replace(plain, created_ms=0)
 
 
 def test_a_password_is_neither_taken_nor_repeated() -> None:
