@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from interlace.contract.better import is_better
 from interlace.contract.errors import InterlaceError
 from interlace.store.places import runs_of
 from interlace.tracking.outbox import Outbox
@@ -191,6 +192,8 @@ class Registry:
                 f"run {run.info.run_name}: expected a metric `{bar.metric}`, but it has {', '.join(known) or 'none'}"
             )
         if before is None:
+            if math.isnan(new):
+                raise InterlaceError(f"not registered: {bar.metric} of run {run.info.run_name} is not a number")
             return f"{bar.metric} {new:.6g}; no version had the alias"
         own = self._client.get_logged_model(before.tags[MODEL_ID]) if MODEL_ID in before.tags else None
         old = self._value(self._client.get_run(before.run_id), own, bar.metric)
@@ -200,8 +203,7 @@ class Registry:
                 " `--metric` nothing is compared"
             )
         told = f"{bar.metric} {new:.6g}, version {before.version} has {old:.6g}"
-        worse = new < old if bar.mode == "max" else new > old
-        if worse or math.isnan(new):
+        if is_better(old, new, higher=bar.mode == "max") or math.isnan(new):
             better = "higher" if bar.mode == "max" else "lower"
             raise InterlaceError(f"not registered: {told}, and {better} is better; the alias stays where it is")
         return told
@@ -209,6 +211,8 @@ class Registry:
     def _value(self, run: Any, model: Any, metric: str) -> float | None:
         """A metric of this very model; of the run's last step where it was not measured of the model alone."""
         key = clean_key(metric)
+        if math.isnan(run.data.metrics.get(key, 0.0)):
+            return math.nan  # of models MLflow keeps a 0 for it
         own = {m.key: m.value for m in (model.metrics if model is not None else None) or ()}
         value = own.get(key, run.data.metrics.get(key))
         return None if value is None else float(value)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import posixpath
 import re
@@ -243,7 +244,10 @@ class MlflowRun:
         shutil.rmtree(folder)
 
     def _measured_of(self, model: Any, prefix: str) -> None:
-        """The journal's metrics that were measured of this model, said of it too; their last values."""
+        """The journal's metrics that were measured of this model, said of it too; their last values.
+
+        NaN is said of the run alone: of a model MLflow would keep a 0.
+        """
         from mlflow.entities import Metric
 
         if not prefix:
@@ -252,6 +256,7 @@ class MlflowRun:
         metrics = [
             Metric(key=clean_key(key), value=value, timestamp=point.time_ms, step=point.step, model_id=model.model_id)
             for key, (value, point) in last.items()
+            if not math.isnan(value)
         ]
         for batch in _batches(metrics, 1000):
             self._client.log_batch(self._id, metrics=batch)

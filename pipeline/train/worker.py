@@ -20,6 +20,7 @@ import ray.train
 import torch
 
 from interlace.contract.batch import to_batch
+from interlace.contract.better import is_better
 from interlace.contract.errors import BadShareError, InterlaceError, NonFiniteLossError
 from interlace.contract.flops import Flops
 from interlace.contract.sample import Pack, table_to_pack
@@ -343,10 +344,15 @@ class Worker:
             self.journal.flush(sync=False)
         name, task = next(iter(self.loop.network.tasks.items()))
         value = metrics[f"{name}/{task.main_metric}"]
-        best = self.state.best_value
-        improved = self.state.best_step < 0 or (value > best if task.higher_is_better else value < best)
+        improved = is_better(value, self.state.best_value, higher=task.higher_is_better)
         if improved:
             self.state = replace(self.state, best_step=self.state.step, best_value=value, evaluations_since_best=0)
+        elif math.isnan(value):
+            self._say(
+                f"evaluation after step {self.state.step}: {name}/{task.main_metric} is not a number and counts"
+                " for nothing, neither as the best nor for patience (has the validation split labels?)"
+            )
+            return False
         else:
             self.state = replace(self.state, evaluations_since_best=self.state.evaluations_since_best + 1)
         scale, waited = after_evaluation(

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import yaml
 
+from interlace.contract.better import is_better
 from interlace.contract.errors import ResumeError
 from interlace.data.plan.plan import PLAN
 from interlace.recipe.identity import digest, to_yaml
@@ -99,9 +100,9 @@ class Goal:
     mode: Literal["max", "min"]
     last: bool
 
-    def better(self, one: float, other: float) -> bool:
-        """Whether a value beats another."""
-        return one > other if self.mode == "max" else one < other
+    def better(self, one: float, other: float | None) -> bool:
+        """Whether a value beats another, or none."""
+        return is_better(one, other, higher=self.mode == "max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,8 +175,7 @@ def best_trial(trials: list[Trial], goal: Goal) -> Trial | None:
     best: Trial | None = None
     for trial in finished or [t for t in scored if t.scores[-1].share == furthest]:
         value = trial.value(goal)
-        held_value = best.value(goal) if best is not None else None
-        if value is not None and (held_value is None or goal.better(value, held_value)):
+        if value is not None and goal.better(value, best.value(goal) if best is not None else None):
             best = trial
     return best
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from interlace.cluster.connect import connect
 from interlace.cluster.preflight import Need, Slots, slots
+from interlace.contract.errors import InterlaceError
 from interlace.data.read.warm import Warmed, warm
 from interlace.data.stream import map_units, run_data_on
 from interlace.recipe.load import load_kept
@@ -65,6 +66,7 @@ def tune(recipe: Recipe, search: Search, launch: Launch, listener: Listener, *, 
 
     Raises:
         InterlaceError, DoesNotFitError: the data, the metric, the cluster or the folder are not as needed.
+            Or no trial has a result, or the metric is not a number in all of them.
         KeyboardInterrupt: somebody stopped it; the best so far was reported.
     """
     there = connect(launch.address)
@@ -110,15 +112,26 @@ def _search(sweep: Sweep, plan: SweepPlan, concurrent: int, own: Recipe, listene
         listener.say(said)
         write_report(found, sweep, plan, said)
         tracker.result(list(found.trials), found.best)
-        status = {"complete": "FINISHED", "time": "FINISHED", "interrupted": "KILLED"}[ending]
+        whole = "FINISHED" if found.best is not None else "FAILED"
+        status = {"complete": whole, "time": whole, "interrupted": "KILLED"}[ending]
     finally:
         report = tracker.close(status, CLOSE_TIMEOUT_S)
-    listener.say(f"best recipe {sweep.report / 'best.yaml'}\nreport {sweep.report / 'sweep.html'}\n{report}")
+    best = f"best recipe {sweep.report / 'best.yaml'}\n" if found.recipe is not None else ""
+    listener.say(f"{best}report {sweep.report / 'sweep.html'}\n{report}")
     if ending == "time":
         listener.say("the time is over; the same command goes on with the trials that have not ended")
     if ending == "interrupted":
         raise KeyboardInterrupt
+    if found.best is None:
+        raise InterlaceError(_nothing(found))
     return Tuned(sweep=sweep.folder, findings=found, verified=verified, tracking=report)
+
+
+def _nothing(found: Findings) -> str:
+    """Why a search has no result."""
+    failed = [trial for trial in found.trials if trial.status == "failed"]
+    told = f"no trial has a result in {found.metric}: {len(failed)} of {len(found.trials)} failed"
+    return f"{told}, trial {failed[0].number} by: {failed[0].reason}" if failed else told
 
 
 def verify_best(found: Findings, sweep: Sweep, plan: SweepPlan) -> tuple[bool, str]:

@@ -14,7 +14,7 @@ import pytest
 import ray
 import yaml
 
-from interlace.contract.errors import ResumeError
+from interlace.contract.errors import InterlaceError, ResumeError
 from interlace.recipe.load import load_recipe, parse_tree
 from interlace.recipe.recipe import Recipe
 from interlace.results.listener import Quiet
@@ -225,3 +225,14 @@ def test_population_based_training_hands_checkpoints_on(shapes: EmojiLike, tmp_p
     events = (tuned.sweep / "trials" / f"{number:03d}" / "events.jsonl").read_text()
     assert "resumed from step-00000016" in events
     check_mlflow(tmp_path / "out", trials=4)
+
+
+@pytest.mark.slow
+def test_a_search_in_which_nothing_was_found_is_no_success(shapes: EmojiLike, tmp_path: Path) -> None:
+    path = files_of(shapes, tmp_path, steps=4, trials=2, space={"optim.lr": {"choice": [1e25, 2e25]}})
+    with pytest.raises(InterlaceError, match=r"no trial has a result in color/accuracy: 2 of 2 failed, trial 0 by: .*"):
+        run(path, "optim.lr=1e25")
+    assert {r.info.status for r in shown_runs(tmp_path / "out")} == {"FAILED"}
+    report = tmp_path / "out" / "sweeps" / "s" / "report"
+    assert (report / "sweep.html").exists()
+    assert not (report / "best.yaml").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -21,7 +22,7 @@ from interlace.data.read.open import open_reader
 from interlace.data.read.share import read_share
 from interlace.recipe.recipe import Recipe
 from interlace.store.lock import DRIVER, held
-from interlace.train.checkpoint import checkpoint_folder, newest_checkpoint
+from interlace.train.checkpoint import checkpoint_folder, chosen_checkpoint, newest_checkpoint
 from interlace.train.run import Prepared, _job, open_run, prepare
 from interlace.train.worker import Worker
 from tests.counting import counting, decoded
@@ -87,6 +88,21 @@ def test_early_stop_ends_the_run_and_resuming_does_nothing(shapes: EmojiLike, tm
     assert worker.state.step < 200
     again, resumed = work(recipe)
     assert (again, resumed.state) == (folder, worker.state)
+
+
+def test_a_metric_that_is_not_a_number_is_neither_the_best_nor_without_improvement(tmp_path: Path) -> None:
+    """A validation split without labels: the run goes to its end, and its last checkpoint is the model's."""
+    data = write_shards(tmp_path / "data", rows=60, seed=1)
+    path = data.folder / "validation.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("color")
+    field = table.schema.field(place)
+    pq.write_table(table.set_column(place, field, pa.nulls(table.num_rows, field.type)), path)
+    folder, worker = work(data.recipe(tmp_path / "out", train={"steps": 8, "eval_every": 2, "patience": 1}))
+    state = worker.state
+    assert (state.step, state.best_step, state.evaluations_since_best) == (8, -1, 0)
+    assert chosen_checkpoint(folder, "best") == (checkpoint_folder(folder, 8), None)
+    assert "color/accuracy is not a number" in (folder / "events.jsonl").read_text()
 
 
 def test_a_rate_that_follows_evaluations_goes_on_after_a_kill(shapes: EmojiLike, tmp_path: Path) -> None:

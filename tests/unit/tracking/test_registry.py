@@ -72,6 +72,20 @@ def test_the_alias_goes_only_to_a_model_that_is_no_worse(
     assert len(client.search_model_versions("name='sounding'")) == 2
 
 
+def test_a_model_whose_metric_is_not_a_number_becomes_no_champion(model: Model, tmp_path: Path) -> None:
+    """MLflow keeps NaN of a model as 0, of which a loss is the best there can be."""
+    unknown = log_run(model, tmp_path, "unknown", {"test/color/loss": float("nan")})
+    bar = make_bar("test/color/loss", None)
+    with pytest.raises(InterlaceError, match="not registered: test/color/loss of run unknown is not a number"):
+        register(unknown, tmp_path, bar)
+    register(log_run(model, tmp_path, "first", {"test/color/loss": 0.5}), tmp_path, bar)
+    with pytest.raises(InterlaceError, match="test/color/loss nan, version 1 has 0.5"):
+        register(unknown, tmp_path, bar)
+    register(unknown, tmp_path)  # nothing is compared
+    register(log_run(model, tmp_path, "again", {"test/color/loss": 0.7}), tmp_path, bar)
+    assert str(client_of(tmp_path).get_model_version_by_alias("sounding", "champion").version) == "3"
+
+
 def test_a_registered_model_is_fetched_as_it_was_exported(model: Model, tmp_path: Path) -> None:
     run = log_run(model, tmp_path, "run", {"test/color/accuracy": 0.5})
     register(run, tmp_path)

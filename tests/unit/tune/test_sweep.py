@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from interlace.contract.better import is_better
 from interlace.contract.errors import ResumeError
 from interlace.recipe.load import parse_tree
 from interlace.recipe.recipe import Recipe
@@ -30,6 +31,20 @@ def trial(number: int, status: Any, *values: float) -> Trial:
 @pytest.fixture
 def recipe(shapes: EmojiLike, tmp_path: Path) -> Recipe:
     return shapes.recipe(tmp_path)
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_nan_is_never_the_better_value_and_any_number_is_better_than_it(higher: bool) -> None:
+    nan, inf = math.nan, math.inf
+    assert is_better(0.2, 0.1, higher=higher) is higher
+    assert is_better(0.1, 0.2, higher=higher) is not higher
+    assert is_better(inf, 0.1, higher=higher) is higher
+    for than in (0.1, nan, None, inf, -inf):
+        assert not is_better(nan, than, higher=higher)
+    for value in (0.1, inf, -inf):
+        assert is_better(value, nan, higher=higher)
+        assert is_better(value, None, higher=higher)
+        assert not is_better(value, value, higher=higher)
 
 
 def test_the_best_trial_is_a_finished_one_and_the_first_of_equals() -> None:
