@@ -79,7 +79,7 @@ def test_a_model_whose_metric_is_not_a_number_becomes_no_champion(model: Model, 
     with pytest.raises(InterlaceError, match="not registered: test/color/loss of run unknown is not a number"):
         register(unknown, tmp_path, bar)
     register(log_run(model, tmp_path, "first", {"test/color/loss": 0.5}), tmp_path, bar)
-    with pytest.raises(InterlaceError, match="test/color/loss nan, version 1 has 0.5"):
+    with pytest.raises(InterlaceError, match=r"test/color/loss nan, version 1 has 0.5"):
         register(unknown, tmp_path, bar)
     register(unknown, tmp_path)  # nothing is compared
     register(log_run(model, tmp_path, "again", {"test/color/loss": 0.7}), tmp_path, bar)
