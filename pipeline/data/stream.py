@@ -25,7 +25,8 @@ from ray.data._internal.logical.operators import InputData
 from ray.data._internal.stats import DatasetStats
 from ray.data.block import BlockMetadata
 
-from interlace.contract.sample import Pack, pack_to_table, table_to_pack
+from interlace.contract.sample import Pack
+from interlace.contract.tables import pack_to_table, table_to_pack
 from interlace.data.plan.plan import Plan, Schedule, Window
 from interlace.data.read.reader import Reader, join
 from interlace.data.read.share import Part, parts, read_share

@@ -22,7 +22,8 @@ import torch
 from interlace.contract.batch import to_batch
 from interlace.contract.errors import BadShareError, InterlaceError, NonFiniteLossError
 from interlace.contract.flops import Flops
-from interlace.contract.sample import Pack, table_to_pack
+from interlace.contract.sample import Pack
+from interlace.contract.tables import table_to_pack
 from interlace.data.stream import CPU_SECONDS
 from interlace.recipe.recipe import Recipe
 from interlace.store.journal import Journal, journal_path, last_point
