@@ -3,20 +3,24 @@
 Gives a line of figures for each loop, then what a step of Interlace's does: its kernels, and where the host waits.
 """
 
+import gc
 import time
+import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from interlace.contract.sample import Pack
 from interlace.model.network import Network
+from interlace.model.transformer import Block
 from interlace.train.build import build_network
 from interlace.train.compile import Compiler, compile_layers
 from interlace.train.devices import Utilization, device_peak
@@ -36,7 +40,8 @@ TOP = 25
 AT_ONCE = 4
 """Packs' tokens, padded, of the layers over all fields that a padded loop computes at once, at most; half of it where
 memory is short. Activations of the largest model take about 1 MB a token."""
-SHARE = {"interlace": 0.3, "padded": 0.3, "bucketed": 0.2}
+UNCOMPILED = "interlace, not compiled"
+SHARE = {"interlace": 0.3, UNCOMPILED: 0.1, "padded": 0.3, "bucketed": 0.2}
 """Of a part's time that each loop may take, compilations included."""
 
 
@@ -84,20 +89,28 @@ class Bench:
         self.packs = self.mix.packs()
 
     def lines(self) -> Iterator[Line]:
-        """All figures, each as soon as it is there; what there is no time for is said."""
+        """All figures, each as soon as it is there; what breaks, or there is no time for, is said."""
         began, total = time.monotonic(), self.limits.left()
-        yield from self._interlace(began + SHARE["interlace"] * total)
+        own = self._interlace("interlace", began + SHARE["interlace"] * total, compiled=True)
+        yield from guarded("interlace", own)
+        if self.device.type == "cuda":
+            own = self._interlace(UNCOMPILED, time.monotonic() + SHARE[UNCOMPILED] * total, compiled=False)
+            yield from guarded(UNCOMPILED, own)
         for name in ("padded", "bucketed"):
             if self.limits.left() < SHARE["bucketed"] / 2 * total:
                 yield {"loop": name, "not run": "no time left"}
                 continue
-            yield self._padded(name, time.monotonic() + SHARE[name] * total)
+            yield from guarded(name, self._padded(name, time.monotonic() + SHARE[name] * total))
 
-    def _interlace(self, until: float) -> Iterator[Line]:
-        """Interlace's own loop: speed, then the host's reads, then the kernels of a step."""
+    def _interlace(self, name: str, until: float, *, compiled: bool) -> Iterator[Line]:
+        """Interlace's own loop: speed, then, of the one as it is by default, host's reads and the kernels of a step."""
         recipe = self.mix.made.recipe
         told: list[str] = []
-        compiler = compile_layers(self.network, recipe.train.compile, self.device, told.append)
+        for block in self.network.modules():
+            if isinstance(block, Block):
+                block.compiled = None
+        wanted = recipe.train.compile if compiled else False
+        compiler = compile_layers(self.network, wanted, self.device, told.append)
         ahead = prefetch(endless(self.packs), AHEAD, told.append)
         loop = Loop(
             network=self.network,
@@ -109,14 +122,17 @@ class Bench:
         )
         steps = loop.steps(ahead, 0)
         try:
-            yield self._speed(steps, until, compiler, told)
-            yield host_reads(steps, self.device)
-            yield from kernels(steps, self.device)
+            yield self._speed(name, steps, until, compiler) | (
+                {} if compiler else {"uncompiled": " ".join(told) or "yes"}
+            )
+            if compiled:
+                yield host_reads(steps, self.device)
+                yield from kernels(steps, self.device)
         finally:
             steps.close()  # type: ignore[attr-defined]
             ahead.close()  # type: ignore[attr-defined]
 
-    def _speed(self, steps: Iterator[StepReport], until: float, compiler: Compiler | None, told: Sequence[str]) -> Line:
+    def _speed(self, name: str, steps: Iterator[StepReport], until: float, compiler: Compiler | None) -> Line:
         waited = 0.0
 
         def step() -> tuple[int, int, float]:
@@ -128,11 +144,9 @@ class Bench:
         for _ in range(self.limits.warm):
             step()
         waited = 0.0
-        line = self.timed("interlace", step, until)
+        line = self.timed(name, step, until)
         seconds = line["ms"] * line["steps"] / 1e3
-        said = {} if compiler is None else {"compilations": compiler.count}
-        uncompiled = {"uncompiled": "; ".join(told) or "not wanted here"} if compiler is None else {}
-        return line | {"waiting": waited / seconds} | said | uncompiled
+        return line | {"waiting": waited / seconds} | ({"compilations": compiler.count} if compiler else {})
 
     def _done(self, packs: int, number: int) -> tuple[int, int, float]:
         """Samples, real tokens and FLOPs of a step over a pack."""
@@ -143,25 +157,33 @@ class Bench:
             self.mix.step_flops(lengths),
         )
 
-    def _padded(self, name: str, until: float) -> Line:
-        """A padded loop, with half as many tokens at once until they fit."""
-        longest = max(int(sum(pack.values()).max()) for pack in self.mix.lengths)  # type: ignore[call-overload]
+    def _padded(self, name: str, until: float) -> Iterator[Line]:
+        """A padded loop: with half as many tokens at once until they fit, uncompiled where it can't be compiled."""
+        longest = max(int(np.max(sum(pack.values()))) for pack in self.mix.lengths)
         tokens = self.mix.made.recipe.batch.token_budget * (AT_ONCE if name == "padded" else 1)
-        pin = self.device.type == "cuda"
-        while True:
+        compiled = pin = self.device.type == "cuda"
+        while tokens >= longest or name == "padded":
             at_once = max(tokens // longest, 1)
             made = in_turn(self.packs, at_once, pin=pin) if name == "padded" else bucketed(self.packs, tokens, pin=pin)
             try:
-                return self._padded_speed(name, made, until) | ({"at once": at_once} if name == "padded" else {})
+                yield self._padded_speed(name, made, until, compiled=compiled) | {"most at once": _most(made)}
+                return
             except torch.OutOfMemoryError:
-                if tokens <= longest:
-                    return {"loop": name, "not run": "not even one sample at once fits"}
-                tokens //= 2
-                torch.cuda.empty_cache()
+                tokens = 0 if at_once == 1 else tokens // 2
+            except Exception as error:
+                if not compiled:
+                    raise
+                compiled = False
+                yield {"loop": name, "not compiled": f"{type(error).__name__}: {error}"[:300]}
+            gc.collect()  # after the error is gone, which holds what did not fit
+            torch.cuda.empty_cache()
+            if not tokens:
+                break
+        yield {"loop": name, "not run": "not even one sample at once fits"}
 
-    def _padded_speed(self, name: str, made: Sequence[Sequence[PaddedBatch]], until: float) -> Line:
-        recipe, on_gpu = self.mix.made.recipe, self.device.type == "cuda"
-        model = PaddedNetwork(self.network, compiled=on_gpu)
+    def _padded_speed(self, name: str, made: Sequence[Sequence[PaddedBatch]], until: float, *, compiled: bool) -> Line:
+        recipe = self.mix.made.recipe
+        model = PaddedNetwork(self.network, compiled=compiled)
         optimizer = make_optimizer(recipe.optim, self.network)
         turns, before = cycle(made), None
         mean_flops = sum(self._done(len(self.packs), i)[2] for i in range(len(self.packs)))
@@ -190,7 +212,7 @@ class Bench:
             step()
         padded = sum(batch.seen_SL.numel() for batches in made for batch in batches)
         real = sum(batch.num_tokens for batches in made for batch in batches)
-        return self.timed(name, step, until) | {"padded tokens over real": padded / real, "compiled": on_gpu}
+        return self.timed(name, step, until) | {"padded tokens over real": padded / real, "compiled": compiled}
 
     def timed(self, name: str, step: Callable[[], tuple[int, int, float]], until: float) -> Line:
         """Figures of a loop over the steps that fit.
@@ -226,6 +248,20 @@ class Bench:
 
     def _enough(self, steps: int, began: float) -> bool:
         return steps >= self.limits.steps and time.perf_counter() - began >= self.limits.least_s
+
+
+def guarded(name: str, lines: Iterable[Line]) -> Iterator[Line]:
+    """The lines, and what broke them: other loops are measured all the same."""
+    try:
+        yield from lines
+    except Exception as error:
+        traceback.print_exc()
+        yield {"loop": name, "failed": f"{type(error).__name__}: {error}"[:300]}
+
+
+def _most(made: Sequence[Sequence[PaddedBatch]]) -> int:
+    """Samples that are computed at once, at most."""
+    return max(batch.num_samples for batches in made for batch in batches)
 
 
 def settle(device: torch.device) -> None:
