@@ -358,8 +358,7 @@ class Worker:
         return improved
 
     def _checkpoint_is_due(self) -> bool:
-        every = self.job.recipe.train.checkpoint_every
-        if every is not None:
+        if (every := self.job.recipe.train.checkpoint_every) is not None:
             return self.state.step % every == 0
         due = self.rank == 0 and time.monotonic() - self.saved_at >= self.job.recipe.train.checkpoint_every_s
         return bool(sum_over_ranks(torch.tensor([int(due)]))) if self.sharded else due

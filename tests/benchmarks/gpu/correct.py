@@ -73,6 +73,7 @@ def run_tests(tell: Callable[[Line], None], until: float, parts: Path, device: s
         few: whether one fusion stands for all, and a few lengths for all.
     """
     os.environ[DEVICE], os.environ[PARTS] = device, str(parts)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # of that machine, made for another pytest perhaps
     count: dict[str, int] = {}
 
     def counted(line: Line) -> None:

@@ -26,7 +26,7 @@ from tests.benchmarks.gpu.results import table
 ROOT = Path(__file__).parents[3]
 LIMIT = 64 * 2**20
 """Bytes of a kit, at most."""
-PYTHON = "3.12"
+PYTHON = ".".join(map(str, launch.PYTHON))
 PLATFORMS = tuple(
     f"manylinux{version}_x86_64" for version in ("_2_28", "_2_27", "_2_17", "2014", "1", "_2_24", "_2_34")
 )

@@ -9,13 +9,19 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
+PYTHON = (3, 12)
+"""That the wheels are for."""
 HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
     """Run `python -m tests.benchmarks.gpu run` with what this kit carries; its exit code."""
+    if sys.version_info[:2] != PYTHON or find_spec("torch") is None:
+        sys.stderr.write(f"this kit needs Python {PYTHON[0]}.{PYTHON[1]} with PyTorch; this is {sys.version}\n")
+        return 2
     with tempfile.TemporaryDirectory() as folder:
         for wheel in sorted((HERE / "wheels").glob("*.whl")):
             zipfile.ZipFile(wheel).extractall(folder)  # all that installing these would do, and it needs no pip

@@ -299,7 +299,8 @@ def kernels(steps: Iterator[StepReport], device: torch.device) -> Iterator[Line]
         settle(device)
         seconds = time.perf_counter() - began
     wanted = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
-    rows = [(e.key, e.count, _own_us(e, on_gpu=on_gpu)) for e in profile.key_averages() if e.device_type == wanted]
+    events = [e for e in profile.key_averages() if e.device_type == wanted and not e.is_user_annotation]
+    rows = [(e.key, e.count, _own_us(e, on_gpu=on_gpu)) for e in events]
     rows.sort(key=lambda row: -row[2])
     busy = sum(us for _, _, us in rows)
     yield {"kernels": sum(n for _, n, _ in rows), "kernel_ms": busy / 1e3, "profiled_step_ms": 1e3 * seconds}
