@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from tests.benchmarks.gpu import mix
 from tests.benchmarks.gpu.kit import BUDGETS_S, CORRECTNESS, SECONDS, TINY, Order, part, prepare, run
 from tests.benchmarks.gpu.paper import arithmetic
@@ -30,6 +32,8 @@ def main(words: Sequence[str] | None = None) -> None:
             seconds=given.seconds,
         )  # fmt: skip
         part(given.name, given.seconds, order, given.lines)
+    elif given.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"torch {torch.__version__} sees no GPU; `--device cpu --rehearsal` rehearses on a CPU")
     else:
         with tempfile.TemporaryDirectory() as folder:
             _run(given, Path(folder))
