@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from tests.benchmarks.gpu.padded import PaddedNetwork, bucketed, in_turn
 from tests.benchmarks.gpu.paper import padded_share
 from tests.benchmarks.gpu.results import Part
 from tests.benchmarks.gpu.speed import Bench, Limits, Line, guarded
+from tests.fakecuda import DEVICE, fake_cuda
 from tests.gpu import stored
 
 pytestmark = pytest.mark.e2e
@@ -86,6 +88,22 @@ def test_padded_loops_compute_what_packs_do(kind: str, tiny: mix.Mix) -> None:
     assert any(not field.seen_FL.all() for batch in batches for field in batch.fields.values())
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
+def test_padded_loops_wait_for_the_device_no_more_than_ours(tiny: mix.Mix) -> None:
+    """Nor does one mix tensors of the host with those of the device."""
+    network = network_of(tiny)
+    with fake_cuda() as device:
+        model = PaddedNetwork(network.to(DEVICE, non_blocking=True), compiled=False)
+        for batches in (in_turn(tiny.packs(1), 4)[0], bucketed(tiny.packs(1), 512)[0]):
+            before = device.ops
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = model(batches[0].to(DEVICE))
+            loss.backward()
+            assert device.ops - before > 500
+    assert all(p.grad is not None and p.grad.device == DEVICE for p in network.parameters())
+
+
 def test_each_loop_of_a_size_gives_its_figures(tiny: mix.Mix) -> None:
     limits = Limits(warm=1, steps=2, least_s=0.0, until=time.monotonic() + 60)
     lines = list(Bench(mix=tiny, device=CPU, limits=limits).lines())
@@ -103,6 +121,34 @@ def test_each_loop_of_a_size_gives_its_figures(tiny: mix.Mix) -> None:
     assert [line["ms"] for line in top] == sorted((line["ms"] for line in top), reverse=True)
     assert 0.5 < sum(line["share"] for line in top) <= 1 + 1e-9
     assert whole["kernels"] > 500
+
+
+class Short(Bench):
+    """A device in whose memory `FITS` samples fit at once."""
+
+    FITS = 3
+
+    def _padded_speed(self, name: str, made: Any, until: float, *, compiled: bool) -> Line:
+        if max(batch.num_samples for batches in made for batch in batches) > self.FITS:
+            raise torch.OutOfMemoryError("too many")
+        return super()._padded_speed(name, made, until, compiled=compiled)
+
+
+class Full(Short):
+    """In whose memory none fits."""
+
+    FITS = 0
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_halved(tiny: mix.Mix) -> None:
+    limits = Limits(warm=0, steps=2, least_s=0.0, until=time.monotonic() + 60)
+    (line,) = Short(mix=tiny, device=CPU, limits=limits)._padded("padded", limits.until)
+    assert 1 <= line["most at once"] <= Short.FITS
+    assert line["steps"] == 2
+    for name in ("padded", "bucketed"):
+        (line,) = Full(mix=tiny, device=CPU, limits=limits)._padded(name, limits.until)
+        assert line == {"loop": name, "not run": "not even one sample at once fits"}
 
 
 def test_a_loop_that_breaks_is_said() -> None:

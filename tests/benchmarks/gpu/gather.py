@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks.gpu import launch, mix
 from tests.benchmarks.gpu.kit import BUDGETS_S, prepare
@@ -142,7 +143,7 @@ def download(folder: Path, wanted: Sequence[str]) -> None:
         raise SystemExit(f"pip could not download wheels for Python {PYTHON}:\n{done.stderr[-2000:]}")
 
 
-def sizes(folder: Path) -> list[dict[str, object]]:
+def sizes(folder: Path) -> list[dict[str, Any]]:
     """Bytes of each wheel and of each other part; all of them last."""
 
     def of(path: Path) -> int:
@@ -150,5 +151,5 @@ def sizes(folder: Path) -> list[dict[str, object]]:
 
     parts = [*sorted((folder / "wheels").iterdir(), key=of, reverse=True)]
     parts += [path for path in sorted(folder.iterdir()) if path.name != "wheels"]
-    lines: list[dict[str, object]] = [{"part": os.path.relpath(path, folder), "bytes": of(path)} for path in parts]
+    lines: list[dict[str, Any]] = [{"part": os.path.relpath(path, folder), "bytes": of(path)} for path in parts]
     return [*lines, {"part": f"all, of {LIMIT:,} at most", "bytes": of(folder)}]
