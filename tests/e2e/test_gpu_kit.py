@@ -22,7 +22,7 @@ from tests.benchmarks.gpu.__main__ import main
 from tests.benchmarks.gpu.gather import LIMIT, canonical, gather, needed
 from tests.benchmarks.gpu.kit import CORRECTNESS, Order
 from tests.benchmarks.gpu.padded import PaddedNetwork, bucketed, in_turn
-from tests.benchmarks.gpu.paper import padded_share
+from tests.benchmarks.gpu.paper import padded_share, shares
 from tests.benchmarks.gpu.results import Part
 from tests.benchmarks.gpu.speed import Bench, Limits, Line, guarded
 from tests.fakecuda import DEVICE, fake_cuda
@@ -114,7 +114,9 @@ def test_each_loop_of_a_size_gives_its_figures(tiny: mix.Mix) -> None:
         line = loops[name]
         assert line["samples_per_s"] * line["ms"] / 1e3 == pytest.approx(sum(samples[1:3]) / 2)
         assert line["parameters"] == sum(p.numel() for p in network_of(tiny).parameters())
-    assert loops["padded"]["padded tokens over real"] > 1
+    for name, share in shares(tiny).items():
+        assert loops[name]["computed tokens over real"] == pytest.approx(share)
+        assert share > 1
     assert 0 <= loops["interlace"]["waiting"] < 1
     top = [line for line in lines if "kernel" in line]
     (whole,) = (line for line in lines if "kernel_ms" in line)
@@ -197,7 +199,9 @@ def test_without_a_gpu_it_says_how_to_rehearse(tmp_path: Path) -> None:
 
 
 def test_padding_is_what_is_added_to_the_longest() -> None:
-    assert padded_share([np.array([64, 32]), np.array([100])]) == pytest.approx((128 + 128) / 196)
+    batches = [{"a": np.array([64, 0]), "b": np.array([1, 32])}, {"a": np.array([100]), "b": np.array([0])}]
+    fields, joint = (64 + 2 * 64) + 128, 2 * 128 + 128
+    assert padded_share(batches, (2, 3)) == pytest.approx((2 * fields + 3 * joint) / (5 * 197))
 
 
 def test_stored_packs_are_the_packs(tiny: mix.Mix, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.benchmarks.gpu.speed import Bench, Limits, Line
 from tests.gpu import stored
 
 CORRECTNESS = "correctness"
-BUDGETS_S: Mapping[str, float] = {CORRECTNESS: 115.0, "150M": 110.0, "1B": 140.0, "20M": 95.0}
+BUDGETS_S: Mapping[str, float] = {CORRECTNESS: 115.0, "150M": 110.0, "1B": 145.0, "20M": 95.0}
 """Parts in their order, and the seconds that each may take at most."""
 SECONDS = 465.0
 """For all of them, so that 8 minutes are enough with the grace of the last."""

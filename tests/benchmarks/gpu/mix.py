@@ -58,6 +58,11 @@ class Mix:
     lengths: tuple[Lengths, ...]
     expected: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def layers(self) -> tuple[int, int]:
+        """Layers that a token passes within its field and with all fields."""
+        return self.made.recipe.model.field_layers, self.made.recipe.model.joint_layers
+
     def packs(self, count: int | None = None) -> list[Pack]:
         """The packs at positions from 0 on, all or so many of them."""
         return [self._drawn(position, own) for position, own in enumerate(self.lengths[:count])]

@@ -77,6 +77,10 @@ class PaddedBatch:
         """Samples."""
         return len(self.seen_SL)
 
+    def computed(self, layers: tuple[int, int]) -> int:
+        """Tokens that so many layers within fields and over all fields compute, padding included."""
+        return layers[0] * sum(item.seen_FL.numel() for item in self.fields.values()) + layers[1] * self.seen_SL.numel()
+
     def to(self, device: torch.device) -> "PaddedBatch":
         """Copied from pinned memory, without waiting."""
 
@@ -274,13 +278,19 @@ def bucketed(packs: Sequence[Pack], budget: int, *, pin: bool = False) -> list[l
     """A step for each batch of samples of like length: all packs sorted together, at most `budget` padded tokens."""
     whole = joined(packs)
     lengths = sum((item.lengths for item in whole.fields.values()), np.zeros(len(whole.sample_ids), np.int32))
+    batches = of_like_length(lengths, budget)
+    order = np.random.default_rng(0).permutation(len(batches))
+    return [[pad_pack(whole, np.array(batches[i]), pin=pin)] for i in order]
+
+
+def of_like_length(lengths: NDArray[np.integer], budget: int) -> list[list[int]]:
+    """Samples by length in batches of at most `budget` padded tokens; one that is longer by itself."""
     batches: list[list[int]] = [[]]
     for sample in np.argsort(lengths, kind="stable").tolist():
         if batches[-1] and (len(batches[-1]) + 1) * grown(int(lengths[sample])) > budget:
             batches.append([])
         batches[-1].append(sample)
-    order = np.random.default_rng(0).permutation(len(batches))
-    return [[pad_pack(whole, np.array(batches[i]), pin=pin)] for i in order]
+    return batches
 
 
 def joined(packs: Sequence[Pack]) -> Pack:

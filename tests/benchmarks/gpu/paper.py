@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tests.benchmarks.gpu.kit import BUDGETS_S, CORRECTNESS, LEAST_MEASURED_S, STEPS, WARM
 from tests.benchmarks.gpu.mix import SIZES, Lengths, Mix
-from tests.benchmarks.gpu.padded import grown
+from tests.benchmarks.gpu.padded import grown, of_like_length
 from tests.benchmarks.gpu.speed import AT_ONCE, Line
 
 DEVICE = "H200"
@@ -20,29 +20,35 @@ CORRECT_S = 100.0
 """Assumed: about 600 steps of 70 ms on each of GPU and CPU, which is what they take on a CPU, and the start."""
 
 
-def totals(lengths: Lengths) -> NDArray[np.int64]:
-    """Tokens of each sample of a pack."""
-    return np.sum([own.astype(np.int64) for own in lengths.values()], axis=0)
-
-
-def padded_share(batches: Sequence[NDArray[np.int64]]) -> float:
-    """Padded tokens over real ones, of batches of samples of so many tokens."""
-    return sum(len(b) * grown(int(b.max())) for b in batches) / sum(int(b.sum()) for b in batches)
-
-
 def shares(of: Mix) -> Mapping[str, float]:
-    """Padded tokens over real ones of both padded loops, over all fields."""
-    packs = [totals(own) for own in of.lengths]
+    """Tokens that the layers of both padded loops compute, over those that are real."""
     budget = of.made.recipe.batch.token_budget
-    longest = max(int(pack.max()) for pack in packs)
+    longest = max(int(totals(pack).max()) for pack in of.lengths)
     at_once = max(AT_ONCE * budget // longest, 1)
-    turns = [pack[i : i + at_once] for pack in packs for i in range(0, len(pack), at_once)]
-    buckets: list[list[int]] = [[]]
-    for total in np.sort(np.concatenate(packs)).tolist():
-        if buckets[-1] and (len(buckets[-1]) + 1) * grown(total) > budget:
-            buckets.append([])
-        buckets[-1].append(total)
-    return {"padded": padded_share(turns), "bucketed": padded_share([np.array(b) for b in buckets])}
+    turns: list[Lengths] = []
+    for pack in of.lengths:
+        samples = len(totals(pack))
+        turns += [{f: own[i : i + at_once] for f, own in pack.items()} for i in range(0, samples, at_once)]
+    whole = {field: np.concatenate([pack[field] for pack in of.lengths]) for field in of.made.specs}
+    batches = [np.array(rows) for rows in of_like_length(totals(whole), budget)]
+    buckets = [{field: own[rows] for field, own in whole.items()} for rows in batches]
+    return {"padded": padded_share(turns, of.layers), "bucketed": padded_share(buckets, of.layers)}
+
+
+def totals(lengths: Lengths) -> NDArray[np.int64]:
+    """Tokens of each sample."""
+    total: NDArray[np.int64] = np.sum([own.astype(np.int64) for own in lengths.values()], axis=0)
+    return total
+
+
+def padded_share(batches: Sequence[Lengths], layers: tuple[int, int]) -> float:
+    """Tokens that layers compute of batches, those within fields and those over all, over the real ones."""
+    computed = sum(
+        layers[0] * sum(np.count_nonzero(own) * grown(int(own.max())) for own in batch.values() if own.any())
+        + layers[1] * len(totals(batch)) * grown(int(totals(batch).max()))
+        for batch in batches
+    )
+    return computed / (sum(layers) * sum(int(totals(batch).sum()) for batch in batches))
 
 
 def _measured(step_s: float) -> float:
@@ -66,8 +72,8 @@ def arithmetic(mixes: Sequence[Mix]) -> list[Line]:
             {
                 "part": of.name,
                 "ms a step": 1e3 * step_s,
-                "padded over real": padding["padded"],
-                "bucketed over real": padding["bucketed"],
+                "computed over real, padded": padding["padded"],
+                "bucketed": padding["bucketed"],
                 "start and compile": fixed,
                 **{f"{name} s": seconds for name, seconds in loops.items()},
                 "seconds": fixed + sum(loops.values()),

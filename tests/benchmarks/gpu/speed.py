@@ -210,9 +210,10 @@ class Bench:
 
         for _ in range(self.limits.warm):
             step()
-        padded = sum(batch.seen_SL.numel() for batches in made for batch in batches)
-        real = sum(batch.num_tokens for batches in made for batch in batches)
-        return self.timed(name, step, until) | {"padded tokens over real": padded / real, "compiled": compiled}
+        layers, every = self.mix.layers, [batch for batches in made for batch in batches]
+        computed = sum(batch.computed(layers) for batch in every)
+        share = computed / (sum(layers) * sum(batch.num_tokens for batch in every))
+        return self.timed(name, step, until) | {"computed tokens over real": share, "compiled": compiled}
 
     def timed(self, name: str, step: Callable[[], tuple[int, int, float]], until: float) -> Line:
         """Figures of a loop over the steps that fit.
