@@ -20,7 +20,8 @@ import ray
 import ray.data
 from ray.data import DataContext, ExecutionOptions, TaskPoolStrategy
 
-from interlace.contract.sample import Pack, pack_to_table, table_to_pack
+from interlace.contract.sample import Pack
+from interlace.contract.tables import pack_to_table, table_to_pack
 from interlace.data.numbers import numbers
 from interlace.data.plan.plan import Plan, Schedule, Window
 from interlace.data.read.reader import Reader, join

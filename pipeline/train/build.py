@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from interlace import modalities
 from interlace.contract.sample import FieldSpec
 from interlace.model.network import Network
 from interlace.model.transformer import Block
@@ -38,5 +37,7 @@ def build_network(recipe: Recipe, specs: Mapping[str, FieldSpec], targets: Mappi
 
 def network_for(recipe: Recipe, fitted: Mapping[str, Any]) -> Network:
     """The network of a recipe whose modalities and targets are fitted; see `interlace.data.index.build.Index`."""
+    from interlace import modalities  # decoders of files, which `build_network` can do without
+
     specs = {n: modalities.make(n, field, fitted["fields"][n]).spec for n, field in recipe.fields.items()}
     return build_network(recipe, specs, fitted["targets"])

@@ -23,7 +23,8 @@ from interlace.contract.batch import to_batch
 from interlace.contract.better import is_better
 from interlace.contract.errors import BadShareError, InterlaceError, NonFiniteLossError
 from interlace.contract.flops import Flops
-from interlace.contract.sample import Pack, table_to_pack
+from interlace.contract.sample import Pack
+from interlace.contract.tables import table_to_pack
 from interlace.data.stream import CPU_SECONDS
 from interlace.recipe.recipe import Recipe
 from interlace.store.journal import Journal, journal_path, last_point
@@ -363,8 +364,7 @@ class Worker:
         return improved
 
     def _checkpoint_is_due(self) -> bool:
-        every = self.job.recipe.train.checkpoint_every
-        if every is not None:
+        if (every := self.job.recipe.train.checkpoint_every) is not None:
             return self.state.step % every == 0
         due = self.rank == 0 and time.monotonic() - self.saved_at >= self.job.recipe.train.checkpoint_every_s
         return bool(sum_over_ranks(torch.tensor([int(due)]))) if self.sharded else due

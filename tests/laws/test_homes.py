@@ -22,7 +22,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pathspec": ("cluster/pack.py",),
     "psutil": ("jobs/progress.py", "pipeline/store/system.py"),
     "pyarrow": (
-        "pipeline/contract/sample.py", "pipeline/modalities/", "pipeline/data/", "pipeline/results/bulk.py",
+        "pipeline/contract/tables.py", "pipeline/modalities/", "pipeline/data/", "pipeline/results/bulk.py",
         "jobs/datasets/",
     ),
     "pydantic": ("pipeline/recipe/", "pipeline/tune/search.py"),
@@ -132,3 +132,15 @@ def test_the_data_arm_starts_without_torch_and_mlflow() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.split() == ["ray.data", "pyarrow"]
     assert "interlace.data.stream" in names
+
+
+def test_the_training_loop_starts_with_neither_ray_nor_mlflow_nor_what_reads_files() -> None:
+    """So that it runs where only torch and numpy are large: `tests.benchmarks.gpu`."""
+    program = (
+        "import sys\n"
+        "from interlace.train import build, checkpoint, compile, devices, loop, optim, prefetch\n"
+        "names = ('torch', 'ray', 'mlflow', 'pyarrow', 'pandas', 'PIL', 'soundfile', 'soxr', 'transformers')\n"
+        "sys.stdout.write(' '.join(m for m in names if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["torch"]

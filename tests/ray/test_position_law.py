@@ -13,7 +13,7 @@ import pytest
 import ray.data
 from ray.data import DataContext, ExecutionOptions
 
-from interlace.contract.sample import pack_to_table, table_to_pack
+from interlace.contract.tables import pack_to_table, table_to_pack
 from interlace.data.index.build import build_index
 from interlace.data.plan.plan import Schedule
 from interlace.data.read.open import open_reader

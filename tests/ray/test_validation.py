@@ -15,7 +15,7 @@ import torch
 from ray.data import ExecutionOptions, ExecutionResources
 
 from interlace.contract.batch import to_batch
-from interlace.contract.sample import pack_to_table, table_to_pack
+from interlace.contract.tables import pack_to_table, table_to_pack
 from interlace.data.index.build import build_index
 from interlace.data.read.open import open_reader
 from interlace.data.read.reader import Reader

@@ -111,7 +111,12 @@ class Sized:
     def network(self) -> Network:
         """On the `meta` device."""
         with torch.device("meta"):
-            return build_network(self.recipe, self.specs, self._fitted["targets"])
+            return build_network(self.recipe, self.specs, self.targets)
+
+    @property
+    def targets(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the target of each task learned."""
+        return self._fitted["targets"]
 
     @cached_property
     def _codec(self) -> RecordCodec:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from interlace.contract.sample import Pack, pack_to_table
+from interlace.contract.sample import Pack
+from interlace.contract.tables import pack_to_table
 from interlace.data.index.build import build_index
 from interlace.data.read import cache_room
 from interlace.data.read.open import open_reader

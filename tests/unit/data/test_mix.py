@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlace.contract.errors import RecipeError
-from interlace.contract.sample import pack_to_table
+from interlace.contract.tables import pack_to_table
 from interlace.data.index.build import build_index
 from interlace.data.plan.mix import Mix, MixSettings
 from interlace.data.plan.plan import Plan, Schedule

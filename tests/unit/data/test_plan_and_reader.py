@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from interlace.contract.sample import pack_to_table, table_to_pack
+from interlace.contract.tables import pack_to_table, table_to_pack
 from interlace.data.index.build import build_index
 from interlace.data.plan.plan import Plan, PlanSettings, Rows, Work, all_work, plan_of_rows
 from interlace.data.read.open import open_reader

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from interlace.contract.sample import Pack, pack_to_table
+from interlace.contract.sample import Pack
+from interlace.contract.tables import pack_to_table
 from interlace.data.index.build import build_index
 from interlace.data.read.open import open_reader
 from interlace.data.read.reader import Reader

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from interlace.contract.sample import Pack, pack_to_table
+from interlace.contract.sample import Pack
+from interlace.contract.tables import pack_to_table
 from interlace.data.index.build import build_index
 from interlace.data.read import ahead as ahead_module
 from interlace.data.read.ahead import FETCHES, Ahead

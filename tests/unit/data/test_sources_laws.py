@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlace.contract.sample import pack_to_table
+from interlace.contract.tables import pack_to_table
 from interlace.data.index.build import build_index
 from interlace.data.index.manifest import Manifest
 from interlace.data.read.open import open_reader

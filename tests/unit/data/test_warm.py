@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from interlace.contract.sample import Pack, pack_to_table
+from interlace.contract.sample import Pack
+from interlace.contract.tables import pack_to_table
 from interlace.data.index.build import build_index
 from interlace.data.read import reader as reading
 from interlace.data.read import warm as warming

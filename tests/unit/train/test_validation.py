@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from interlace.contract.errors import PositionError
-from interlace.contract.sample import Pack, pack_to_table, table_to_pack
+from interlace.contract.sample import Pack
+from interlace.contract.tables import pack_to_table, table_to_pack
 from interlace.train import validation
 from interlace.train.validation import Validation, in_turn, owned
 from tests.networks import draw_pack

@@ -7,7 +7,7 @@ from typing import Any, final
 import ray
 from ray.data import ExecutionOptions
 
-from interlace.contract.sample import table_to_pack
+from interlace.contract.tables import table_to_pack
 from interlace.data.index.build import build_index
 from interlace.data.read.open import open_reader
 from interlace.data.stream import CPU_SECONDS, dataset
