@@ -83,6 +83,11 @@ def train(recipe: Recipe, launch: Launch, listener: Listener) -> Outcome | None:
         return None
     with open_run(prepared, launch.run_name, resume=launch.resume, fresh=launch.fresh) as run:
         listener.opened(run)
+        if run.was_steps is not None:
+            listener.say(
+                f"length: {run.was_steps} steps before, {run.num_steps} now; the learning rate goes on as a run of"
+                f" {run.num_steps} steps has it there"
+            )
         tracker = _open_tracker(run, prepared)
         try:
             path = journal_path(run.folder)

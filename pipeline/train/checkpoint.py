@@ -42,7 +42,7 @@ class RunState:
         step: optimizer steps done; the next pack is at position `step * global_batch`.
         best_step, best_value: the best evaluation so far; step -1 before the first.
         evaluations_since_best: evaluations without improvement, for early stopping.
-        finished: whether the run has come to its end.
+        finished: whether the run had come to its end; see `is_over`.
         recipe_digest, data_digest: what the run computes, on which data.
         rate_scale, rate_waited: what evaluations made of the learning rate; see `optim.after_evaluation`.
     """
@@ -56,6 +56,11 @@ class RunState:
     data_digest: str
     rate_scale: float = 1.0
     rate_waited: int = 0
+
+    def is_over(self, num_steps: int, patience: int | None) -> bool:
+        """Whether a run of so many steps has come to its end: it may have been shorter when it was written."""
+        early = patience is not None and self.evaluations_since_best >= patience
+        return self.finished and (early or self.step >= num_steps)
 
 
 def save_checkpoint(

@@ -127,18 +127,29 @@ def prepare(recipe: Recipe, mapper: Mapper) -> Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """An open run: its name, its folder, a key that no other run anywhere has, and whether it has steps behind it."""
+    """An open run.
+
+    Args:
+        name, folder: of the run.
+        key: that no other run anywhere has.
+        resumed: whether it has steps behind it.
+        num_steps, patience: its length, and evaluations without improvement that end it earlier.
+        was_steps: its length before this start made it longer, None where it did not.
+    """
 
     name: str
     folder: Path
     key: str
     resumed: bool
+    num_steps: int
+    patience: int | None = None
+    was_steps: int | None = None
 
     @property
     def finished(self) -> bool:
         """Whether training has come to its end."""
         state = newest_checkpoint(self.folder).state
-        return state is not None and state.finished
+        return state is not None and state.is_over(self.num_steps, self.patience)
 
 
 @contextmanager
@@ -171,15 +182,23 @@ def open_run(
         for lock in sorted(folder.glob(worker_lock("*"))):
             with held(lock, wait_s=WORKERS_GONE_S):
                 pass  # workers of a killed driver are gone
+        was = None
         if exists:
-            _check_same(folder, prepared, name)
+            was = _check_same(folder, prepared, name)
         else:
             _write_new(folder, prepared)
         (folder / FAILURE).unlink(missing_ok=True)
         clear(folder)
         checkpoint_given(folder)
-        key = json.loads((folder / "run.json").read_text(encoding="utf-8"))["key"]
-        yield Run(name=name, folder=folder, key=key, resumed=newest_checkpoint(folder).folder is not None)
+        yield Run(
+            name=name,
+            folder=folder,
+            key=json.loads((folder / "run.json").read_text(encoding="utf-8"))["key"],
+            resumed=newest_checkpoint(folder).folder is not None,
+            num_steps=prepared.schedule.num_steps,
+            patience=prepared.recipe.train.patience,
+            was_steps=was,
+        )
 
 
 def fit(run: Run, prepared: Prepared) -> None:
@@ -319,7 +338,7 @@ def _job(run: Run, prepared: Prepared) -> Job:
 
 
 FREE_TO_CHANGE = (*PLACE_KEYS, "name", "data.max_bad_share", "data.test", "train.epochs", "train.steps")
-"""Settings that a run may go on with changed; all others decide weights, data or plan."""
+"""Settings that a run may go on with changed, its length by more steps only; others decide weights, data or plan."""
 
 SOURCE_KEYS = ("data.train", "data.validation", "data.mix.")
 """Where samples lie and in which format; what they are is in the digest of the data."""
@@ -342,13 +361,20 @@ def _write_new(folder: Path, prepared: Prepared) -> None:
     (folder / "recipe.yaml").write_text(to_yaml(prepared.recipe), encoding="utf-8")
     (folder / "fitted.json").write_text(json.dumps(prepared.index.fitted, ensure_ascii=False), encoding="utf-8")
     made = {"created": time.time(), "key": uuid.uuid4().hex, **_identity(prepared)}
+    _write_made(folder, made)
+
+
+def _write_made(folder: Path, made: Mapping[str, Any]) -> None:
     partial = folder / "run.json.tmp"
     partial.write_text(json.dumps(made, indent=1), encoding="utf-8")
     partial.replace(folder / "run.json")
 
 
-def _check_same(folder: Path, prepared: Prepared, name: str) -> None:
-    """Refuse to go on with a run that was something else, naming each difference."""
+def _check_same(folder: Path, prepared: Prepared, name: str) -> int | None:
+    """Refuse to go on with a run that was something else, naming each difference; its length where it grows now.
+
+    A longer run has the packs of the shorter one and more, so it may go on, also from its end.
+    """
     before: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     now: dict[str, Any] = json.loads(json.dumps(_identity(prepared)))
     if before.get("plan") != now["plan"]:
@@ -368,13 +394,17 @@ def _check_same(folder: Path, prepared: Prepared, name: str) -> None:
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key)
     ]
-    if not differences and before["steps"] != now["steps"]:
-        differences.append(f"length: the run has {before['steps']} steps, the recipe {now['steps']}")
+    if not differences and now["steps"] < before["steps"]:
+        differences.append(f"length: the run has {before['steps']} steps, the recipe {now['steps']}; it can only grow")
     if differences:
         listed = "\n  - ".join(["", *differences])
         raise ResumeError(
             f"run `{name}` can't go on with this recipe:{listed}\nUse another --run-name, or --fresh to begin anew"
         )
+    if now["steps"] == before["steps"]:
+        return None
+    _write_made(folder, {**before, "steps": now["steps"]})
+    return int(before["steps"])
 
 
 def _free_name(runs: Path, name: str) -> str:

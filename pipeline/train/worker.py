@@ -211,7 +211,7 @@ class Worker:
 
     def run(self, packs: Iterator[Pack]) -> None:
         """Train from where the newest checkpoint stands to the end."""
-        if not self.state.finished:
+        if not self.state.is_over(self.job.num_steps, self.job.recipe.train.patience):
             try:
                 self._train(packs)
             finally:

@@ -71,7 +71,14 @@ def _train(folder: Path, stop: int | None, shared: Shared) -> None:
     steps = prepared.schedule.num_steps
     write_json(folder / "plan.json", {"num_steps": steps})
     (folder / "recipe.yaml").write_text(to_yaml(prepared.recipe), encoding="utf-8")
-    run = Run(name=folder.name, folder=folder, key="", resumed=newest_checkpoint(folder).folder is not None)
+    run = Run(
+        name=folder.name,
+        folder=folder,
+        key="",
+        resumed=newest_checkpoint(folder).folder is not None,
+        num_steps=steps,
+        patience=prepared.recipe.train.patience,
+    )
 
     def report(step: int, finished: bool, metrics: Mapping[str, float]) -> None:
         if finished:

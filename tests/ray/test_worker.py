@@ -147,11 +147,46 @@ def test_a_run_refuses_to_go_on_as_something_else_and_says_what_differs(tmp_path
     text = refused(recipe(train={"steps": 3}, model={"dim": 64, "head_dim": 16}, seed=3))
     assert "model.dim: the run has 32, the recipe 64" in text
     assert "seed: the run has 0, the recipe 3" in text
-    assert "length: the run has 3 steps, the recipe 9" in refused(recipe(train={"steps": 9}))
+    assert "length: the run has 3 steps, the recipe 2; it can only grow" in refused(recipe(train={"steps": 2}))
     work(recipe(train={"steps": 3, "workers": 2, "cpus_per_worker": 0.5}))  # another place is no other run
     write_table(data.folder / "train-0.parquet", make_rows(20, 77), 4)
     assert "data of split `train`: the run has manifest" in refused(recipe(train={"steps": 3}))
     build_index(recipe(train={"steps": 3}))
+
+
+def test_a_finished_run_goes_on_to_a_greater_length(shapes: EmojiLike, tmp_path: Path) -> None:
+    """Each step once, by the samples of a run that was so long from the start, at the rate of that length."""
+
+    def recipe(folder: str, steps: int, **train: Any) -> Recipe:
+        return shapes.recipe(tmp_path / folder, train={"steps": steps, "eval_every": 4, "checkpoint_every": 4, **train})
+
+    def points(folder: Path, name: str) -> list[tuple[int, float]]:
+        lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [(x["step"], x["m"][name]) for x in lines if name in x["m"]]
+
+    whole, _ = work(recipe("whole", 12))
+    folder, first = work(recipe("grown", 6))
+    assert first.state.finished
+    for _ in range(2):  # the second time nothing is left
+        again, worker = work(recipe("grown", 12))
+        assert (again, worker.state.step, worker.state.finished) == (folder, 12, True)
+        losses, rates = points(folder, "train/loss"), points(folder, "train/lr")
+        assert [step for step, _ in losses] == list(range(1, 13))
+        assert rates[6:] == points(whole, "train/lr")[6:]
+        assert rates[:6] != points(whole, "train/lr")[:6]
+    assert points(folder, "train/epoch")[6:] == points(whole, "train/epoch")[6:]
+    assert "it can only grow" in refused(recipe("grown", 6))
+
+
+def test_a_run_that_stopped_early_stays_ended_however_long_it_may_be(shapes: EmojiLike, tmp_path: Path) -> None:
+    def recipe(steps: int) -> Recipe:
+        train = {"steps": steps, "eval_every": 2, "patience": 2}
+        return shapes.recipe(tmp_path, train=train, optim={"lr": 1e-9, "schedule": "constant"})
+
+    _, worker = work(recipe(200))
+    _, again = work(recipe(400))
+    assert again.state == worker.state
+    assert worker.state.step < 200
 
 
 def test_two_processes_never_hold_one_run(shapes: EmojiLike, tmp_path: Path) -> None:
