@@ -29,10 +29,14 @@ from interlace.recipe.recipe import Recipe
 from interlace.recipe.start import FITTED, MODEL, RECIPE
 from interlace.results.predictor import Predictor
 from interlace.store.hashes import hash_file
-from interlace.store.lock import DRIVER, held
+from interlace.store.lock import held
 
-JOB = "predictions.json"
+JOB = "_predictions.json"
 """File of an output folder: what its parts are made from, and once all are there, what came of it."""
+LOCK = "_driver.lock"
+"""Readers of a folder of Parquet files pass over names that begin with `_`, and over no others."""
+BEFORE = "predictions.json"
+"""What `JOB` was called once."""
 SHARD, ROW, ERROR = "shard", "row", "error"
 """Columns that every output has: where a row is from, and why it has no predictions."""
 FORMATS = {".parquet": "parquet", ".tar": "webdataset", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"} | {
@@ -217,7 +221,7 @@ def predict_bulk(
     """
     told = progress or (lambda parts, rows: None)
     bulk.output.mkdir(parents=True, exist_ok=True)
-    with held(bulk.output / DRIVER):
+    with held(bulk.output / LOCK):
         _begin(bulk, fresh)
         left = [part for part in bulk.parts if not is_done(bulk.output, part)]
         parts, rows = len(bulk.parts) - len(left), bulk.num_rows - sum(part.num_rows for part in left)
@@ -247,6 +251,8 @@ def is_done(output: Path, part: Part) -> bool:
 def _begin(bulk: Bulk, fresh: bool) -> None:
     """Note what the parts are made from; refuse a folder that says something else."""
     path = bulk.output / JOB
+    if (bulk.output / BEFORE).exists():
+        (bulk.output / BEFORE).replace(path)
     if fresh:
         for old in bulk.output.glob("part-*.parquet*"):
             old.unlink()

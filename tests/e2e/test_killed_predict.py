@@ -53,6 +53,6 @@ def test_killed_predict_goes_on_by_the_same_command(tmp_path: Path, interlace: C
     assert len(digests(tmp_path / "whole")) == 80
     keys = [k for p in sorted((tmp_path / "out").glob("part-*")) for k in pq.read_table(p)["key"].to_pylist()]
     assert keys == list(range(1600))
-    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["rows"] == 1600
+    assert json.loads((tmp_path / "out" / "_predictions.json").read_text())["rows"] == 1600
     assert "1,600 rows in" in log.read_text()
     assert "part 80/80" in log.read_text()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -104,6 +105,16 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(model: Model, shards:
     assert kept.stat().st_mtime_ns == before
     assert digests(tmp_path / "out") == whole
     predict_bulk(bulk, dies)  # nothing is left to do
+
+
+def test_the_folder_is_read_as_a_table_by_others(model: Model, shards: Path, tmp_path: Path) -> None:
+    """Whatever else lies in it; and what an older version called by another name still counts."""
+    predict_bulk(plan(model, shards, tmp_path / "out"))
+    table = pd.read_parquet(tmp_path / "out")
+    assert table["key"].tolist() == list(range(50))
+    (tmp_path / "out" / "_predictions.json").rename(tmp_path / "out" / "predictions.json")
+    predict_bulk(plan(model, shards, tmp_path / "out"), lambda work, parts: pytest.fail("nothing is left to do"))
+    assert pd.read_parquet(tmp_path / "out").equals(table)
 
 
 def test_a_folder_of_other_predictions_is_refused(model: Model, shards: Path, tmp_path: Path) -> None:
