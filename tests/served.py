@@ -67,12 +67,21 @@ def write(path: Path, rows: list[dict[str, Any]], group_rows: int = 16) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=SOUNDING), path, row_group_size=group_rows)
 
 
-def make_model(folder: Path) -> Model:
-    """Index 64 rows and export a network with weights as drawn: what it says differs from row to row all the same."""
+def make_model(folder: Path, tasks: dict[str, Any] | None = None, table: pa.Table | None = None) -> Model:
+    """Index 64 rows and export a network with weights as drawn: what it says differs from row to row all the same.
+
+    Args:
+        folder: for data and model.
+        tasks: of the model; `TASKS` where not given.
+        table: to train on; 64 of `sounding_rows` where not given.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    write(folder / "train.parquet", sounding_rows(64, seed=1))
-    recipe = model_recipe(folder)
+    if table is None:
+        write(folder / "train.parquet", sounding_rows(64, seed=1))
+    else:
+        pq.write_table(table, folder / "train.parquet", row_group_size=16)
+    recipe = model_recipe(folder, tasks)
     prepared = prepare(recipe, map)
     torch.manual_seed(0)
     network = network_for(recipe, prepared.index.fitted)
@@ -85,7 +94,7 @@ def make_model(folder: Path) -> Model:
     return Model(folder=folder / "model", prepared=prepared, rows=sounding_rows(50, seed=2))
 
 
-def model_recipe(folder: Path) -> Recipe:
+def model_recipe(folder: Path, tasks: dict[str, Any] | None = None) -> Recipe:
     """A recipe over `train.parquet` in a folder."""
     return parse_recipe(
         {
@@ -93,7 +102,7 @@ def model_recipe(folder: Path) -> Recipe:
             "storage": str(folder / "out"),
             "data": {"root": str(folder), "train": {"paths": ["train.parquet"]}},
             "fields": FIELDS,
-            "tasks": TASKS,
+            "tasks": tasks or TASKS,
             "model": {"dim": 32, "head_dim": 16, "field_layers": 1, "joint_layers": 1, "dropout": 0.0},
             "batch": {"token_budget": 512},
             "train": {"steps": 1, "precision": "fp32"},

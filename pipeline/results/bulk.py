@@ -42,7 +42,7 @@ SHARD, ROW, ERROR = "shard", "row", "error"
 FORMATS = {".parquet": "parquet", ".tar": "webdataset", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"} | {
     ending: name for name, found in kinds("sources").found.items() for ending in found.plugin.endings
 }
-ARROW = {"string": pa.string(), "double": pa.float64(), "doubles": pa.list_(pa.float32())}
+ARROW = {"string": pa.string(), "long": pa.int64(), "double": pa.float64(), "doubles": pa.list_(pa.float32())}
 MOST_LISTED = 5
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from interlace.contract.errors import DataError
 from interlace.data.index.manifest import Manifest
 from interlace.data.index.records import Record
+from interlace.data.index.targets import label_of
 from interlace.data.read.reader import Reader
 from interlace.data.sources import row_errors
 from interlace.recipe.tasks import ClassificationTask, GenerationTask, RegressionTask
@@ -98,7 +99,7 @@ def _judge_label(name: str, task: ClassificationTask) -> Judge:
 
     def judge(record: Record, said: Mapping[str, Any]) -> tuple[float, str, str] | None:
         true = record.get(task.column)
-        if true is None or str(true) == str(said[name]):
+        if true is None or label_of(task, true) == said[name]:
             return None
         sure = said[f"{name}_probability"]
         return sure, str(true), f"{said[name]} ({sure:.0%})"
@@ -113,7 +114,7 @@ def _judge_labels(name: str, task: ClassificationTask) -> Judge:
         true = record.get(task.column)
         if true is None:
             return None
-        wanted, given = {str(label) for label in true}, {str(label) for label in json.loads(said[name])}
+        wanted, given = ({str(label_of(task, label)) for label in found} for found in (true, json.loads(said[name])))
         if wanted == given:
             return None
         badness = len(wanted ^ given) / len(wanted | given)

@@ -21,7 +21,7 @@ from interlace.recipe.model import Model
 State: TypeAlias = dict[str, Tensor | list[Any]]
 """Metrics of a batch: tensors on the CPU and lists of plain values; two states of a task add by `+`, key by key."""
 
-ColumnType: TypeAlias = Literal["string", "double", "doubles"]
+ColumnType: TypeAlias = Literal["string", "long", "double", "doubles"]
 """Type of a predicted value: text, number, list of numbers."""
 
 

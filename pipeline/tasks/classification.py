@@ -220,8 +220,10 @@ class ClassificationTask(Task):
 
     @property
     def prediction_types(self) -> Mapping[str, ColumnType]:
-        """The label, or labels and probabilities as JSON."""
-        return {"": "string", "probability": "string" if self.settings.multi_label else "double"}
+        """The label, an integer where labels are (booleans are 0 and 1); or labels and probabilities as JSON."""
+        if self.settings.multi_label:
+            return {"": "string", "probability": "string"}
+        return {"": "long" if all(isinstance(c, int) for c in self.classes) else "string", "probability": "double"}
 
     def predict(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The label and its `probability`; multi label: a JSON list of those above one half, a JSON object of all."""

@@ -147,7 +147,7 @@ def _ones(batch: Batch) -> list[Batch]:
 def _check_said(network: Network, task: Task, batch: Batch) -> None:
     """Predictions need no target, are plain, and are those that the task says it gives."""
     bare = Batch(position=0, sample_ids=batch.sample_ids, fields=batch.fields, targets={})
-    kinds = {"string": str, "double": float, "doubles": list}
+    kinds = {"string": str, "long": int, "double": float, "doubles": list}
     with torch.no_grad():
         said = task.predict(network(bare, mask_tokens=False))
         alone = [task.predict(network(one, mask_tokens=False))[0] for one in _ones(bare)]

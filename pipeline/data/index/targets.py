@@ -335,15 +335,16 @@ def make_target(task: AnyTask, fitted: Fitted) -> Target:
 def _labels(task: ClassificationTask, value: Any) -> list[str | int]:
     """The labels of a raw value. Raises DataError where its type is wrong."""
     if not task.multi_label:
-        return [_label(task, value)]
+        return [label_of(task, value)]
     if not isinstance(value, list | tuple | np.ndarray):
         raise DataError(
             f"expected a list of labels in column `{task.column}` (`multi_label` is on), but is {type(value).__name__}"
         )
-    return [_label(task, item) for item in value]
+    return [label_of(task, item) for item in value]
 
 
-def _label(task: ClassificationTask, value: Any) -> str | int:
+def label_of(task: ClassificationTask, value: Any) -> str | int:
+    """The label of a raw value as classes have it: booleans are 0 and 1. Raises DataError where its type is wrong."""
     if isinstance(value, str):
         return str(value)  # also of numpy's kind
     if isinstance(value, int | np.integer | np.bool_):

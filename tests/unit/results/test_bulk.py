@@ -1,6 +1,7 @@
 """Laws of prediction over shards, in this process: order, equality with single predictions, kills, bad rows."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 from interlace.contract.errors import DataError, ResumeError
 from interlace.data.sources import RowGroup
 from interlace.results.bulk import Bulk, Part, plan_bulk, predict_bulk
+from interlace.results.mistakes import WORST, worst_mistakes
 from interlace.results.predictor import Predictor
-from tests.served import Model, make_model, write
+from tests.served import SOUNDING, Model, make_model, sounding_rows, write
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,39 @@ def test_the_folder_is_read_as_a_table_by_others(model: Model, shards: Path, tmp
     (tmp_path / "out" / "_predictions.json").rename(tmp_path / "out" / "predictions.json")
     predict_bulk(plan(model, shards, tmp_path / "out"), lambda work, parts: pytest.fail("nothing is left to do"))
     assert pd.read_parquet(tmp_path / "out").equals(table)
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.bool_()])
+def test_labels_that_are_no_texts_are_predicted_as_what_they_are(kind: pa.DataType, tmp_path: Path) -> None:
+    """Written, declared and compared with the truth as integers; a right answer is on no sheet of errors."""
+    tables = {}
+    for name, count in (("train", 64), ("other", 40)):
+        label = pa.array([i % 2 for i in range(count)], pa.int64())
+        labels = pa.array([[i % 2] for i in range(count)], pa.list_(pa.int64()))
+        table = pa.Table.from_pylist(sounding_rows(count, seed=count), SOUNDING)
+        table = table.append_column("label", label.cast(kind))
+        tables[name] = table.append_column("labels", labels.cast(pa.list_(kind)))
+    tasks = {
+        "label": {"task": "classification", "column": "label"},
+        "labels": {"task": "classification", "column": "labels", "multi_label": True},
+    }
+    model = make_model(tmp_path / "model", tasks, tables["train"])
+    pq.write_table(tables["other"], tmp_path / "other.parquet")
+    predict_bulk(plan_bulk(model.folder, [str(tmp_path / "other.parquet")], tmp_path / "out", part_rows=100))
+    said = pq.read_table(tmp_path / "out")
+    assert said.schema.field("label").type == pa.int64()
+    values = said["label"].to_pylist()
+    assert set(values) <= {0, 1}
+    predictor = Predictor.load(model.folder)
+    assert predictor.columns["label"] == "long"
+    found = worst_mistakes(predictor, model.prepared.index.manifests["train"])
+    rows = tables["train"].to_pylist()
+    alone = predictor.predict(rows)
+    wrong = sum(one["label"] != int(row["label"]) for row, one in zip(rows, alone, strict=True))
+    assert 0 < wrong < len(rows)
+    assert len(found["label"]) == min(wrong, WORST)
+    sets = sum(set(json.loads(one["labels"])) != {int(row["label"])} for row, one in zip(rows, alone, strict=True))
+    assert len(found["labels"]) == min(sets, WORST)
 
 
 def test_a_folder_of_other_predictions_is_refused(model: Model, shards: Path, tmp_path: Path) -> None:
