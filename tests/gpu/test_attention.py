@@ -79,3 +79,23 @@ def test_attention_to_another_sequence_equals_a_dense_mask(shape: tuple[int, int
     for got_grad, want_grad, tokens in zip(got_grads, want_grads, (sum(asked), sum(known)), strict=True):
         equal(got_grad[:tokens], want_grad[:tokens])
     assert not got[43:48].any()  # of these there is nothing to attend to
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_token_at_all_gives_nothing_and_has_a_gradient(shape: tuple[int, int], device: torch.device) -> None:
+    """A field may be missing from all samples of a pack."""
+    nothing, some = (Segments(torch.tensor(lengths), device) for lengths in ([0, 0, 0], [2, 0, 3]))
+    torch.manual_seed(0)
+    qkv, q, kv = (
+        torch.randn(*size, *shape).bfloat16().to(device).requires_grad_()
+        for size in ((0, 3), (some.num_rows,), (some.num_rows, 2))
+    )
+    empty_q, empty_kv = (torch.zeros(*size, *shape).bfloat16().to(device) for size in ((0,), (0, 2)))
+    within = attend(qkv, nothing)
+    asks, asked = attend_to(q, empty_kv, some, nothing), attend_to(empty_q, kv, nothing, some)
+    (within.sum() + asks.sum() + asked.sum()).backward()
+    assert within.shape == asked.shape == (0, *shape)
+    assert not asks.any()
+    assert not q.grad.any()
+    assert not kv.grad.any()
+    assert qkv.grad.shape == qkv.shape

@@ -9,7 +9,7 @@ import torch
 
 from interlace.contract.batch import Batch
 from interlace.tasks.generation import GenerationTask
-from interlace.train.loop import evaluate
+from interlace.train.loop import Losses, autocast, evaluate
 from tests.gpu.runs import CPU, batches, network_of
 from tests.gpu.stored import FUSIONS, Made, Stored
 
@@ -116,3 +116,20 @@ def test_gradients_flow_with_fields_missing(stored: Stored, device: torch.device
 def without(batch: Batch, name: str) -> Batch:
     """A batch with a field missing from all samples."""
     return dataclasses.replace(batch.only(frozenset(batch.fields) - {name}))
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_step_in_bf16_is_finite_whatever_field_is_missing(fusion: str, stored: Stored, device: torch.device) -> None:
+    made = stored.made(fusion, "train.precision=bf16")
+    losses = Losses(network_of(made, device).train(), made.recipe)
+    (batch,) = batches(stored, 1, device)
+    every = frozenset(made.specs)
+    for kept in (*(every - {name} for name in every), frozenset({"words"})):
+        losses.zero_grad()
+        own = batch.only(kept)
+        counts = {name: float(task.count(own)) for name, task in losses.network.tasks.items()}
+        with autocast(made.recipe, device):
+            loss, _ = losses(own, counts)
+        loss.backward()
+        assert loss.isfinite()
+        assert all(p.grad.isfinite().all() for p in losses.parameters() if p.grad is not None)

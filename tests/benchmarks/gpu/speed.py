@@ -4,6 +4,7 @@ Gives a line of figures for each loop, then what a step of Interlace's does: its
 """
 
 import gc
+import math
 import time
 import traceback
 import warnings
@@ -175,8 +176,7 @@ class Bench:
                     raise
                 compiled = False
                 yield {"loop": name, "not compiled": f"{type(error).__name__}: {error}"[:300]}
-            gc.collect()  # after the error is gone, which holds what did not fit
-            torch.cuda.empty_cache()
+            free()  # after the error is gone, which holds what did not fit
             if not tokens:
                 break
         yield {"loop": name, "not run": "not even one sample at once fits"}
@@ -241,7 +241,7 @@ class Bench:
             "ms": 1e3 * seconds / len(done),
             "samples_per_s": samples / seconds,
             "tokens_per_s": tokens / seconds,
-            "mfu": flops / (seconds * peak) if peak == peak else None,  # nan: no device whose peak is known
+            "mfu": flops / (seconds * peak) if not math.isnan(peak) else None,
             "peak_gb": torch.cuda.max_memory_allocated(self.device) / 1e9 if self.device.type == "cuda" else None,
         }
         expected = {d: own["expected_ms"] for d, own in self.mix.expected.items()} if name == "interlace" else {}
@@ -258,6 +258,13 @@ def guarded(name: str, lines: Iterable[Line]) -> Iterator[Line]:
     except Exception as error:
         traceback.print_exc()
         yield {"loop": name, "failed": f"{type(error).__name__}: {error}"[:300]}
+    free()
+
+
+def free() -> None:
+    """Give back the memory of a loop that has ended."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _most(made: Sequence[Sequence[PaddedBatch]]) -> int:
