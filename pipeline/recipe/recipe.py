@@ -103,6 +103,12 @@ class Recipe(Node):
         return self
 
     @model_validator(mode="after")
+    def _patience_sees(self) -> "Recipe":
+        if self.train.patience is not None and self.data.validation is None:
+            raise ValueError("`train.patience` counts evaluations, but `data.validation` is not given")
+        return self
+
+    @model_validator(mode="after")
     def _fits_fusion(self) -> "Recipe":
         if (query := self.model.query) is not None and query not in self.fields:
             raise ValueError(f"`model.query` must be one of the fields ({', '.join(self.fields)}), but is {query!r}")

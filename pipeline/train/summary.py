@@ -57,6 +57,12 @@ def _packing(prepared: Prepared) -> Iterator[str]:
         f"run: {schedule.num_steps} steps of {batch.global_batch} packs"
         f" ({schedule.stop / max(packs, 1):.1f} epochs), evaluation every {prepared.eval_every} steps"
     )
+    wanted = prepared.recipe.train.epochs
+    if wanted is not None and schedule.stop > 1.1 * wanted * packs:
+        yield (
+            f"note: {wanted:g} epochs have {wanted * packs:.0f} packs, and a step takes {batch.global_batch}: lower"
+            " `batch.global_batch` or `batch.token_budget`"
+        )
 
 
 def _reading(prepared: Prepared) -> str:

@@ -242,6 +242,11 @@ class Worker:
             improved = self._evaluate() if self._is_due(report.step) else False
             patience = self.job.recipe.train.patience
             stop = patience is not None and self.state.evaluations_since_best >= patience
+            if stop:
+                self._say(
+                    f"stopped early, after step {report.step}: {patience} evaluations were no better than that"
+                    f" of step {self.state.best_step}"
+                )
             self.state = replace(self.state, finished=stop or report.step == self.job.num_steps)
             wanted = self._wanted(report.signals)
             if improved or self.state.finished or self._checkpoint_is_due() or wanted:

@@ -86,6 +86,8 @@ def test_early_stop_ends_the_run_and_resuming_does_nothing(shapes: EmojiLike, tm
     assert worker.state.finished
     assert worker.state.evaluations_since_best == 2
     assert worker.state.step < 200
+    said = f"stopped early, after step {worker.state.step}: 2 evaluations were no better than that of step 2"
+    assert said in (folder / "events.jsonl").read_text()
     again, resumed = work(recipe)
     assert (again, resumed.state) == (folder, worker.state)
 

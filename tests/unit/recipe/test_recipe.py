@@ -55,6 +55,14 @@ def test_settings_that_contradict_each_other_say_which(recipe_file: Path) -> Non
     assert "expected one of `numbers`, `categories` and `dates`" in errors(recipe_file, "fields.size.categories=[a]")
 
 
+def test_a_setting_that_counts_evaluations_needs_some(shapes: EmojiLike, tmp_path: Path) -> None:
+    tree = shapes.tree(tmp_path, train={"patience": 3})
+    assert parse_recipe(tree).train.patience == 3
+    del tree["data"]["validation"]
+    with pytest.raises(RecipeError, match=r"`train.patience` counts evaluations, but `data.validation` is not given"):
+        parse_recipe(tree)
+
+
 def test_settings_that_a_fusion_does_not_read_are_refused(recipe_file: Path) -> None:
     assert "`bottleneck_tokens` has no effect with `fusion: mid`" in errors(recipe_file, "model.bottleneck_tokens=8")
     assert "`query` has no effect with `fusion: early`" in errors(
