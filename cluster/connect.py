@@ -105,11 +105,19 @@ def in_job(environment: Mapping[str, str]) -> bool:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM, which Ray replaces by one that exits at once."""
+    """Keep this process's handler of SIGTERM, which Ray replaces by one that exits at once, also while Ray starts."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if before is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    restored = before is not None and threading.current_thread() is threading.main_thread()
+    try:
+        yield
+    except SystemExit as ended:
+        if not (restored and callable(before) and ended.code == signal.SIGTERM):
+            raise
+        before(signal.SIGTERM, None)  # raises what this process makes of it
+        raise
+    finally:
+        if restored:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _start(cpus: int) -> None:

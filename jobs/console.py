@@ -38,7 +38,7 @@ def reported_errors() -> Iterator[None]:
         raise typer.Exit(BAD_INPUT) from error
     except StoppedError as error:
         errors.print(escape(str(error)))
-        raise typer.Exit(RESUME_ME) from None
+        raise typer.Exit(INTERRUPTED if error.by_hand else RESUME_ME) from None
     except KeyboardInterrupt:
         errors.print("[bold]stopped[/]; the same command goes on from the last checkpoint")
         raise typer.Exit(RESUME_ME if terminated.is_set() else INTERRUPTED) from None

@@ -82,12 +82,14 @@ class StoppedError(Exception):
     Args:
         step: of the checkpoint.
         num_steps: of the whole run.
+        by_hand: asked by Ctrl-C, not by SIGTERM.
     """
 
-    def __init__(self, step: int, num_steps: int) -> None:
+    def __init__(self, step: int, num_steps: int, *, by_hand: bool = False) -> None:
         super().__init__(step, num_steps)
         self.step = step
         self.num_steps = num_steps
+        self.by_hand = by_hand
 
     def __str__(self) -> str:
         return f"stopped after step {self.step} of {self.num_steps}; the same command goes on from there"

@@ -71,8 +71,15 @@ class Failures(DefaultFailurePolicy):  # type: ignore[misc]
         return super().make_decision(training_failed_error)
 
 
-class ElasticTrainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
-    """A `TorchTrainer` whose number of workers is decided under `Rules`."""
+class Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
+    """A `TorchTrainer` that leaves Ctrl-C to whoever called it; Ray's own handler ends workers without a checkpoint."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Nothing: see the class."""
+
+
+class ElasticTrainer(Trainer):
+    """A `Trainer` whose number of workers is decided under `Rules`."""
 
     def __init__(self, *args: Any, rules: Rules, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

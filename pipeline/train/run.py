@@ -10,6 +10,7 @@ on from there, with the same samples in the same steps.
 
 import json
 import os
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -42,10 +43,10 @@ from interlace.train.build import network_for
 from interlace.train.checkpoint import newest_checkpoint
 from interlace.train.elastic import Rules
 from interlace.train.placement import beside
-from interlace.train.policy import ElasticTrainer
+from interlace.train.policy import ElasticTrainer, Trainer
 from interlace.train.signals import checkpoint_given
 from interlace.train.start import start
-from interlace.train.stop import clear, ctrl_c_restored, is_asked, stop_on_sigterm
+from interlace.train.stop import clear, is_asked, stop_on_signals
 from interlace.train.worker import FAILURE, Job, OnEvaluation, Worker, dealt, train_worker
 
 BYTES_PER_PARAMETER = 16
@@ -206,7 +207,7 @@ def fit(run: Run, prepared: Prepared) -> None:
 
     Raises:
         InterlaceError: training failed for good; the text is the worker's.
-        StoppedError: SIGTERM came; the checkpoint of the last step is written.
+        StoppedError: SIGTERM or Ctrl-C came; the checkpoint of the last step is written.
     """
     recipe = prepared.recipe
     job, datasets = _job(run, prepared), {"train": _stream(run.folder, prepared)}
@@ -216,7 +217,7 @@ def fit(run: Run, prepared: Prepared) -> None:
     gpus = recipe.train.gpus_per_worker
     resources = {"CPU": recipe.train.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
     sizes = recipe.world_sizes
-    trainer_class: Any = ray.train.torch.TorchTrainer
+    trainer_class: Any = Trainer
     if len(sizes) > 1:
         trainer_class = partial(ElasticTrainer, rules=_rules(run, recipe))
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", ELASTIC_START_TIMEOUT_S)
@@ -241,7 +242,7 @@ def fit(run: Run, prepared: Prepared) -> None:
         dataset_config=data_config(recipe.data.labels),
     )
     try:
-        with ctrl_c_restored(), stop_on_sigterm(run.folder):
+        with stop_on_signals(run.folder) as came:
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise InterlaceError(f"run `{run.name}` failed: {_reason(error)}") from error
@@ -250,7 +251,8 @@ def fit(run: Run, prepared: Prepared) -> None:
         raise InterlaceError(f"run `{run.name}` stopped: {failure.read_text(encoding='utf-8')}")
     if is_asked(run.folder) and not run.finished:
         state = newest_checkpoint(run.folder).state
-        raise StoppedError(state.step if state is not None else 0, prepared.schedule.num_steps)
+        step = state.step if state is not None else 0
+        raise StoppedError(step, prepared.schedule.num_steps, by_hand=signal.SIGINT in came)
 
 
 def _rules(run: Run, recipe: Recipe) -> Rules:

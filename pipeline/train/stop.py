@@ -1,4 +1,4 @@
-"""Ending a run early and well: SIGTERM asks, the workers write a checkpoint after the step at hand, then all return.
+"""Ending a run early and well: SIGTERM or Ctrl-C asks, workers write a checkpoint after the step at hand, all return.
 
 The driver gets the signal and leaves a file in the run folder; rank 0 looks for it after each step and tells the other
 ranks, so that all end at the same step. A second signal ends the driver at once.
@@ -7,7 +7,7 @@ ranks, so that all end at the same step. A second signal ends the driver at once
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +52,21 @@ def on_signal(number: signal.Signals, act: Callable[[], None]) -> Iterator[None]
         signal.signal(number, before)
 
 
-def stop_on_sigterm(run: Path) -> AbstractContextManager[None]:
-    """During the body SIGTERM asks the workers to end; a second one does what it would have done without this."""
-    return on_signal(signal.SIGTERM, lambda: ask(run))
-
-
 @contextmanager
-def ctrl_c_restored() -> Iterator[None]:
-    """Take away the handlers of Ctrl-C that Ray leaves behind: they talk to a controller or a search that is gone."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
+def stop_on_signals(run: Path) -> Iterator[set[signal.Signals]]:
+    """During the body SIGTERM and Ctrl-C ask the workers to end; a second one does what it would have done anyway.
+
+    Yields:
+        The signals that came.
+    """
+    came: set[signal.Signals] = set()
+
+    def asked(number: signal.Signals) -> None:
+        came.add(number)
+        ask(run)
+
+    with (
+        on_signal(signal.SIGTERM, lambda: asked(signal.SIGTERM)),
+        on_signal(signal.SIGINT, lambda: asked(signal.SIGINT)),
+    ):
+        yield came

@@ -9,28 +9,29 @@ import typer
 
 from interlace.contract.errors import StoppedError
 from interlace.jobs.console import reported_errors
-from interlace.train.stop import clear, ctrl_c_restored, is_asked, stop_on_sigterm
+from interlace.train.stop import clear, is_asked, stop_on_signals
 
 
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_sigterm_asks_once_and_then_does_what_it_did_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_asks_once_and_then_does_what_it_did_before(number: signal.Signals, tmp_path: Path) -> None:
     seen: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    before = signal.signal(number, lambda number, frame: seen.append(number))
     try:
-        with stop_on_sigterm(tmp_path):
+        with stop_on_signals(tmp_path) as came:
             assert not is_asked(tmp_path)
-            terminate()
-            assert (is_asked(tmp_path), seen) == (True, [])
-            terminate()
-            assert seen == [signal.SIGTERM]
+            os.kill(os.getpid(), number)
+            assert (is_asked(tmp_path), seen, came) == (True, [], {number})
+            os.kill(os.getpid(), number)
+            assert seen == [number]
         clear(tmp_path)
-        terminate()
+        os.kill(os.getpid(), number)
         assert (is_asked(tmp_path), len(seen)) == (False, 2)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize("blocked", [False, True])
@@ -46,20 +47,13 @@ def test_sigterm_ends_a_command_with_75_also_where_sigint_is_blocked(blocked: bo
     assert caught.value.exit_code == 75
 
 
-def test_a_handler_of_ctrl_c_that_the_body_sets_is_gone_after_it() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with ctrl_c_restored():
-        signal.signal(signal.SIGINT, lambda number, frame: None)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
 def test_a_stopped_run_and_ctrl_c_have_codes_of_their_own() -> None:
     before = signal.getsignal(signal.SIGTERM)
     codes = []
-    for error in (StoppedError(3, 10), KeyboardInterrupt()):
+    for error in (StoppedError(3, 10), StoppedError(3, 10, by_hand=True), KeyboardInterrupt()):
         with pytest.raises(typer.Exit) as caught, reported_errors():
             raise error
         codes.append(caught.value.exit_code)
     signal.signal(signal.SIGTERM, before)
-    assert codes == [75, 130]
+    assert codes == [75, 130, 130]
     assert str(StoppedError(3, 10)) == "stopped after step 3 of 10; the same command goes on from there"
