@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from interlace.contract.batch import Batch, move, to_batch
+from interlace.contract.batch import Batch, move
 from interlace.contract.errors import PositionError
 from interlace.contract.sample import Pack
 from interlace.model.network import Network, Outputs
@@ -33,6 +33,7 @@ from interlace.train.optim import learning_rate, set_rate, update_unless
 from interlace.train.parallel import delay_exchange, finish_gradients, whole_state
 from interlace.train.report import StepReport
 from interlace.train.signals import Signals
+from interlace.train.transfer import Arrival, Reading, Span, arriving
 
 
 class Losses(nn.Module):
@@ -138,34 +139,38 @@ class Loop:
         """
         share = self.recipe.batch.global_batch // self.world_size
         report: StepReport | None = None
-        for step in range(first, self.num_steps):
-            began = time.perf_counter()
-            own = []
-            for i in range(share):
-                pack = next(packs, None)
-                self._check(pack, step * self.recipe.batch.global_batch + i * self.world_size + self.rank)
-                assert pack is not None
-                own.append(pack)
-            waited = time.perf_counter() - began
-            report = self._step(step, own, waited, began, report)
-            yield report
+        with arriving(packs, self.device) as arrivals:
+            for step in range(first, self.num_steps):
+                began = time.perf_counter()
+                own = []
+                for i in range(share):
+                    arrival = next(arrivals, None)
+                    expected = step * self.recipe.batch.global_batch + i * self.world_size + self.rank
+                    own.append(self._checked(arrival, expected))
+                waited = time.perf_counter() - began
+                report = self._step(step, own, waited, began, report)
+                yield report
         if report is not None:
             report.numbers  # noqa: B018 # raises where the last step went wrong
 
-    def _check(self, pack: Pack | None, expected: int) -> None:
-        if pack is None or pack.position != expected:
-            got = "the end of the stream" if pack is None else f"position {pack.position}"
+    def _checked(self, arrival: Arrival | None, expected: int) -> Arrival:
+        if arrival is None or arrival.pack.position != expected:
+            got = "the end of the stream" if arrival is None else f"position {arrival.pack.position}"
             raise PositionError(
                 f"expected the pack at position {expected} on rank {self.rank} of {self.world_size}, but got {got}"
             )
+        return arrival
 
     def _step(
-        self, step: int, packs: Sequence[Pack], waited: float, began: float, before: StepReport | None
+        self, step: int, arrivals: Sequence[Arrival], waited: float, began: float, before: StepReport | None
     ) -> StepReport:
+        packs = [arrival.pack for arrival in arrivals]
         self.network.train()
         rate = learning_rate(self.recipe.optim, step, self.num_steps) * self.rate_scale
         set_rate(self.optimizer, rate)
-        batches = [to_batch(p, self.device) for p in packs]
+        batches = [arrival.take() for arrival in arrivals]
+        computing = Span(self.device)
+        computing.begin()
         counts = self._count_targets(batches)
         self.optimizer.zero_grad(set_to_none=True)
         self.forward_s = 0.0
@@ -184,6 +189,8 @@ class Loop:
         computed = torch.cat([x.double() for x in (by_pack, by_task, norm.reshape(1), factors)])
         total = by_pack.double().sum() if loss is None else torch.tensor(loss, dtype=torch.float64)
         self._update(step, ~(total.isfinite() & norm.isfinite()))
+        computing.end()
+        reading = Reading(computed)  # before it is waited for what came before
         if before is not None:
             before.numbers  # noqa: B018 # read while the device computes this step; raises where it went wrong
         seconds = time.perf_counter() - began
@@ -211,8 +218,9 @@ class Loop:
             bad=tuple(b for p in packs for b in p.bad),
             signals=Signals(stop=stop > 0, save=save > 0, look_at_nodes=look > 0),
             ranks=ranks,
-            computed=computed,
+            computed=reading,
             loss_over_ranks=loss,
+            spans=_spans(arrivals, computing),
         )
 
     def _update(self, step: int, wrong: Tensor) -> None:
@@ -354,3 +362,10 @@ def _sum_states(own: States) -> States:
 
 def _sizes(packs: Sequence[Pack]) -> tuple[int, int]:
     return sum(p.num_tokens for p in packs), sum(len(p.sample_ids) for p in packs)
+
+
+def _spans(arrivals: Sequence[Arrival], computing: Span) -> dict[str, tuple[Span, ...]]:
+    """What a GPU was busy with in a step, by journal key; copies and computation overlap."""
+    if computing.ended is None:
+        return {}
+    return {"data/transfer_s": tuple(arrival.span for arrival in arrivals), "train/compute_s": (computing,)}

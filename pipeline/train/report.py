@@ -8,11 +8,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from interlace.contract.errors import NonFiniteLossError
 from interlace.contract.sample import BadRecord
 from interlace.train.signals import Signals
+from interlace.train.transfer import Reading, Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +64,7 @@ class StepReport:
             launch); without the exchange of gradients, in which all wait for the slowest.
         computed: the loss by pack, by task, the gradient's norm, the learned weights; float64, not yet read.
         loss_over_ranks: where there are several; of one rank it is the sum over its packs.
+        spans: by journal key, what this rank's device took that long for; empty on a CPU.
     """
 
     step: int
@@ -77,13 +77,14 @@ class StepReport:
     bad: tuple[BadRecord, ...]
     signals: Signals
     ranks: tuple[tuple[float, float], ...]
-    computed: Tensor
+    computed: Reading
     loss_over_ranks: float | None
+    spans: Mapping[str, tuple[Span, ...]]
 
     @functools.cached_property
     def numbers(self) -> Numbers:
         """All that the device computed, read once. Raises NonFiniteLossError."""
-        read = tuple(self.computed.tolist())
+        read = tuple(self.computed.numbers())
         packs, tasks = len(self.packs), len(self.counts)
         by_pack, by_task, (norm, *factors) = read[:packs], read[packs : packs + tasks], read[packs + tasks :]
         loss = sum(by_pack) if self.loss_over_ranks is None else self.loss_over_ranks
@@ -115,6 +116,7 @@ class StepReport:
             "train/lr": self.rate,
             "train/grad_norm": found.norm,
             **self.known,
+            **{name: sum(span.seconds or 0.0 for span in spans) for name, spans in self.spans.items()},
         }
 
     @property

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from interlace import modalities
-from interlace.contract.batch import to_batch
+from interlace.contract.batch import move, to_batch
 from interlace.contract.sample import FieldPack, Pack, TargetPack
 from interlace.modalities.base import Modality
 from interlace.modalities.laws import learn
@@ -23,6 +23,7 @@ from interlace.train.build import build_network
 from interlace.train.loop import Loop, Losses, autocast, seed_pack
 from interlace.train.optim import make_optimizer
 from interlace.train.report import StepReport
+from interlace.train.transfer import AHEAD
 from tests.fakecuda import DEVICE, FakeCuda, WaitError, fake_cuda
 from tests.unit.modalities.test_laws import PICTURES, READINGS, SOUNDS
 from tests.unit.tasks.test_task_laws import CLASSES, NUMBERS, class_of, classes_of, number_of, text_of
@@ -53,7 +54,7 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
     ),
 }  # fmt: skip
 """Settings of each task, what its target learned, and what draws a target."""
-SAMPLES = 6
+SAMPLES, PACKS = 6, 6
 
 
 def tasks_with(fusion: str) -> dict[str, tuple[dict[str, Any], dict[str, Any], Any]]:
@@ -166,17 +167,38 @@ def test_a_step_is_launched_before_the_one_before_is_read(optimizer: str, monkey
         made = make_optimizer(recipe.optim, network)
         loop = Loop(network=network, optimizer=made, recipe=recipe, num_steps=3, device=DEVICE)
         monkeypatch.setattr(StepReport, "numbers", property(lambda self: read.append((self.step, device.ops))))
-        launched, computed = [], []
-        for report in loop.steps((pack_at(position, "mid") for position in range(6)), 0):
+        device.crossed.clear()
+        launched, sent, reports = [], [], []
+        for report in loop.steps((pack_at(position, "mid") for position in range(PACKS)), 0):
             launched.append(device.ops)
-            computed.append(report.computed)
+            sent.append(sum(stream is not device.stream for stream, *_ in device.crossed))
+            reports.append(report)
+        reports[0].computed.numbers()
+        waited = torch.cuda.Event.waited[-1]
+        seconds = {name: sum(s.seconds or 0 for s in spans) for name, spans in reports[1].spans.items()}
+    assert sent == [2 * (i + 1) + AHEAD for i in range(2)] + [PACKS], "packs of the steps so far, and those ahead"
+    assert waited.ops <= launched[0], "what came later is not waited for"
+    assert 0 < seconds["data/transfer_s"] < 1 < seconds["train/compute_s"], "an operation takes a millisecond here"
+    check_crossings(device)
     assert [step for step, _ in read] == [1, 2, 3]
     assert [ops for _, ops in read] == [*launched[1:], launched[-1]]
     assert all(after - before > 1000 for before, after in pairwise(launched))
-    assert [x.device for x in computed] == [DEVICE] * 3
     assert loop.wrong is not None
     assert loop.wrong.device == DEVICE
     assert made.state
+
+
+def check_crossings(device: FakeCuda) -> None:
+    """Packs crossed on a stream of their own, each by one copy, and the stream of the steps waited for every one."""
+    assert all(pinned for *_, pinned in device.crossed), "memory that is not pinned makes the host wait"
+    apart = [(stream, size) for stream, size, _ in device.crossed if stream is not device.stream]
+    assert len({stream for stream, _ in apart}) == 1
+    arrays = [
+        [x for f in pack_at(i, "mid").fields.values() for x in (f.values, f.times) if x is not None] for i in range(6)
+    ]
+    assert [size for _, size in apart] == [sum(-(-x.nbytes // 256) * 256 for x in own) for own in arrays]
+    assert [event.stream for event in device.stream.waits] == [stream for stream, _ in apart]
+    assert len(device.stream.kept) == sum(map(len, arrays)), "memory may be given away while a step reads it"
 
 
 def test_every_part_that_there_is_takes_part() -> None:
@@ -196,8 +218,10 @@ def test_every_part_that_there_is_takes_part() -> None:
         lambda x: x[x > 0],
         lambda x: x.nonzero(),
         lambda x: torch.tensor([1.0, 2.0]).to(x.device),
+        lambda x: torch.empty(3).copy_(x, non_blocking=True),
+        lambda x: torch.empty(3, pin_memory=True).copy_(x),
     ],
-    ids=["item", "tolist", "cpu", "bool", "mask", "nonzero", "copy that waits"],
+    ids=["item", "tolist", "cpu", "bool", "mask", "nonzero", "copy that waits", "copy to pageable", "back and wait"],
 )
 def test_a_read_is_seen(read: Any) -> None:
     with fake_cuda():
@@ -210,5 +234,8 @@ def test_what_lies_on_the_cpu_may_be_read() -> None:
     with fake_cuda() as device:
         assert torch.arange(3).tolist() == [0, 1, 2]
         moved = torch.arange(3).to(DEVICE, non_blocking=True)
+        move(torch.arange(3), DEVICE)
+        torch.empty(3, pin_memory=True).copy_(torch.rand(3, device=DEVICE), non_blocking=True)
     assert moved.is_cuda
+    assert [pinned for *_, pinned in device.crossed] == [False, True]
     assert isinstance(device, FakeCuda)
