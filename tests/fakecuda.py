@@ -37,7 +37,7 @@ class FakeCuda(FakeTensorMode):
         kinds: which ones.
         stream: that which operations are given to.
         crossed: stream and bytes of each copy to the device, and whether its memory was pinned.
-        pinned: memory that is, kept so that no other gets its address.
+        pinned: memory that is by its address, kept so that no other gets it.
     """
 
     def __init__(self) -> None:
@@ -46,11 +46,11 @@ class FakeCuda(FakeTensorMode):
         self.kinds: set[Any] = set()
         self.stream = Stream()
         self.crossed: list[tuple[Stream, int, bool]] = []
-        self.pinned: list[Tensor] = []
+        self.pinned: dict[int, Tensor] = {}
 
     def is_pinned(self, tensor: Tensor) -> bool:
         """Whether a tensor of the CPU lies in pinned memory."""
-        return any(x.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr() for x in self.pinned)
+        return tensor.untyped_storage().data_ptr() in self.pinned
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -64,7 +64,7 @@ class FakeCuda(FakeTensorMode):
             return self.is_pinned(args[0])
         if func is torch.ops.aten._pin_memory.default or kwargs.pop("pin_memory", False):
             made: Tensor = args[0].clone() if leaves else func(*args, **kwargs)
-            self.pinned.append(made)
+            self.pinned[made.untyped_storage().data_ptr()] = made
             return made
         if not fake and (device is None or torch.device(device).type == "cpu"):
             return func(*args, **kwargs)
