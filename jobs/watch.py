@@ -13,7 +13,7 @@ from interlace.jobs.progress import CLUSTER, PLACE
 from interlace.store.journal import Point, journal_path, read_on
 from interlace.train.bottleneck import bottleneck
 from interlace.train.checkpoint import newest_checkpoint
-from interlace.train.worker import RANKS
+from interlace.train.told import RANKS
 
 WINDOW = 50
 SILENT_S = 60.0

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from interlace.contract.errors import CheckpointError
+from interlace.contract.ranks import gather_objects
 from interlace.store.hashes import hash_file
 from interlace.train.average import WeightAverage
 from interlace.train.parallel import holds_shards, rows_like
@@ -88,9 +89,7 @@ def save_checkpoint(
         written.append(folder / STATE)
     hashes = {path.name: hash_file(path) for path in written}
     if sharded:
-        everywhere: list[dict[str, str]] = [{} for _ in range(num_parts)]
-        dist.all_gather_object(everywhere, hashes)
-        hashes = {name: value for one in everywhere for name, value in one.items()}
+        hashes = {name: value for one in gather_objects(hashes) for name, value in one.items()}
     if rank == 0:
         partial = folder / (HASHES + ".tmp")
         partial.write_text(json.dumps(hashes), encoding="utf-8")

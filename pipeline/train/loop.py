@@ -5,9 +5,9 @@
 The loss of a step is the sum over its targets divided by their number over all ranks and packs, so how packs are dealt
 to ranks changes nothing but rounding. Dropout is drawn from (seed, position) of each pack.
 
-On one GPU the host runs ahead: a step is launched without reading what the step before computed, and a loss that is not
-finite stops the update on the device first, and the loop one step later. Several ranks read each step's numbers when
-they exchange them.
+On a GPU the host runs ahead: a step is launched without reading what the step before computed, and a loss that is not
+finite stops the update on the device first, and the loop one step later. So it is with several ranks: devices sum what
+they computed among themselves, and hosts tell each other what they know (`contract.ranks`).
 """
 
 import math
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from interlace.contract.batch import Batch, move
 from interlace.contract.errors import PositionError
+from interlace.contract.ranks import are_several, gather_objects, sum_over_ranks
 from interlace.contract.sample import Pack
 from interlace.model.network import Network, Outputs
 from interlace.recipe.recipe import Recipe
@@ -181,13 +182,11 @@ class Loop:
         times[2 * self.rank : 2 * self.rank + 2] = waited, self.forward_s
         work = self.utilization.of_packs(packs) if self.utilization else (0.0, math.nan)
         known = [*_sizes(packs), *self.watcher(), *times, *work]
-        loss: float | None = None
-        if self.world_size > 1:  # what others are asked and how long they took is acted on at once, so all is read
-            (loss, *known), by_task = self._exchange(by_pack, known, by_task)
-            by_pack, norm = by_pack.cpu(), norm.cpu()
-        factors = self._factors().to(by_task)
-        computed = torch.cat([x.double() for x in (by_pack, by_task, norm.reshape(1), factors)])
-        total = by_pack.double().sum() if loss is None else torch.tensor(loss, dtype=torch.float64)
+        loss = by_pack[:0]
+        if self.world_size > 1:  # what others are asked and how long they took is acted on at once
+            loss, by_task, known = self._exchange(by_pack, by_task, known)
+        computed = torch.cat([x.double() for x in (loss, by_pack, by_task, norm.reshape(1), self._factors())])
+        total = (loss if self.world_size > 1 else by_pack).double().sum()
         self._update(step, ~(total.isfinite() & norm.isfinite()))
         computing.end()
         reading = Reading(computed)  # before it is waited for what came before
@@ -219,7 +218,7 @@ class Loop:
             signals=Signals(stop=stop > 0, save=save > 0, look_at_nodes=look > 0),
             ranks=ranks,
             computed=reading,
-            loss_over_ranks=loss,
+            over_ranks=self.world_size > 1,
             spans=_spans(arrivals, computing),
         )
 
@@ -230,11 +229,19 @@ class Loop:
         if self.average and not (self.wrong.device.type == "cpu" and self.wrong):
             self.average.update(step + 1)
 
-    def _exchange(self, by_pack: Tensor, known: Sequence[float], by_task: Tensor) -> tuple[list[float], Tensor]:
-        """The loss and what the host knows, and each task's loss, summed over ranks."""
+    def _exchange(self, by_pack: Tensor, by_task: Tensor, known: Sequence[float]) -> tuple[Tensor, Tensor, list[float]]:
+        """The loss `[1]`, each task's loss `[tasks]` and what the host knows, summed over ranks.
+
+        What a GPU computes is summed from device to device, so that no host waits for its own.
+        """
+        if self.device.type == "cuda":
+            losses = torch.cat([by_pack.double().sum().reshape(1), by_task.double()])
+            dist.all_reduce(losses)
+            return losses[:1], losses[1:], self._sum(known)
         summed = self._sum([sum(by_pack.tolist()), *known[:6], *by_task.tolist(), *known[6:]])
         first, last = 7, 7 + len(by_task)
-        return [*summed[:first], *summed[last:]], torch.tensor(summed[first:last], dtype=torch.float64)
+        losses = torch.tensor([summed[0], *summed[first:last]], dtype=torch.float64)
+        return losses[:1], losses[1:], [*summed[1:first], *summed[last:]]
 
     def _factors(self) -> Tensor:
         """The learned weights of the tasks' losses `[tasks]`, empty where they are fixed."""
@@ -275,15 +282,6 @@ def slowest(ranks: Sequence[tuple[float, float]]) -> dict[str, float]:
         "rank/slowest_s": most,
         "rank/mean_s": sum(seconds) / len(seconds),
     }
-
-
-def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The tensor summed over all ranks; itself where there is one."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return tensor
-    moved = tensor.cuda() if dist.get_backend() == "nccl" else tensor.clone()
-    dist.all_reduce(moved)
-    return moved.to(tensor.device)
 
 
 def seed_pack(seed: int, position: int) -> None:
@@ -350,12 +348,10 @@ def add_states(total: States, more: States) -> None:
 
 def _sum_states(own: States) -> States:
     """States summed over ranks; a rank without batches has none to add."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not are_several():
         return own
-    gathered: list[States] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, own)
     total: States = {n: {} for n in own}
-    for states in gathered:
+    for states in gather_objects(own):
         add_states(total, states)
     return total
 

@@ -78,22 +78,22 @@ def finish_gradients(network: nn.Module, limit: float) -> Tensor:
     parameters = list(network.parameters())
     if not holds_shards(network):
         return nn.utils.clip_grad_norm_(parameters, limit)
-    numbers = _average([p for p in parameters if p.requires_grad and not is_sharded(p)])
+    numbers = _average([p for p in parameters if p.requires_grad and not is_sharded(p)], parameters[0].device)
     rows = [p.grad.to_local() for p in parameters if is_sharded(p) and p.grad is not None]
     square = nn.utils.get_total_norm(rows).square()
     dist.all_reduce(square)
-    norm = (square + numbers.square().sum().to(square.device)).sqrt()
+    norm = (square + numbers.square().sum()).sqrt()
     scale = (limit / (norm + 1e-6)).clamp(max=1.0)
     for grad in [*rows, *(p.grad for p in parameters if not is_sharded(p) and p.grad is not None)]:
         grad.mul_(scale)
     return norm
 
 
-def _average(parameters: Iterable[nn.Parameter]) -> Tensor:
+def _average(parameters: Iterable[nn.Parameter], device: torch.device) -> Tensor:
     """Average the gradients of single numbers over the ranks; all of them as one vector."""
     owners = list(parameters)
     if not owners:
-        return torch.zeros(0)
+        return torch.zeros(0, device=device)
     grads = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in owners])
     dist.all_reduce(grads)
     grads /= dist.get_world_size()

@@ -62,8 +62,9 @@ class StepReport:
         signals: what all ranks know to be asked after this step.
         ranks: of each rank, seconds that it waited for packs and seconds of its forward passes (on a GPU: of their
             launch); without the exchange of gradients, in which all wait for the slowest.
-        computed: the loss by pack, by task, the gradient's norm, the learned weights; float64, not yet read.
-        loss_over_ranks: where there are several; of one rank it is the sum over its packs.
+        computed: the loss where it is over several ranks, the loss by pack, by task, the gradient's norm, the learned
+            weights; float64, not yet read.
+        over_ranks: whether there are several; of one rank the loss is the sum over its packs.
         spans: by journal key, what this rank's device took that long for; empty on a CPU.
     """
 
@@ -78,16 +79,16 @@ class StepReport:
     signals: Signals
     ranks: tuple[tuple[float, float], ...]
     computed: Reading
-    loss_over_ranks: float | None
+    over_ranks: bool
     spans: Mapping[str, tuple[Span, ...]]
 
     @functools.cached_property
     def numbers(self) -> Numbers:
         """All that the device computed, read once. Raises NonFiniteLossError."""
-        read = tuple(self.computed.numbers())
+        own, read = (n := self.computed.numbers())[: self.over_ranks], tuple(n[self.over_ranks :])
         packs, tasks = len(self.packs), len(self.counts)
         by_pack, by_task, (norm, *factors) = read[:packs], read[packs : packs + tasks], read[packs + tasks :]
-        loss = sum(by_pack) if self.loss_over_ranks is None else self.loss_over_ranks
+        loss = own[0] if own else sum(by_pack)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteLossError(
                 f"step {self.step}: loss {loss}, gradient norm {norm}, at learning rate {self.rate:.3g}; the weights of"

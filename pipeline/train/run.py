@@ -24,6 +24,7 @@ import ray.train
 import ray.train.torch
 
 from interlace.contract.errors import InterlaceError, ResumeError, StoppedError
+from interlace.contract.ranks import TIMEOUT_S
 from interlace.contract.sample import Pack
 from interlace.data.index.build import Index, build_index
 from interlace.data.plan.plan import PLAN, Plan, Schedule
@@ -50,7 +51,6 @@ from interlace.train.worker import FAILURE, Job, OnEvaluation, Worker, dealt, tr
 
 BYTES_PER_PARAMETER = 16
 """fp32 weight, gradient and the two moments of AdamW."""
-COLLECTIVE_TIMEOUT_S = 600
 ELASTIC_START_TIMEOUT_S = "20"
 """A group planned on a node that has just gone waits so long for its start (Ray's default is 60 s)."""
 WORKERS_GONE_S = 60.0
@@ -204,7 +204,7 @@ def fit(run: Run, prepared: Prepared) -> None:
     trainer = trainer_class(
         train_worker,
         train_loop_config={"job": job},
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
             num_workers=sizes[0] if len(sizes) == 1 else (sizes[0], sizes[-1]),
             use_gpu=gpus > 0,

@@ -11,7 +11,7 @@ from interlace.jobs.progress import CLUSTER, PLACE
 from interlace.jobs.watch import View, run_watch
 from interlace.store.journal import Journal, journal_path
 from interlace.train.bottleneck import bottleneck
-from interlace.train.worker import RANKS
+from interlace.train.told import RANKS
 
 
 def steps(wait: float, read: float, **more: float) -> list[dict[str, float]]:

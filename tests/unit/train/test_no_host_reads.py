@@ -1,13 +1,17 @@
 """A training step on a GPU reads nothing back, on fake CUDA tensors: every fusion, task, modality and kernel."""
 
 import functools
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from interlace import modalities
 from interlace.contract.batch import move, to_batch
@@ -67,14 +71,17 @@ def tasks_with(fusion: str) -> dict[str, tuple[dict[str, Any], dict[str, Any], A
     }
 
 
-def recipe_with(fusion: str, precision: str, optimizer: str = "adamw") -> Recipe:
+def recipe_with(fusion: str, precision: str, optimizer: str = "adamw", negatives: str = "pack") -> Recipe:
     fusion, _, query = fusion.partition(" by ")
+    tasks = {name: settings for name, (settings, *_) in tasks_with(fusion).items()}
+    if "pair" in tasks:
+        tasks["pair"] = tasks["pair"] | {"negatives": negatives}
     return parse_recipe(
         {
             "name": "reads",
             "data": {"train": {"paths": ["none.parquet"]}},
             "fields": {name: settings for name, (settings, _) in FIELDS.items()},
-            "tasks": {name: settings for name, (settings, *_) in tasks_with(fusion).items()},
+            "tasks": tasks,
             "model": {
                 "dim": 32, "head_dim": 16, "field_layers": 1, "joint_layers": 1, "dropout": 0.1,
                 "modality_dropout": 0.2, "fusion": fusion, "query": query or None,
@@ -186,6 +193,52 @@ def test_a_step_is_launched_before_the_one_before_is_read(optimizer: str, monkey
     assert loop.wrong is not None
     assert loop.wrong.device == DEVICE
     assert made.state
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
+def test_several_ranks_read_nothing_back_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other is one in name: what goes between devices lies on the device, what goes between hosts on the CPU."""
+    recipe = recipe_with("mid", "bf16", "muon", negatives="ranks")
+    network = network_of(recipe, "mid")
+    monkeypatch.setattr("interlace.contract.ranks.host_group", lambda: None)
+    monkeypatch.setattr(StepReport, "numbers", property(lambda self: None))
+    with ranks_in_name(2), fake_cuda():
+        losses = Losses(network.to(DEVICE, non_blocking=True), recipe)
+        made = make_optimizer(recipe.optim, network)
+        loop = Loop(
+            network=network, optimizer=made, recipe=recipe, num_steps=2, device=DEVICE, world_size=2, distributed=losses
+        )
+        exchanged = sent_to_others(monkeypatch)
+        reports = list(loop.steps((pack_at(position, "mid") for position in (0, 2)), 0))
+    assert [report.over_ranks for report in reports] == [True, True]
+    assert exchanged["cuda"] >= 2 * (1 + 2), "losses, and embeddings in both directions"
+    assert exchanged["cpu"] == 2 * 3, "counts, the longest pack, and what hosts know"
+
+
+@contextmanager
+def ranks_in_name(world_size: int) -> Iterator[None]:
+    """A group whose other ranks never say anything."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def sent_to_others(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts what is exchanged, by where it lies."""
+    found: Counter[str] = Counter()
+
+    def all_reduce(tensor: torch.Tensor, *_: object, **__: object) -> None:
+        found[tensor.device.type] += 1
+
+    def all_gather(parts: list[torch.Tensor], tensor: torch.Tensor) -> None:
+        found[tensor.device.type] += 1
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(dist, "all_gather", all_gather)
+    return found
 
 
 def check_crossings(device: FakeCuda) -> None:
