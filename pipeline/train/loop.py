@@ -226,8 +226,8 @@ class Loop:
         """Move the weights, unless this step or one before it went `wrong`; a GPU decides that by itself."""
         self.wrong = wrong if self.wrong is None else self.wrong | wrong
         update_unless(self.wrong, self.optimizer)
-        if self.average and not (self.wrong.device.type == "cpu" and self.wrong):
-            self.average.update(step + 1)
+        if self.average:
+            self.average.update(step + 1, self.wrong)
 
     def _exchange(self, by_pack: Tensor, by_task: Tensor, known: Sequence[float]) -> tuple[Tensor, Tensor, list[float]]:
         """The loss `[1]`, each task's loss `[tasks]` and what the host knows, summed over ranks.

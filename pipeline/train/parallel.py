@@ -58,6 +58,12 @@ def is_sharded(tensor: Tensor) -> TypeGuard[Any]:
     return hasattr(tensor, "to_local")
 
 
+def own_rows(tensor: Tensor) -> Tensor:
+    """The rows of a tensor that this rank holds, in the same memory; all of one that is not sharded."""
+    own: Tensor = tensor.to_local() if is_sharded(tensor) else tensor
+    return own
+
+
 def holds_shards(network: nn.Module) -> bool:
     """Whether a network's weights are spread over the ranks."""
     return any(is_sharded(p) for p in network.parameters())
