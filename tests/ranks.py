@@ -43,6 +43,7 @@ class Case:
     last: int = STEPS
     fusion: str = "mid"
     rare: bool = False
+    fickle: bool = False
     precision: str = "fp32"
     recompute: bool = False
     frozen: bool = False
@@ -51,6 +52,9 @@ class Case:
     optimizer: str = "adamw"
     traced: bool = False
     unread: bool = False
+    half: bool | None = None
+    shard_over: int | None = None
+    global_batch: int = 4
     workers: int = 2
 
 
@@ -71,20 +75,23 @@ def recipe(case: Case) -> Recipe:
                 "dim": 32, "head_dim": 16, "field_layers": 1, "joint_layers": 1, "dropout": 0.1,
                 "modality_dropout": 0.2, "fusion": case.fusion,
             },
-            "batch": {"global_batch": 4},
+            "batch": {"global_batch": case.global_batch},
             "optim": {"name": case.optimizer, "layer_decay": 0.8, "lr": 0.005},
             "train": {
                 "steps": STEPS, "precision": case.precision, "workers": case.workers, "parallel": case.parallel,
-                "checkpoint_activations": case.recompute,
+                "checkpoint_activations": case.recompute, "shard_over": case.shard_over,
             },
         }
     )  # fmt: skip
 
 
-def pack(position: int, rare: bool) -> Pack:
-    """The pack at a position, one of 8; with `rare`, those of odd ranks lack one field altogether."""
+def pack(position: int, case: Case) -> Pack:
+    """The pack at a position, one of 8.
+
+    With `rare`, those of odd ranks lack one field altogether; with `fickle`, every second of a rank does.
+    """
     drawn = dataclasses.replace(draw_pack(position % 8, samples=4), position=position)
-    if not rare or position % 2 == 0:
+    if not (case.rare and position % 2) and not (case.fickle and position % 4 in (1, 2)):
         return drawn
     gone = FieldPack(
         values=drawn.fields[RARE].values[:0],
@@ -96,8 +103,8 @@ def pack(position: int, rare: bool) -> Pack:
 
 
 def packs(case: Case, rank: int, world_size: int) -> Iterator[Pack]:
-    for position in range(case.first * 4 + rank, STEPS * 4, world_size):
-        yield pack(position, case.rare)
+    for position in range(case.first * case.global_batch + rank, STEPS * case.global_batch, world_size):
+        yield pack(position, case)
 
 
 def make_network(settings: Recipe) -> Network:
@@ -110,7 +117,7 @@ def make_loop(case: Case, rank: int = 0, world_size: int = 1) -> Loop:
     network = make_network(settings)
     if case.traced:
         Compiler(COMPILED.append, backend="aot_eager").apply(network)
-    distributed = distribute(Losses(network, settings), case.parallel, world_size)
+    distributed = distribute(Losses(network, settings), settings, world_size, half=case.half)
     return Loop(
         network=network,
         optimizer=make_optimizer(settings.optim, network),

@@ -88,8 +88,7 @@ class Prepared:
     @property
     def state_bytes(self) -> int:
         """Bytes of weights, gradients and optimizer on one worker."""
-        parts = self.recipe.world_sizes[0] if self.recipe.train.parallel == "fsdp" else 1
-        return self.num_parameters * BYTES_PER_PARAMETER // parts
+        return self.num_parameters * BYTES_PER_PARAMETER // self.recipe.num_shards
 
     @property
     def window_bytes(self) -> int:

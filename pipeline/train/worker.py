@@ -169,7 +169,7 @@ class Worker:
             for line in start(network, job.recipe.model, job.recipe.fields, job.starts):
                 self.told.say(f"started from: {line}")
         compile_layers(network, job.recipe.train.compile, self.device, self.told.say)
-        distributed = distribute(Losses(network, job.recipe), job.recipe.train.parallel, world_size)
+        distributed = distribute(Losses(network, job.recipe), job.recipe, world_size)
         self.sharded = holds_shards(network)
         evaluates = self.sharded and job.validation is not None
         self.watcher = SignalWatcher(job.run, rank, nodes=nodes_are_watched)

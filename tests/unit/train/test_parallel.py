@@ -48,6 +48,9 @@ CASES = {
     "fsdp bottleneck": Case(parallel="fsdp", last=2, fusion="bottleneck"),
     "fsdp muon": Case(parallel="fsdp", last=4, optimizer="muon"),
     "fsdp muon unread": Case(parallel="fsdp", last=4, optimizer="muon", unread=True),
+    "ddp one pack each": Case(parallel="ddp", last=4, global_batch=2, fickle=True),
+    "fsdp copies": Case(parallel="fsdp", last=3, shard_over=1),
+    "fsdp bf16 half": Case(parallel="fsdp", last=2, precision="bf16", half=True),
     "ddp frozen": Case(parallel="ddp", last=3, frozen=True),
     "fsdp frozen": Case(parallel="fsdp", last=3, frozen=True, recompute=True),
     "ddp traced": Case(parallel="ddp", last=3, traced=True),
@@ -79,6 +82,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         "bf16": run(CASES["fsdp bf16"], folder)[1],
         "frozen": run(CASES["ddp frozen"], folder)[1],
         "muon": run(CASES["fsdp muon"], folder)[1],
+        "one pack each": run(CASES["ddp one pack each"], folder)[1],
     }
     return Results(
         folder=folder,
@@ -123,6 +127,7 @@ def test_a_rank_holds_its_rows_only(results: Results) -> None:
     """
     shares = {name: [found[name]["held"] for found in results.found] for name in CASES}
     assert all(0.5 < share < 0.7 for name in ("fsdp muon", "fsdp muon unread") for share in shares.pop(name))
+    del shares["fsdp copies"]
     for name in shares:
         case = CASES[name]
         assert shares[name] == pytest.approx([1.0, 1.0] if case.parallel == "fsdp" else [2.0, 2.0], abs=0.1)
@@ -141,6 +146,23 @@ def test_a_rank_that_never_sees_a_field_hangs_nobody(results: Results, name: str
     assert seen[1] == 0
 
 
+def test_a_static_graph_gives_the_losses_of_one_worker_whatever_a_pack_lacks(results: Results) -> None:
+    """Told to torch where a rank has one pack a step; fields come and go from pack to pack."""
+    case = CASES["ddp one pack each"]
+    assert losses_of(results, "ddp one pack each") == pytest.approx(results.alone["one pack each"], abs=1e-5)
+    for rank in (0, 1):
+        seen = [bool(p.fields[RARE].lengths.any()) for p in packs(case, rank, 2)][: case.last]
+        assert seen == [rank == 0, rank == 1] * 2
+
+
+def test_copies_of_the_shards_stay_alike(results: Results) -> None:
+    """Groups of one rank each: every rank holds all rows, and gradients are averaged over the groups."""
+    assert losses_of(results, "fsdp copies") == pytest.approx(results.alone["mid"][:3], abs=1e-5)
+    found = results.found[0]["fsdp copies"]
+    assert found["sharded"] == found["all"]
+    assert found["held"] == pytest.approx(2.0, abs=0.1)
+
+
 @pytest.mark.parametrize("name", ["ddp traced", "fsdp traced"])
 def test_layers_that_torch_compile_traces_give_the_losses_of_one_worker(results: Results, name: str) -> None:
     assert losses_of(results, name) == pytest.approx(results.alone["mid"][:3], abs=1e-5)
@@ -153,6 +175,9 @@ def test_mixed_precision_and_recomputed_activations_are_the_same_under_fsdp(resu
     assert losses[0] == pytest.approx(results.alone["bf16"][0], abs=1e-6)
     assert losses == pytest.approx(results.alone["bf16"], abs=1e-2)  # rounding to bf16 amplifies what order changes
     assert losses[0] != pytest.approx(results.alone["mid"][0], abs=1e-6), "this was fp32"
+    gathered_in_half = losses_of(results, "fsdp bf16 half")
+    assert gathered_in_half == pytest.approx(losses, abs=1e-2)
+    assert gathered_in_half != losses, "weights were gathered in float32"
 
 
 @pytest.mark.parametrize("name", ["fsdp muon", "fsdp muon unread"])
@@ -251,5 +276,5 @@ def test_every_parameter_takes_part_whatever_is_missing(fusion: str) -> None:
 
 def test_one_worker_needs_no_process_group() -> None:
     losses = torch.nn.Linear(2, 2)
-    assert distribute(losses, "fsdp", 1) is losses
+    assert distribute(losses, recipe(CASES["fsdp"]), 1) is losses
     assert not holds_shards(losses)
