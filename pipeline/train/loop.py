@@ -29,7 +29,7 @@ from interlace.recipe.recipe import Recipe
 from interlace.tasks import State
 from interlace.tasks.weighting import UncertaintyWeights
 from interlace.train.average import WeightAverage
-from interlace.train.devices import Utilization, mfu
+from interlace.train.devices import Utilization, memory_peak, mfu
 from interlace.train.optim import learning_rate, set_rate, update_unless
 from interlace.train.parallel import delay_exchange, finish_gradients, whole_state
 from interlace.train.report import StepReport
@@ -178,8 +178,8 @@ class Loop:
         own = [self._backward(batch, counts, sync=i == len(batches) - 1) for i, batch in enumerate(batches)]
         norm = finish_gradients(self.network, self.recipe.optim.clip)
         by_pack, by_task = torch.stack([x for x, _ in own]), torch.stack([x for _, x in own]).sum(0)
-        times = [0.0] * (2 * self.world_size)
-        times[2 * self.rank : 2 * self.rank + 2] = waited, self.forward_s
+        times = [0.0] * (3 * self.world_size)
+        times[3 * self.rank : 3 * self.rank + 3] = waited, self.forward_s, memory_peak(self.device)
         work = self.utilization.of_packs(packs) if self.utilization else (0.0, math.nan)
         known = [*_sizes(packs), *self.watcher(), *times, *work]
         loss = by_pack[:0]
@@ -194,7 +194,7 @@ class Loop:
             before.numbers  # noqa: B018 # read while the device computes this step; raises where it went wrong
         seconds = time.perf_counter() - began
         tokens, samples, stop, save, look, read, *times, flops, peak = known
-        ranks = tuple(zip(times[::2], times[1::2], strict=True))
+        ranks = tuple(zip(times[::3], times[1::3], strict=True))
         capacity = self.recipe.batch.token_budget * self.recipe.batch.global_batch
         return StepReport(
             step=step + 1,
@@ -210,6 +210,7 @@ class Loop:
                 "samples_per_s": samples / seconds,
                 "tokens_per_s": tokens / seconds,
                 "step_s": seconds,
+                "train/memory_peak_bytes": max(times[2::3]),
                 **mfu(flops, peak, seconds),
                 **slowest(ranks),
             },
