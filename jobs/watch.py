@@ -113,6 +113,8 @@ def engine(steps: Sequence[Mapping[str, float]]) -> str:
         told.append(f"GPUs compute at {sum(of_peak) / len(of_peak):.0%} of their peak (MFU)")
     if held := [m["train/memory_peak_bytes"] for m in steps if "train/memory_peak_bytes" in m]:
         told.append(f"a worker holds up to {max(held) / 1e9:.1f} GB")
+    if shares := [m["train/collectives_share"] for m in steps if "train/collectives_share" in m]:
+        told.append(f"collectives are under way {sum(shares) / len(shares):.0%} of the time")
     return ", ".join(told)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -20,7 +20,9 @@ from interlace.recipe.load import parse_recipe
 from interlace.recipe.recipe import Recipe
 from interlace.train.build import build_network
 from interlace.train.checkpoint import RunState, load_optimizer, load_weights, save_checkpoint
+from interlace.train.collectives import Collectives
 from interlace.train.compile import Compiler
+from interlace.train.devices import memory_peak
 from interlace.train.loop import Loop, Losses
 from interlace.train.optim import make_optimizer
 from interlace.train.parallel import distribute, is_sharded, whole_state
@@ -117,7 +119,8 @@ def make_loop(case: Case, rank: int = 0, world_size: int = 1) -> Loop:
     network = make_network(settings)
     if case.traced:
         Compiler(COMPILED.append, backend="aot_eager").apply(network)
-    distributed = distribute(Losses(network, settings), settings, world_size, half=case.half)
+    collectives = Collectives(torch.device("cpu"))
+    distributed = distribute(Losses(network, settings), settings, world_size, half=case.half, collectives=collectives)
     return Loop(
         network=network,
         optimizer=make_optimizer(settings.optim, network),
@@ -127,10 +130,19 @@ def make_loop(case: Case, rank: int = 0, world_size: int = 1) -> Loop:
         rank=rank,
         world_size=world_size,
         distributed=distributed,
+        collectives=collectives,
     )
 
 
-def run(case: Case, folder: Path, rank: int = 0, world_size: int = 1) -> tuple[Loop, list[float]]:
+class Ran(NamedTuple):
+    """The loop, the loss of each step, and all metrics of the last."""
+
+    loop: Loop
+    losses: list[float]
+    metrics: Mapping[str, float]
+
+
+def run(case: Case, folder: Path, rank: int = 0, world_size: int = 1) -> Ran:
     """Run a case; a checkpoint is written half way where it asks for one."""
     loop = make_loop(case, rank, world_size)
     if case.load is not None:
@@ -145,7 +157,7 @@ def run(case: Case, folder: Path, rank: int = 0, world_size: int = 1) -> tuple[L
             save_checkpoint(folder / case.save, loop.network, loop.optimizer, state(HALF))
         if report.step == case.last:
             break
-    return loop, losses
+    return Ran(loop, losses, report.metrics)
 
 
 def state(step: int) -> RunState:
@@ -174,9 +186,10 @@ def work(rank: int, folder: Path, cases: Mapping[str, Case], world_size: int) ->
     found: dict[str, Any] = {}
     for name, case in cases.items():
         COMPILED.clear()
-        loop, losses = run(case, folder, rank, world_size)
+        loop, losses, metrics = run(case, folder, rank, world_size)
         parameters = list(loop.network.parameters())
         found[name] = {"losses": losses, "sharded": sum(is_sharded(p) for p in parameters), "all": len(parameters)}
+        found[name] |= {"metrics": dict(metrics), "memory": memory_peak(torch.device("cpu"))}
         found[name]["held"] = held(loop.optimizer) / sum(p.numel() for p in parameters if p.requires_grad)
         found[name]["compiled"], weights = len(COMPILED), whole_state(loop.network)
         if rank == 0:

@@ -29,10 +29,11 @@ from interlace.recipe.recipe import Recipe
 from interlace.tasks import State
 from interlace.tasks.weighting import UncertaintyWeights
 from interlace.train.average import WeightAverage
+from interlace.train.collectives import Busy, Collectives
 from interlace.train.devices import Utilization, memory_peak, mfu
 from interlace.train.optim import learning_rate, set_rate, update_unless
 from interlace.train.parallel import delay_exchange, finish_gradients, whole_state
-from interlace.train.report import StepReport
+from interlace.train.report import COLLECTIVES_S, StepReport
 from interlace.train.signals import Signals
 from interlace.train.transfer import Arrival, Reading, Span, arriving
 
@@ -89,6 +90,7 @@ class Loop:
         rate_scale: factor of the scheduled rate; set from outside after evaluations.
         watcher: what this rank is asked from outside, as numbers that are summed over ranks with each step's.
         utilization: what packs ask of the device, for `train/mfu`; None where nobody asks.
+        collectives: noted those of `distributed`, for `train/collectives_share`; None where nobody asks.
 
     Attributes:
         average: of the weights, with `optim.ema`.
@@ -108,6 +110,7 @@ class Loop:
     rate_scale: float = 1.0
     watcher: Callable[[], tuple[float, float, float, float]] = _nothing
     utilization: Utilization | None = None
+    collectives: Collectives | None = None
     losses: nn.Module = field(init=False)
     average: WeightAverage | None = field(init=False)
     forward_s: float = field(init=False, default=0.0)
@@ -220,7 +223,7 @@ class Loop:
             ranks=ranks,
             computed=reading,
             over_ranks=self.world_size > 1,
-            spans=_spans(arrivals, computing),
+            spans=_spans(arrivals, computing, self.collectives if self.world_size > 1 else None),
         )
 
     def _update(self, step: int, wrong: Tensor) -> None:
@@ -361,8 +364,13 @@ def _sizes(packs: Sequence[Pack]) -> tuple[int, int]:
     return sum(p.num_tokens for p in packs), sum(len(p.sample_ids) for p in packs)
 
 
-def _spans(arrivals: Sequence[Arrival], computing: Span) -> dict[str, tuple[Span, ...]]:
-    """What a GPU was busy with in a step, by journal key; copies and computation overlap."""
-    if computing.ended is None:
-        return {}
-    return {"data/transfer_s": tuple(arrival.span for arrival in arrivals), "train/compute_s": (computing,)}
+def _spans(
+    arrivals: Sequence[Arrival], computing: Span, collectives: Collectives | None
+) -> dict[str, tuple[Span | Busy, ...]]:
+    """What a rank was busy with in a step, by journal key; copies, computation and collectives overlap."""
+    found: dict[str, tuple[Span | Busy, ...]] = {}
+    if computing.ended is not None:
+        found |= {"data/transfer_s": tuple(arrival.span for arrival in arrivals), "train/compute_s": (computing,)}
+    if collectives is not None:
+        found[COLLECTIVES_S] = (collectives.taken(),)
+    return found

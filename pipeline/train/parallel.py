@@ -24,9 +24,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from interlace.model.transformer import Block
 from interlace.recipe.recipe import Recipe
+from interlace.train.collectives import Collectives
 
 
-def distribute(losses: nn.Module, recipe: Recipe, world_size: int, *, half: bool | None = None) -> nn.Module:
+def distribute(
+    losses: nn.Module,
+    recipe: Recipe,
+    world_size: int,
+    *,
+    half: bool | None = None,
+    collectives: Collectives | None = None,
+) -> nn.Module:
     """The module as one of `world_size` ranks runs it; itself where there is one rank.
 
     Make the optimizer afterwards: sharding replaces the parameters.
@@ -36,18 +44,25 @@ def distribute(losses: nn.Module, recipe: Recipe, world_size: int, *, half: bool
         recipe: `train.parallel`, `train.shard_over`, `train.precision`, packs of a step.
         world_size: ranks of the process group.
         half: whether FSDP gathers layers in bf16; in bf16 on a GPU where not given.
+        collectives: notes those of the module, if given.
     """
     if world_size == 1:
         return losses
     device = next(losses.parameters()).device
     if recipe.train.parallel == "ddp":
-        return _replicate(losses, once=recipe.batch.global_batch == world_size)
+        replicas = _replicate(losses, once=recipe.batch.global_batch == world_size)
+        if collectives is not None:
+            collectives.watch_buckets(replicas)
+        return replicas
     if half is None:
         half = device.type == "cuda" and recipe.train.precision == "bf16"
-    return _shard(losses, (world_size, recipe.train.shard_over or world_size), device, half=half)
+    shards = _shard(losses, (world_size, recipe.train.shard_over or world_size), device, half=half)
+    if collectives is not None:
+        collectives.watch_rows(shards)
+    return shards
 
 
-def _replicate(losses: nn.Module, *, once: bool) -> nn.Module:
+def _replicate(losses: nn.Module, *, once: bool) -> DistributedDataParallel:
     """DDP. Gradients are views of what is exchanged; buffers are constants, equal on all ranks.
 
     The graph is static, since every parameter takes part whatever fields a pack has. Torch is told so only where a rank

@@ -10,8 +10,12 @@ from dataclasses import dataclass
 
 from interlace.contract.errors import NonFiniteLossError
 from interlace.contract.sample import BadRecord
+from interlace.train.collectives import Busy
 from interlace.train.signals import Signals
 from interlace.train.transfer import Reading, Span
+
+COLLECTIVES_S = "train/collectives_s"
+"""Metric: seconds of a step in which rank 0 had a collective under way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,8 @@ class StepReport:
         computed: the loss where it is over several ranks, the loss by pack, by task, the gradient's norm, the learned
             weights; float64, not yet read.
         over_ranks: whether there are several; of one rank the loss is the sum over its packs.
-        spans: by journal key, what this rank's device took that long for; empty on a CPU.
+        spans: by journal key, what this rank took that long for: of its GPU copies and computation, of several ranks
+            collectives.
     """
 
     step: int
@@ -80,7 +85,7 @@ class StepReport:
     ranks: tuple[tuple[float, float], ...]
     computed: Reading
     over_ranks: bool
-    spans: Mapping[str, tuple[Span, ...]]
+    spans: Mapping[str, tuple[Span | Busy, ...]]
 
     @functools.cached_property
     def numbers(self) -> Numbers:
@@ -117,8 +122,15 @@ class StepReport:
             "train/lr": self.rate,
             "train/grad_norm": found.norm,
             **self.known,
-            **{name: sum(span.seconds or 0.0 for span in spans) for name, spans in self.spans.items()},
+            **self._times(),
         }
+
+    def _times(self) -> dict[str, float]:
+        """Seconds of the spans, and the share of the step in which a collective was under way."""
+        times = {name: sum(span.seconds or 0.0 for span in spans) for name, spans in self.spans.items()}
+        if COLLECTIVES_S in times:
+            times["train/collectives_share"] = times[COLLECTIVES_S] / self.known["step_s"]
+        return times
 
     @property
     def traces(self) -> tuple[PackTrace, ...]:

@@ -38,6 +38,7 @@ from interlace.train.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from interlace.train.collectives import Collectives
 from interlace.train.compile import compile_layers
 from interlace.train.devices import Utilization, device_peak
 from interlace.train.loop import Loop, Losses
@@ -169,7 +170,8 @@ class Worker:
             for line in start(network, job.recipe.model, job.recipe.fields, job.starts):
                 self.told.say(f"started from: {line}")
         compile_layers(network, job.recipe.train.compile, self.device, self.told.say)
-        distributed = distribute(Losses(network, job.recipe), job.recipe, world_size)
+        collectives = Collectives(self.device)
+        distributed = distribute(Losses(network, job.recipe), job.recipe, world_size, collectives=collectives)
         self.sharded = holds_shards(network)
         evaluates = self.sharded and job.validation is not None
         self.watcher = SignalWatcher(job.run, rank, nodes=nodes_are_watched)
@@ -184,6 +186,7 @@ class Worker:
             distributed=distributed,
             whole=network_for(job.recipe, job.fitted).to(self.device) if evaluates else None,
             watcher=self.watcher.numbers,
+            collectives=collectives,
             utilization=Utilization(flops=job.flops, peak=device_peak(self.device, job.recipe.train.precision)),
         )
         self.state = self._restore(found)

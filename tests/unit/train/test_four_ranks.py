@@ -43,14 +43,14 @@ class Results:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("four")
     torch.set_num_threads(1)
-    whole, losses = run(Case(parallel="ddp"), folder)
+    whole, losses, _ = run(Case(parallel="ddp"), folder)
     return Results(
         folder=folder,
         alone={
             "whole": losses,
-            "rare": run(Case(parallel="ddp", last=3, rare=True), folder)[1],
-            "numbers": run(Case(parallel="ddp", last=3, fusion="weighted_sum"), folder)[1],
-            "muon": run(Case(parallel="ddp", last=4, optimizer="muon"), folder)[1],
+            "rare": run(Case(parallel="ddp", last=3, rare=True), folder).losses,
+            "numbers": run(Case(parallel="ddp", last=3, fusion="weighted_sum"), folder).losses,
+            "muon": run(Case(parallel="ddp", last=4, optimizer="muon"), folder).losses,
         },
         weights={k: v.clone() for k, v in whole.network.state_dict().items()},
         found=together(CASES, folder, WORKERS),

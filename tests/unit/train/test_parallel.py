@@ -72,17 +72,17 @@ class Results:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("parallel")
     torch.set_num_threads(1)
-    whole, losses = run(Case(parallel="ddp", save="whole"), folder)
+    whole, losses, _ = run(Case(parallel="ddp", save="whole"), folder)
     alone = {
         "mid": losses,
-        "rare": run(CASES["fsdp rare"], folder)[1],
-        "numbers": run(CASES["fsdp numbers"], folder)[1],
-        "cross-attention": run(CASES["fsdp cross-attention"], folder)[1],
-        "bottleneck": run(CASES["fsdp bottleneck"], folder)[1],
-        "bf16": run(CASES["fsdp bf16"], folder)[1],
-        "frozen": run(CASES["ddp frozen"], folder)[1],
-        "muon": run(CASES["fsdp muon"], folder)[1],
-        "one pack each": run(CASES["ddp one pack each"], folder)[1],
+        "rare": run(CASES["fsdp rare"], folder).losses,
+        "numbers": run(CASES["fsdp numbers"], folder).losses,
+        "cross-attention": run(CASES["fsdp cross-attention"], folder).losses,
+        "bottleneck": run(CASES["fsdp bottleneck"], folder).losses,
+        "bf16": run(CASES["fsdp bf16"], folder).losses,
+        "frozen": run(CASES["ddp frozen"], folder).losses,
+        "muon": run(CASES["fsdp muon"], folder).losses,
+        "one pack each": run(CASES["ddp one pack each"], folder).losses,
     }
     return Results(
         folder=folder,
@@ -113,7 +113,7 @@ def test_two_workers_equal_one_over_20_steps(results: Results, name: str) -> Non
 def test_a_sharded_checkpoint_goes_on_with_any_number_of_workers(results: Results) -> None:
     uninterrupted = losses_of(results, "fsdp")
     assert losses_of(results, "fsdp resumed") == uninterrupted[HALF:LATER]
-    _, alone = run(Case(parallel="ddp", first=HALF, last=LATER, load="parts"), results.folder)
+    alone = run(Case(parallel="ddp", first=HALF, last=LATER, load="parts"), results.folder).losses
     assert alone == pytest.approx(uninterrupted[HALF:LATER], abs=1e-5)
     assert verify(results.folder / "parts") == state(HALF)
     assert not (results.folder / "parts" / MODEL).exists()
@@ -272,6 +272,17 @@ def test_every_parameter_takes_part_whatever_is_missing(fusion: str) -> None:
         losses(whole.only(frozenset(left)), {"label": 1.0})[0].backward()
         assert [n for n, p in losses.named_parameters() if p.grad is None] == [], left
     assert len(list(losses.parameters())) > 50
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "fsdp rare"])
+def test_the_share_of_collectives_and_the_memory_of_all_ranks_are_reported(results: Results, name: str) -> None:
+    metrics = [found[name]["metrics"] for found in results.found]
+    for own in metrics:
+        assert 0 < own["train/collectives_share"] < 1
+        assert own["train/collectives_share"] == pytest.approx(own["train/collectives_s"] / own["step_s"])
+    peaks = [own["train/memory_peak_bytes"] for own in metrics]
+    assert peaks[0] == peaks[1]
+    assert 1e8 < peaks[0] <= max(found[name]["memory"] for found in results.found)
 
 
 def test_one_worker_needs_no_process_group() -> None:
