@@ -68,7 +68,7 @@ class Arrival:
     Args:
         pack: on the CPU.
         take: the pack on the device, for the stream that computes now.
-        span: of the copy, on a GPU.
+        span: of filling the buffer and copying it, on a GPU.
     """
 
     pack: Pack
