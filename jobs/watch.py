@@ -3,7 +3,7 @@
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from interlace.jobs.progress import CLUSTER, PLACE
 from interlace.store.journal import Point, journal_path, read_on
 from interlace.train.bottleneck import bottleneck
 from interlace.train.checkpoint import newest_checkpoint
-from interlace.train.worker import RANKS
+from interlace.train.told import RANKS
 
 WINDOW = 50
 SILENT_S = 60.0
@@ -75,6 +75,8 @@ class View:
         elif silent_s > SILENT_S:
             yield f"  no step for {silent_s:.0f} s: the run was stopped, restarts, or waits (see events.jsonl)"
         yield f"  {bottleneck(metrics, place.get('data_cpus'))}"
+        if used := engine(metrics):
+            yield f"  {used}"
         yield from self._ranks()
         yield from self._cluster()
 
@@ -102,6 +104,18 @@ class View:
                 f" {now['store_used_bytes'] / 1e6:.0f} of {now['store_bytes'] / 1e6:.0f} MB,"
                 f" spilled {now['spilled_bytes'] / 1e6:.0f} MB"
             )
+
+
+def engine(steps: Sequence[Mapping[str, float]]) -> str:
+    """How well the devices are used, in one line; empty where nothing is known of it."""
+    told = []
+    if of_peak := [m["train/mfu"] for m in steps if "train/mfu" in m]:
+        told.append(f"GPUs compute at {sum(of_peak) / len(of_peak):.0%} of their peak (MFU)")
+    if held := [m["train/memory_peak_bytes"] for m in steps if "train/memory_peak_bytes" in m]:
+        told.append(f"a worker holds up to {max(held) / 1e9:.1f} GB")
+    if shares := [m["train/collectives_share"] for m in steps if "train/collectives_share" in m]:
+        told.append(f"collectives are under way {sum(shares) / len(shares):.0%} of the time")
+    return ", ".join(told)
 
 
 def _json(path: Path) -> Mapping[str, Any]:

@@ -57,15 +57,18 @@ def tasks_with(fusion: str) -> dict[str, tuple[dict[str, Any], dict[str, Any], A
     }
 
 
-def recipe_with(fusion: str, precision: str, optimizer: str = "adamw") -> Recipe:
+def recipe_with(fusion: str, precision: str, optimizer: str = "adamw", negatives: str = "pack") -> Recipe:
     """All parts, two packs a step, with dropout of values and of fields; `by` in a fusion names the field that asks."""
     fusion, _, query = fusion.partition(" by ")
+    tasks = {name: settings for name, (settings, *_) in tasks_with(fusion).items()}
+    if "pair" in tasks:
+        tasks["pair"] = tasks["pair"] | {"negatives": negatives}
     return parse_recipe(
         {
             "name": "parts",
             "data": {"train": {"paths": ["none.parquet"]}},
             "fields": {name: settings for name, (settings, _) in FIELDS.items()},
-            "tasks": {name: settings for name, (settings, *_) in tasks_with(fusion).items()},
+            "tasks": tasks,
             "model": {
                 "dim": 32, "head_dim": 16, "field_layers": 1, "joint_layers": 1, "dropout": 0.1,
                 "modality_dropout": 0.2, "fusion": fusion, "query": query or None,

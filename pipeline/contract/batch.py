@@ -6,17 +6,26 @@ segments of it (`cu_seqlens`), never masks.
 Only what is computed with goes to the device: values and times. What says how many there are and where (ids of samples,
 lengths, grids, targets) stays on the CPU, so that nothing has to be read back to know the shape of the next operation;
 what the device needs of it is moved there by `move`.
+
+To a GPU all arrays of a pack cross in one pinned buffer by one copy, as they lie in the pack: pixels as uint8, ids as
+int32.
 """
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from interlace.contract.sample import Pack
+
+ALIGNMENT = 256
+"""Bytes at multiples of which arrays begin in a buffer: what CUDA's own allocations are aligned to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,33 +87,52 @@ class Batch:
         }  # fmt: skip
         return dataclasses.replace(self, fields=fields)
 
+    @property
+    def on_device(self) -> Iterator[Tensor]:
+        """What lies on the device: values and times."""
+        for item in self.fields.values():
+            yield item.values
+            if item.times is not None:
+                yield item.times
+
 
 def move(tensor: Tensor, device: torch.device | str) -> Tensor:
     """A tensor of the CPU on the device, without waiting for what the device still has to do; itself on a CPU.
 
-    Its memory is free again at once: the copy of memory that is not pinned goes through a buffer of the driver.
+    Through pinned memory, which torch keeps until it was read: a copy of other memory may wait for the device.
     """
+    if _crosses(device):
+        tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def to_batch(pack: Pack, device: torch.device | str = "cpu") -> Batch:
     """Copy a pack to a device (one copy: the pack's arrays are read-only views of shared memory)."""
 
-    def tensor(array: object, dtype: torch.dtype | None = None, to: torch.device | str = "cpu") -> Tensor:
+    def tensor(array: object, dtype: torch.dtype | None = None) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # read-only numpy memory: copied right below
             view = torch.as_tensor(array)
-        return view.to(device=to, dtype=dtype or view.dtype, copy=True, non_blocking=True)
+        return view.to(dtype=dtype or view.dtype, copy=True)
 
+    def there(array: NDArray[Any], dtype: torch.dtype | None = None) -> Tensor:
+        if crossed is None:
+            return tensor(array, dtype)
+        moved = next(crossed)
+        return moved.to(dtype or moved.dtype)
+
+    crossed = None
+    if _crosses(device):
+        crossed = iter(cross([x for f in pack.fields.values() for x in (f.values, f.times) if x is not None], device))
     return Batch(
         position=pack.position,
         sample_ids=tensor(pack.sample_ids),
         fields={
             name: FieldBatch(
-                values=tensor(f.values, torch.int64 if f.values.ndim == 1 else None, device),
+                values=there(f.values, torch.int64 if f.values.ndim == 1 else None),
                 lengths=tensor(f.lengths, torch.int64),
                 grids=tensor(f.grids, torch.int64),
-                times=None if f.times is None else tensor(f.times, to=device),
+                times=None if f.times is None else there(f.times),
             )
             for name, f in pack.fields.items()
         },
@@ -115,3 +143,23 @@ def to_batch(pack: Pack, device: torch.device | str = "cpu") -> Batch:
             for name, t in pack.targets.items()
         },
     )
+
+
+def _crosses(device: torch.device | str) -> bool:
+    return torch.device(device).type == "cuda"
+
+
+def cross(arrays: Sequence[NDArray[Any]], device: torch.device | str) -> list[Tensor]:
+    """Arrays as tensors on a device, by one copy that nobody waits for; on a GPU from pinned memory.
+
+    The tensors share one memory, in which each begins at a multiple of `ALIGNMENT` bytes.
+    """
+    sizes = [-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays]
+    host = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=torch.device(device).type == "cuda")
+    for array, part in zip(arrays, torch.split(host, sizes), strict=True):
+        part.numpy()[: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    moved = torch.split(host.to(device, non_blocking=True), sizes)
+    return [
+        part[: array.nbytes].view(torch.from_numpy(np.empty(0, array.dtype)).dtype).view(array.shape)
+        for array, part in zip(arrays, moved, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""Attention within segments of a packed sequence: no masks, and no padding outside the CPU kernel.
+"""Attention within segments of a packed sequence: no masks, and no padding outside the padded kernel.
 
 A *segment* is a run of neighbouring tokens that see each other: the tokens of one field of one sample, or all tokens of
 a sample. `Segments` holds the lengths and, made once and shared by all layers, what attention needs of them; `attend`
@@ -9,9 +9,10 @@ of another.
 - Else: segments of similar length share a padded *bucket*, computed by matrix products up to `MATMUL_LENGTH` tokens and
   by the fused CPU kernel above (`buckets`, `cross`).
 
-Shapes are rounded up on a CPU, since oneDNN compiles a kernel for each new shape of a bf16 product: 5 to 9 ms where the
-product itself takes 0.5 (`[1600, 128] x [128, 512]`, one AMX core). So sequences end with up to an eighth, 4 % on
-average, of *slack*: rows that are no token, that nothing reads and whose gradient is zero.
+Rows are rounded up (`rows_of`), so that kernels meet few shapes. On a CPU oneDNN compiles a kernel for each new shape
+of a bf16 product: 5 to 9 ms where the product itself takes 0.5 (`[1600, 128] x [128, 512]`, one AMX core). So sequences
+end with *slack*: rows that are no token, that nothing reads and whose gradient is zero. Kernels for packed sequences
+leave memory outside their segments as they find it, so slack is one more segment to them.
 
 Worked example: lengths `[2, 0, 3]` are tokens 0-1 and 2-4, then 27 slack rows; the empty segment takes no part.
 """
@@ -30,6 +31,21 @@ from interlace.contract.batch import move
 from interlace.model.buckets import ROW_GRAIN, Plan, make_plan, padded_attention, round_up
 from interlace.model.cross import CrossPlan, make_cross_plan, padded_cross_attention
 
+GPU_ROW_GRAIN = 128
+"""Least step of rows on a GPU: those of a tile of its matrix products."""
+
+
+def rows_of(num_tokens: int, device: torch.device) -> int:
+    """Rows of the tensors that hold so many tokens.
+
+    On a CPU multiples of 32, above 256 in 8 sizes from a number to its double: at most an eighth is added, 4 % on
+    average. On a GPU multiples of 128, above 2,048 in 16 such sizes: at most 127 rows or a sixteenth, 3 % on average;
+    joint sequences of packs that fill their budget have one size.
+    """
+    if device.type == "cuda":
+        return round_up(num_tokens, GPU_ROW_GRAIN, parts=16)
+    return round_up(num_tokens, ROW_GRAIN)
+
 
 class Segments:
     """Neighbouring tokens that belong together, as lengths; what follows from them is made once, on first use.
@@ -42,7 +58,7 @@ class Segments:
         host_N: as given.
         device: as given.
         num_tokens: the sum of the lengths.
-        num_rows: rows of the tensors that hold these tokens: `num_tokens`, rounded up on a CPU.
+        num_rows: rows of the tensors that hold these tokens: `num_tokens`, rounded up (`rows_of`).
         max_length: of the longest segment.
     """
 
@@ -50,8 +66,7 @@ class Segments:
         self.host_N, self.device = host_N, torch.device(device)
         self._host: NDArray[np.int64] = host_N.numpy()
         self.num_tokens = int(self._host.sum())
-        on_gpu = self.device.type == "cuda"
-        self.num_rows = self.num_tokens if on_gpu else round_up(self.num_tokens, ROW_GRAIN)
+        self.num_rows = rows_of(self.num_tokens, self.device)
         self.max_length = int(self._host.max(initial=0))
         self._plans: dict[int, Plan] = {}
         self._cross_plans: WeakKeyDictionary[Segments, dict[int, CrossPlan]] = WeakKeyDictionary()
@@ -86,8 +101,15 @@ class Segments:
 
     @functools.cached_property
     def cu_seqlens(self) -> Tensor:
-        """Ends of the segments with a leading 0, int32 `[N + 1]`, as kernels for packed sequences want it."""
-        return torch.nn.functional.pad(self.lengths_N.cumsum(0), (1, 0)).to(torch.int32)
+        """Ends of the segments, and of slack, with a leading 0, int32 `[N + 2]`: what kernels for them want."""
+        ends = torch.nn.functional.pad(self.host_N.cumsum(0), (1, 1))
+        ends[-1] = self.num_rows
+        return move(ends.to(torch.int32), self.device)
+
+    @property
+    def longest(self) -> int:
+        """Rows of the longest segment, or of slack if that is longer: what goes with `cu_seqlens`."""
+        return max(self.max_length, self.num_rows - self.num_tokens)
 
     def plan(self, num_heads: int) -> Plan:
         """The padded layout for a number of heads."""
@@ -128,18 +150,12 @@ def attend(qkv_T3HK: Tensor, segments: Segments, *, causal: bool = False) -> Ten
         causal: whether a token sees only itself and those before it.
 
     Returns:
-        `o_THK` in the same dtype, zeros at slack; empty where there is no token at all.
+        `o_THK` in the same dtype, finite at slack; empty where there is no token at all.
     """
     if not _has_varlen(qkv_T3HK):
         return padded_attention(qkv_T3HK, segments.plan(qkv_T3HK.shape[2]), causal=causal)
-    from torch.nn.attention.varlen import varlen_attn  # brings torch's compiler: 2 s that a CPU need not pay
-
-    q_THK, k_THK, v_THK = qkv_T3HK.unbind(1)
-    cu, longest = segments.cu_seqlens, segments.max_length
-    window = (-1, 0) if causal else (-1, -1)
-    o_THK = varlen_attn(q_THK, k_THK, v_THK, cu, cu, longest, longest, window_size=window)
-    assert isinstance(o_THK, Tensor)
-    return o_THK
+    q_THK, *kv = qkv_T3HK.unbind(1)
+    return _varlen(q_THK, (kv[0], kv[1]), (segments.cu_seqlens,) * 2, (segments.longest,) * 2, causal)
 
 
 def attend_to(q_THK: Tensor, kv_U2HK: Tensor, q_segments: Segments, kv_segments: Segments) -> Tensor:
@@ -152,15 +168,22 @@ def attend_to(q_THK: Tensor, kv_U2HK: Tensor, q_segments: Segments, kv_segments:
         kv_segments: where the keys belong, as many segments; either may be empty anywhere.
 
     Returns:
-        `o_THK` in the same dtype; zeros at slack and where there is nothing to attend to.
+        `o_THK` in the same dtype; zeros where there is nothing to attend to, finite at slack.
     """
     if not _has_varlen(q_THK):
         return padded_cross_attention(q_THK, kv_U2HK, q_segments.cross_plan(kv_segments, q_THK.shape[1]))
-    from torch.nn.attention.varlen import varlen_attn
-
+    starts, longest = (q_segments.cu_seqlens, kv_segments.cu_seqlens), (q_segments.longest, kv_segments.longest)
     k_UHK, v_UHK = kv_U2HK.unbind(1)
-    starts, longest = (q_segments.cu_seqlens, kv_segments.cu_seqlens), (q_segments.max_length, kv_segments.max_length)
-    o_THK = varlen_attn(q_THK, k_UHK, v_UHK, *starts, *longest)
+    return _varlen(q_THK, (k_UHK, v_UHK), starts, longest, False)
+
+
+def _varlen(
+    q_THK: Tensor, kv: tuple[Tensor, Tensor], starts: tuple[Tensor, Tensor], longest: tuple[int, int], causal: bool
+) -> Tensor:
+    """Torch's kernel for packed sequences: of queries and keys the first rows of segments, and the longest ones'."""
+    from torch.nn.attention.varlen import varlen_attn  # brings torch's compiler: 2 s that a CPU need not pay
+
+    o_THK = varlen_attn(q_THK, *kv, *starts, *longest, window_size=(-1, 0) if causal else (-1, -1))
     assert isinstance(o_THK, Tensor)
     return o_THK
 

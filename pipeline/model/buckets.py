@@ -32,12 +32,17 @@ ROW_GRAIN, LENGTH_GRAIN, BUCKET_GRAIN = 32, 8, 256
 """Least steps to which rows, padded lengths and tokens of a bucket are rounded up on a CPU."""
 
 
-def round_up(number: int, grain: int) -> int:
+def round_up(number: int, grain: int, parts: int = 8) -> int:
     """The next multiple of `grain`, or of an eighth of the power of two below if that is more; 0 stays 0.
 
     So there are at most 8 sizes between a number and its double, and at most an eighth is added (above 8 grains).
+
+    Args:
+        number: 0 or more.
+        grain: least step.
+        parts: another power of two in place of 8.
     """
-    step = max(grain, 1 << max(number.bit_length() - 4, 0))
+    step = max(grain, (1 << number.bit_length()) // (2 * parts))
     return -(-number // step) * step
 
 

@@ -16,7 +16,15 @@ ABSENT = -100
 """Target of rows that have none; what torch's cross entropy leaves out."""
 
 PART_ROWS = 64
-"""Rows at once: 64 x 4,000 logits are 1 MB."""
+"""Rows at once on a CPU: 64 x 4,000 logits are 1 MB."""
+
+GPU_PART_NUMBERS = 1 << 24
+"""Logits at once on a GPU, 64 MB in float32: a dozen kernels a part, of which 64 rows each would be too small."""
+
+
+def part_rows(ids: int, device: torch.device) -> int:
+    """Rows whose logits are in float32 at once, of a vocabulary of so many ids."""
+    return PART_ROWS if device.type == "cpu" else max(PART_ROWS, GPU_PART_NUMBERS // ids)
 
 
 def vocabulary_loss(x_TD: Tensor, out_VD: Tensor, wanted_T: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -44,7 +52,8 @@ class _VocabularyLoss(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, out_VD: Tensor, wanted_T: Tensor, smoothing: float) -> Tensor:
         logits_TV = x_TD @ out_VD.T
         total = torch.zeros((), device=x_TD.device)
-        parts = (torch.split(rows, PART_ROWS) for rows in (logits_TV, wanted_T))
+        rows = part_rows(len(out_VD), x_TD.device)
+        parts = (torch.split(x, rows) for x in (logits_TV, wanted_T))
         for logits_RV, wanted_R in zip(*parts, strict=True):
             counts_R1, wanted_R1 = (wanted_R != ABSENT).unsqueeze(1), wanted_R.clamp(min=0).unsqueeze(1)
             x_RV = logits_RV.float()

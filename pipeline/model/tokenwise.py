@@ -21,8 +21,9 @@ Dropout: TypeAlias = tuple[Tensor, float]
 
 
 def normalise(x_TD: Tensor, norm: Norm) -> Tensor:
-    """LayerNorm with torch's own epsilon."""
-    return layer_norm(x_TD, norm[0].shape, *norm)
+    """LayerNorm with torch's own epsilon; gains are float32, also where FSDP gathered them in less."""
+    gain_D, bias_D = (p.float() for p in norm)
+    return layer_norm(x_TD, gain_D.shape, gain_D, bias_D)
 
 
 def add(x_TD: Tensor, y_TD: Tensor, dropout: Dropout | None) -> Tensor:

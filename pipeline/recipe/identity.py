@@ -16,7 +16,7 @@ PLACE_KEYS = (
     "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.labels", "train.threads",
     "train.resize_every_s", "train.max_failures", "train.keep_checkpoints", "train.checkpoint_every",
     "train.checkpoint_every_s", "train.trace", "train.parallel", "train.checkpoint_activations",
-    "train.compile",
+    "train.compile", "train.shard_over",
 )  # fmt: skip
 """Settings of where a run happens, which do not decide what it computes: they are no part of its digest."""
 PINNED = (".init.run", ".encoder.pretrained")

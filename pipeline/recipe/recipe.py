@@ -85,7 +85,7 @@ class Recipe(Node):
 
     @model_validator(mode="after")
     def _divides(self) -> "Recipe":
-        if not self.world_sizes:
+        if not any(self.batch.global_batch % n == 0 for n in self.train.allowed_workers):
             allowed = self.train.allowed_workers
             said = f"{self.batch.global_batch} % {allowed[0]} is not 0"
             if len(allowed) > 1:
@@ -93,6 +93,16 @@ class Recipe(Node):
             raise ValueError(
                 "`train.workers` must divide `batch.global_batch` (workers share the packs of a step equally),"
                 f" but {said}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_divide(self) -> "Recipe":
+        if not self.world_sizes:
+            allowed = self.train.allowed_workers
+            raise ValueError(
+                f"`train.shard_over` must divide `train.workers`, but {self.train.shard_over} divides none of the"
+                f" numbers {allowed[0]} to {allowed[-1]} that also divide `batch.global_batch`"
             )
         return self
 
@@ -137,7 +147,15 @@ class Recipe(Node):
     @property
     def world_sizes(self) -> tuple[int, ...]:
         """Numbers of workers that this run may have, ascending: more than one where they are elastic."""
-        return tuple(n for n in self.train.allowed_workers if self.batch.global_batch % n == 0)
+        allowed, shards = self.train.allowed_workers, self.train.shard_over or 1
+        return tuple(n for n in allowed if self.batch.global_batch % n == 0 and n % shards == 0)
+
+    @property
+    def num_shards(self) -> int:
+        """Parts of the weights and of the optimizer's state, each on a worker of its own; with the fewest workers."""
+        if self.train.parallel != "fsdp":
+            return 1
+        return self.train.shard_over or self.world_sizes[0]
 
     @property
     def reads(self) -> Reads:

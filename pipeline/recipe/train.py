@@ -42,6 +42,11 @@ class Train(Node):
         "ddp",
         description="Several workers: whole weights on each (ddp), or rows of them and of optimizer state (fsdp).",
     )
+    shard_over: PositiveInt | None = Field(
+        None,
+        description="`fsdp`: workers that hold one copy of the weights together, such as those of a node; groups of"
+        " them hold equal copies and exchange gradients only. Must divide the workers; all of them where not given.",
+    )
     precision: Literal["bf16", "fp32"] = Field("bf16", description="Autocast type; weights stay fp32.")
     checkpoint_activations: bool = Field(
         False, description="Compute layers' activations again in the backward pass: less memory, a third more time."
@@ -73,4 +78,10 @@ class Train(Node):
     def _one_length(self) -> "Train":
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("expected either `epochs` or `steps`")
+        return self
+
+    @model_validator(mode="after")
+    def _shards(self) -> "Train":
+        if self.shard_over is not None and self.parallel != "fsdp":
+            raise ValueError(f"`shard_over` needs `parallel: fsdp`, but it is {self.parallel}: no weights are sharded")
         return self

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from interlace.contract.batch import Batch, move
 from interlace.contract.charts import Chart, Curves
+from interlace.contract.ranks import are_several, most_over_ranks
 from interlace.model.network import Outputs
 from interlace.recipe import tasks as recipe
 from interlace.tasks.base import ColumnType, Context, State, Task
@@ -203,11 +204,9 @@ def gather(own: list[Tensor]) -> tuple[list[Tensor], int]:
 
     Ranks have packs of different sizes, so rows of zeros fill up to the longest. Gradients flow back to every rank.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not are_several():
         return own, 0
-    longest = torch.tensor(len(own[0]), device=own[0].device)
-    dist.all_reduce(longest, dist.ReduceOp.MAX)
-    rows = int(longest)
+    rows = most_over_ranks(len(own[0]))
     padded = [functional.pad(x, (0, 0) * (x.ndim - 1) + (0, rows - len(x))) for x in own]
     return [_Gather.apply(x) for x in padded], rows * dist.get_rank()  # type: ignore[no-untyped-call]
 

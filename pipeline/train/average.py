@@ -7,17 +7,28 @@ random start, so nothing has to be divided out. The average is a pure function o
 hence the same on every rank.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
+from interlace.train.parallel import own_rows
+
 
 def decay_at(decay: float, step: int) -> float:
     """The decay after step `step`, from 1."""
     return min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def blend(averages: Sequence[Tensor], weights: Sequence[Tensor], share: Tensor) -> None:
+    """Move averages towards weights by a share that lies on the device, a single number; by 0 they stay as they are."""
+    owned = [own_rows(x) for x in averages]
+    ways = torch._foreach_sub([own_rows(x) for x in weights], owned)
+    torch._foreach_mul_(ways, share.to(torch.float32))
+    torch._foreach_add_(owned, ways)
 
 
 @final
@@ -35,10 +46,19 @@ class WeightAverage:
         self._average = [p.detach().clone() for p in network.parameters()]
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the network's weights after step `step`, from 1."""
-        now = [p.detach() for p in self._network.parameters()]
-        torch._foreach_lerp_(self._average, now, 1.0 - decay_at(self._decay, step))
+    def update(self, step: int, wrong: Tensor | None = None) -> None:
+        """Take in the network's weights after step `step`, from 1.
+
+        Args:
+            step: number of the step.
+            wrong: bool, a single number: whether the step was skipped, so that there is nothing to take in. On a GPU it
+                is not read.
+        """
+        now, share = [p.detach() for p in self._network.parameters()], 1.0 - decay_at(self._decay, step)
+        if wrong is not None and wrong.device.type != "cpu":
+            blend(self._average, now, torch.where(wrong, 0.0, share))
+        elif not wrong:
+            torch._foreach_lerp_(self._average, now, share)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

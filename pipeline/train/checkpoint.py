@@ -25,9 +25,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from interlace.contract.errors import CheckpointError
+from interlace.contract.ranks import gather_objects
 from interlace.store.hashes import hash_file
 from interlace.train.average import WeightAverage
-from interlace.train.parallel import holds_shards, rows_like
+from interlace.train.parallel import holds_shards, place, rows_like
 from interlace.train.tensors import read_tensors, write_tensors
 
 MODEL, OPTIMIZER, STATE, HASHES = "model.safetensors", "optimizer.safetensors", "state.json", "hashes.json"
@@ -76,7 +77,8 @@ def save_checkpoint(
     are written when all have.
     """
     sharded = holds_shards(network)
-    rank, num_parts = (dist.get_rank(), dist.get_world_size()) if sharded else (0, 1)
+    rank = dist.get_rank() if sharded else 0
+    part, num_parts, writes = place(network) if sharded else (0, 1, True)
     if rank == 0:
         if folder.exists():
             shutil.rmtree(folder)  # a partial one from before a crash
@@ -87,15 +89,13 @@ def save_checkpoint(
     files = {MODEL: weights | (average.tensors() if average else {}), OPTIMIZER: optimizer_tensors(optimizer, network)}
     if average:
         files[TRAINED] = weights
-    written = [write_tensors(folder / name, tensors, rank, num_parts) for name, tensors in files.items()]
+    written = [write_tensors(folder / name, x, part, num_parts) for name, x in files.items() if writes]
     if rank == 0:
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
         written.append(folder / STATE)
     hashes = {path.name: hash_file(path) for path in written}
     if sharded:
-        everywhere: list[dict[str, str]] = [{} for _ in range(num_parts)]
-        dist.all_gather_object(everywhere, hashes)
-        hashes = {name: value for one in everywhere for name, value in one.items()}
+        hashes = {name: value for one in gather_objects(hashes) for name, value in one.items()}
     if rank == 0:
         partial = folder / (HASHES + ".tmp")
         partial.write_text(json.dumps(hashes), encoding="utf-8")

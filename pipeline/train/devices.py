@@ -1,4 +1,4 @@
-"""How much of its devices a step uses: model FLOPs over what they could do, as `train/mfu`.
+"""How much of its devices a step uses: model FLOPs over what they could do, as `train/mfu`, and the memory it took.
 
 The model FLOPs utilization of Chowdhery et al. 2022 (PaLM). Model FLOPs are those of the step's real tokens
 (`contract.flops`), forward and backward; neither recomputed activations nor heads count. All is known on the host:
@@ -6,6 +6,8 @@ lengths of the pack, the name of the device.
 """
 
 import math
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,6 +54,14 @@ def device_peak(device: torch.device, precision: str) -> float:
     if device.type != "cuda" or precision != "bf16":
         return math.nan
     return peak_flops(torch.cuda.get_device_name(device)) or math.nan
+
+
+def memory_peak(device: torch.device) -> float:
+    """Most bytes that this process has held so far: of a GPU's memory by torch's count, else of the machine's."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

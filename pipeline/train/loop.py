@@ -5,9 +5,9 @@
 The loss of a step is the sum over its targets divided by their number over all ranks and packs, so how packs are dealt
 to ranks changes nothing but rounding. Dropout is drawn from (seed, position) of each pack.
 
-On one GPU the host runs ahead: a step is launched without reading what the step before computed, and a loss that is not
-finite stops the update on the device first, and the loop one step later. Several ranks read each step's numbers when
-they exchange them.
+On a GPU the host runs ahead: a step is launched without reading what the step before computed, and a loss that is not
+finite stops the update on the device first, and the loop one step later. So it is with several ranks: devices sum what
+they computed among themselves, and hosts tell each other what they know (`contract.ranks`).
 """
 
 import math
@@ -20,19 +20,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from interlace.contract.batch import Batch, move, to_batch
+from interlace.contract.batch import Batch, move
 from interlace.contract.errors import PositionError
+from interlace.contract.ranks import are_several, gather_objects, sum_over_ranks
 from interlace.contract.sample import Pack
 from interlace.model.network import Network, Outputs
 from interlace.recipe.recipe import Recipe
 from interlace.tasks import State
 from interlace.tasks.weighting import UncertaintyWeights
 from interlace.train.average import WeightAverage
-from interlace.train.devices import Utilization, mfu
+from interlace.train.collectives import Busy, Collectives
+from interlace.train.devices import Utilization, memory_peak, mfu
 from interlace.train.optim import learning_rate, set_rate, update_unless
 from interlace.train.parallel import delay_exchange, finish_gradients, whole_state
-from interlace.train.report import StepReport
+from interlace.train.report import COLLECTIVES_S, StepReport
 from interlace.train.signals import Signals
+from interlace.train.transfer import Arrival, Reading, Span, arriving
 
 
 class Losses(nn.Module):
@@ -87,6 +90,7 @@ class Loop:
         rate_scale: factor of the scheduled rate; set from outside after evaluations.
         watcher: what this rank is asked from outside, as numbers that are summed over ranks with each step's.
         utilization: what packs ask of the device, for `train/mfu`; None where nobody asks.
+        collectives: noted those of `distributed`, for `train/collectives_share`; None where nobody asks.
 
     Attributes:
         average: of the weights, with `optim.ema`.
@@ -106,6 +110,7 @@ class Loop:
     rate_scale: float = 1.0
     watcher: Callable[[], tuple[float, float, float, float]] = _nothing
     utilization: Utilization | None = None
+    collectives: Collectives | None = None
     losses: nn.Module = field(init=False)
     average: WeightAverage | None = field(init=False)
     forward_s: float = field(init=False, default=0.0)
@@ -138,57 +143,61 @@ class Loop:
         """
         share = self.recipe.batch.global_batch // self.world_size
         report: StepReport | None = None
-        for step in range(first, self.num_steps):
-            began = time.perf_counter()
-            own = []
-            for i in range(share):
-                pack = next(packs, None)
-                self._check(pack, step * self.recipe.batch.global_batch + i * self.world_size + self.rank)
-                assert pack is not None
-                own.append(pack)
-            waited = time.perf_counter() - began
-            report = self._step(step, own, waited, began, report)
-            yield report
+        with arriving(packs, self.device) as arrivals:
+            for step in range(first, self.num_steps):
+                began = time.perf_counter()
+                own = []
+                for i in range(share):
+                    arrival = next(arrivals, None)
+                    expected = step * self.recipe.batch.global_batch + i * self.world_size + self.rank
+                    own.append(self._checked(arrival, expected))
+                waited = time.perf_counter() - began
+                report = self._step(step, own, waited, began, report)
+                yield report
         if report is not None:
             report.numbers  # noqa: B018 # raises where the last step went wrong
 
-    def _check(self, pack: Pack | None, expected: int) -> None:
-        if pack is None or pack.position != expected:
-            got = "the end of the stream" if pack is None else f"position {pack.position}"
+    def _checked(self, arrival: Arrival | None, expected: int) -> Arrival:
+        if arrival is None or arrival.pack.position != expected:
+            got = "the end of the stream" if arrival is None else f"position {arrival.pack.position}"
             raise PositionError(
                 f"expected the pack at position {expected} on rank {self.rank} of {self.world_size}, but got {got}"
             )
+        return arrival
 
     def _step(
-        self, step: int, packs: Sequence[Pack], waited: float, began: float, before: StepReport | None
+        self, step: int, arrivals: Sequence[Arrival], waited: float, began: float, before: StepReport | None
     ) -> StepReport:
+        packs = [arrival.pack for arrival in arrivals]
         self.network.train()
         rate = learning_rate(self.recipe.optim, step, self.num_steps) * self.rate_scale
         set_rate(self.optimizer, rate)
-        batches = [to_batch(p, self.device) for p in packs]
+        batches = [arrival.take() for arrival in arrivals]
+        computing = Span(self.device)
+        computing.begin()
         counts = self._count_targets(batches)
         self.optimizer.zero_grad(set_to_none=True)
         self.forward_s = 0.0
         own = [self._backward(batch, counts, sync=i == len(batches) - 1) for i, batch in enumerate(batches)]
         norm = finish_gradients(self.network, self.recipe.optim.clip)
         by_pack, by_task = torch.stack([x for x, _ in own]), torch.stack([x for _, x in own]).sum(0)
-        times = [0.0] * (2 * self.world_size)
-        times[2 * self.rank : 2 * self.rank + 2] = waited, self.forward_s
+        times = [0.0] * (3 * self.world_size)
+        times[3 * self.rank : 3 * self.rank + 3] = waited, self.forward_s, memory_peak(self.device)
         work = self.utilization.of_packs(packs) if self.utilization else (0.0, math.nan)
         known = [*_sizes(packs), *self.watcher(), *times, *work]
-        loss: float | None = None
-        if self.world_size > 1:  # what others are asked and how long they took is acted on at once, so all is read
-            (loss, *known), by_task = self._exchange(by_pack, known, by_task)
-            by_pack, norm = by_pack.cpu(), norm.cpu()
-        factors = self._factors().to(by_task)
-        computed = torch.cat([x.double() for x in (by_pack, by_task, norm.reshape(1), factors)])
-        total = by_pack.double().sum() if loss is None else torch.tensor(loss, dtype=torch.float64)
+        loss = by_pack[:0]
+        if self.world_size > 1:  # what others are asked and how long they took is acted on at once
+            loss, by_task, known = self._exchange(by_pack, by_task, known)
+        computed = torch.cat([x.double() for x in (loss, by_pack, by_task, norm.reshape(1), self._factors())])
+        total = (loss if self.world_size > 1 else by_pack).double().sum()
         self._update(step, ~(total.isfinite() & norm.isfinite()))
+        computing.end()
+        reading = Reading(computed)  # before it is waited for what came before
         if before is not None:
             before.numbers  # noqa: B018 # read while the device computes this step; raises where it went wrong
         seconds = time.perf_counter() - began
         tokens, samples, stop, save, look, read, *times, flops, peak = known
-        ranks = tuple(zip(times[::2], times[1::2], strict=True))
+        ranks = tuple(zip(times[::3], times[1::3], strict=True))
         capacity = self.recipe.batch.token_budget * self.recipe.batch.global_batch
         return StepReport(
             step=step + 1,
@@ -204,6 +213,7 @@ class Loop:
                 "samples_per_s": samples / seconds,
                 "tokens_per_s": tokens / seconds,
                 "step_s": seconds,
+                "train/memory_peak_bytes": max(times[2::3]),
                 **mfu(flops, peak, seconds),
                 **slowest(ranks),
             },
@@ -211,22 +221,31 @@ class Loop:
             bad=tuple(b for p in packs for b in p.bad),
             signals=Signals(stop=stop > 0, save=save > 0, look_at_nodes=look > 0),
             ranks=ranks,
-            computed=computed,
-            loss_over_ranks=loss,
+            computed=reading,
+            over_ranks=self.world_size > 1,
+            spans=_spans(arrivals, computing, self.collectives if self.world_size > 1 else None),
         )
 
     def _update(self, step: int, wrong: Tensor) -> None:
         """Move the weights, unless this step or one before it went `wrong`; a GPU decides that by itself."""
         self.wrong = wrong if self.wrong is None else self.wrong | wrong
         update_unless(self.wrong, self.optimizer)
-        if self.average and not (self.wrong.device.type == "cpu" and self.wrong):
-            self.average.update(step + 1)
+        if self.average:
+            self.average.update(step + 1, self.wrong)
 
-    def _exchange(self, by_pack: Tensor, known: Sequence[float], by_task: Tensor) -> tuple[list[float], Tensor]:
-        """The loss and what the host knows, and each task's loss, summed over ranks."""
+    def _exchange(self, by_pack: Tensor, by_task: Tensor, known: Sequence[float]) -> tuple[Tensor, Tensor, list[float]]:
+        """The loss `[1]`, each task's loss `[tasks]` and what the host knows, summed over ranks.
+
+        What a GPU computes is summed from device to device, so that no host waits for its own.
+        """
+        if self.device.type == "cuda":
+            losses = torch.cat([by_pack.double().sum().reshape(1), by_task.double()])
+            dist.all_reduce(losses)
+            return losses[:1], losses[1:], self._sum(known)
         summed = self._sum([sum(by_pack.tolist()), *known[:6], *by_task.tolist(), *known[6:]])
         first, last = 7, 7 + len(by_task)
-        return [*summed[:first], *summed[last:]], torch.tensor(summed[first:last], dtype=torch.float64)
+        losses = torch.tensor([summed[0], *summed[first:last]], dtype=torch.float64)
+        return losses[:1], losses[1:], [*summed[1:first], *summed[last:]]
 
     def _factors(self) -> Tensor:
         """The learned weights of the tasks' losses `[tasks]`, empty where they are fixed."""
@@ -267,15 +286,6 @@ def slowest(ranks: Sequence[tuple[float, float]]) -> dict[str, float]:
         "rank/slowest_s": most,
         "rank/mean_s": sum(seconds) / len(seconds),
     }
-
-
-def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The tensor summed over all ranks; itself where there is one."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return tensor
-    moved = tensor.cuda() if dist.get_backend() == "nccl" else tensor.clone()
-    dist.all_reduce(moved)
-    return moved.to(tensor.device)
 
 
 def seed_pack(seed: int, position: int) -> None:
@@ -342,15 +352,25 @@ def add_states(total: States, more: States) -> None:
 
 def _sum_states(own: States) -> States:
     """States summed over ranks; a rank without batches has none to add."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not are_several():
         return own
-    gathered: list[States] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, own)
     total: States = {n: {} for n in own}
-    for states in gathered:
+    for states in gather_objects(own):
         add_states(total, states)
     return total
 
 
 def _sizes(packs: Sequence[Pack]) -> tuple[int, int]:
     return sum(p.num_tokens for p in packs), sum(len(p.sample_ids) for p in packs)
+
+
+def _spans(
+    arrivals: Sequence[Arrival], computing: Span, collectives: Collectives | None
+) -> dict[str, tuple[Span | Busy, ...]]:
+    """What a rank was busy with in a step, by journal key; copies, computation and collectives overlap."""
+    found: dict[str, tuple[Span | Busy, ...]] = {}
+    if computing.ended is not None:
+        found |= {"data/transfer_s": tuple(arrival.span for arrival in arrivals), "train/compute_s": (computing,)}
+    if collectives is not None:
+        found[COLLECTIVES_S] = (collectives.taken(),)
+    return found

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from interlace.model.transformer import Block
-from interlace.train.parallel import is_sharded, rows_like
+from interlace.train.parallel import is_sharded, own_rows, rows_like
 
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -99,14 +99,15 @@ class Muon(torch.optim.AdamW):
         parameter.sub_(change, alpha=group["lr"])
 
     def _turn_unread(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any], wrong: Tensor) -> None:
-        """As `_turn` with whole weights, but what it depends on is decided on the device."""
+        """As `_turn`, but what it depends on is decided on the device."""
         momentum, lr = self.state[parameter][SLOT], group["lr"]
-        still = wrong | (grad.norm() == 0)
-        parameter.mul_(torch.where(wrong, 1.0, 1.0 - lr * group["weight_decay"]))
-        momentum.copy_(torch.where(still, momentum, momentum.lerp(grad, 1.0 - self.momentum)))
-        ahead = grad.lerp(momentum, self.momentum)
+        still = wrong | (whole(grad.norm()) == 0)
+        own, own_momentum, own_grad = (own_rows(x) for x in (parameter, momentum, grad))
+        own.mul_(torch.where(wrong, 1.0, 1.0 - lr * group["weight_decay"]))
+        own_momentum.copy_(torch.where(still, own_momentum, own_momentum.lerp(own_grad, 1.0 - self.momentum)))
+        ahead = whole(grad.lerp(momentum, self.momentum))
         change = torch.cat([update(piece) for piece in ahead.flatten(1).chunk(group["matrices"])]).view(ahead.shape)
-        parameter.sub_(torch.where(still, 0.0, change), alpha=lr)
+        own.sub_(torch.where(still, 0.0, own_rows(rows_like(change, parameter))), alpha=lr)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -2,10 +2,10 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from typing import TypeVar, cast
 
-from interlace.contract.sample import Pack
-
+T = TypeVar("T")
 _END = object()
 NEED_CPU = (
     "Ray Data needs at least one free CPU beside the training workers (`train.workers` x `train.cpus_per_worker`)"
@@ -13,12 +13,12 @@ NEED_CPU = (
 
 
 def prefetch(
-    packs: Iterable[Pack],
+    packs: Iterable[T],
     depth: int,
     warn: Callable[[str], None],
     warn_after_s: float = 30.0,
     why: str = NEED_CPU,
-) -> Iterator[Pack]:
+) -> Generator[T, None, None]:
     """The packs in order, up to `depth` of them fetched before they are asked for.
 
     Args:
@@ -55,8 +55,7 @@ def prefetch(
         while (item := _take(waiting, warn, warn_after_s, why)) is not _END:
             if isinstance(item, BaseException):
                 raise item
-            assert isinstance(item, Pack)
-            yield item
+            yield cast(T, item)
     finally:
         stopped.set()
 

@@ -10,6 +10,9 @@ SHOWN = {
     "data_wait_seconds": ("data/wait_s", "Seconds of the last step spent waiting for packs, mean of the workers."),
     "data_cpu_seconds": ("data/cpu_s", "CPU seconds that data tasks spent on the packs of the last step."),
     "loss": ("train/loss", "Loss of the last step."),
+    "mfu": ("train/mfu", "Share of the GPUs' bf16 peak that the real tokens of the last step used."),
+    "collectives_share": ("train/collectives_share", "Share of the last step in which worker 0 exchanged gradients."),
+    "memory_peak_bytes": ("train/memory_peak_bytes", "Most bytes that a worker has held: of its GPU, else of memory."),
     "slowest_rank_seconds": ("rank/slowest_s", "Seconds of the slowest worker before the exchange of gradients."),
     "mean_rank_seconds": ("rank/mean_s", "The same, mean of the workers."),
 }

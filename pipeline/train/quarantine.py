@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from interlace.contract.errors import BadShareError
+from interlace.contract.ranks import gather_objects, sum_over_ranks
 from interlace.contract.sample import BadRecord
-from interlace.train.loop import sum_over_ranks
 
 
 class Quarantine:
@@ -59,9 +58,7 @@ class Quarantine:
         """The new bad records of all ranks, so that every rank decides alike."""
         if int(sum_over_ranks(torch.tensor([len(own)]))) == 0 or self.world_size == 1:
             return own
-        everywhere: list[list[BadRecord]] = [[] for _ in range(self.world_size)]
-        dist.all_gather_object(everywhere, own)
-        return [b for rank in everywhere for b in rank]
+        return [b for rank in gather_objects(own) for b in rank]
 
 
 def _place(entry: dict[str, Any]) -> tuple[str, int]:

@@ -8,11 +8,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from interlace.contract.errors import NonFiniteLossError
 from interlace.contract.sample import BadRecord
+from interlace.train.collectives import Busy
 from interlace.train.signals import Signals
+from interlace.train.transfer import Reading, Span
+
+COLLECTIVES_S = "train/collectives_s"
+"""Metric: seconds of a step in which rank 0 had a collective under way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +66,11 @@ class StepReport:
         signals: what all ranks know to be asked after this step.
         ranks: of each rank, seconds that it waited for packs and seconds of its forward passes (on a GPU: of their
             launch); without the exchange of gradients, in which all wait for the slowest.
-        computed: the loss by pack, by task, the gradient's norm, the learned weights; float64, not yet read.
-        loss_over_ranks: where there are several; of one rank it is the sum over its packs.
+        computed: the loss where it is over several ranks, the loss by pack, by task, the gradient's norm, the learned
+            weights; float64, not yet read.
+        over_ranks: whether there are several; of one rank the loss is the sum over its packs.
+        spans: by journal key, what this rank took that long for: of its GPU copies and computation, of several ranks
+            collectives.
     """
 
     step: int
@@ -77,16 +83,17 @@ class StepReport:
     bad: tuple[BadRecord, ...]
     signals: Signals
     ranks: tuple[tuple[float, float], ...]
-    computed: Tensor
-    loss_over_ranks: float | None
+    computed: Reading
+    over_ranks: bool
+    spans: Mapping[str, tuple[Span | Busy, ...]]
 
     @functools.cached_property
     def numbers(self) -> Numbers:
         """All that the device computed, read once. Raises NonFiniteLossError."""
-        read = tuple(self.computed.tolist())
+        own, read = (n := self.computed.numbers())[: self.over_ranks], tuple(n[self.over_ranks :])
         packs, tasks = len(self.packs), len(self.counts)
         by_pack, by_task, (norm, *factors) = read[:packs], read[packs : packs + tasks], read[packs + tasks :]
-        loss = sum(by_pack) if self.loss_over_ranks is None else self.loss_over_ranks
+        loss = own[0] if own else sum(by_pack)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteLossError(
                 f"step {self.step}: loss {loss}, gradient norm {norm}, at learning rate {self.rate:.3g}; the weights of"
@@ -115,7 +122,15 @@ class StepReport:
             "train/lr": self.rate,
             "train/grad_norm": found.norm,
             **self.known,
+            **self._times(),
         }
+
+    def _times(self) -> dict[str, float]:
+        """Seconds of the spans, and the share of the step in which a collective was under way."""
+        times = {name: sum(span.seconds or 0.0 for span in spans) for name, spans in self.spans.items()}
+        if COLLECTIVES_S in times:
+            times["train/collectives_share"] = times[COLLECTIVES_S] / self.known["step_s"]
+        return times
 
     @property
     def traces(self) -> tuple[PackTrace, ...]:

@@ -11,7 +11,6 @@ on from there, with the same samples in the same steps.
 import json
 import os
 import signal
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,20 +24,21 @@ import ray.train
 import ray.train.torch
 
 from interlace.contract.errors import InterlaceError, ResumeError, StoppedError
+from interlace.contract.ranks import TIMEOUT_S
 from interlace.contract.sample import Pack
 from interlace.data.index.build import Index, build_index
-from interlace.data.plan.plan import PLAN, Plan, Schedule
+from interlace.data.plan.plan import Plan, Schedule
 from interlace.data.read.open import open_reader
 from interlace.data.read.reader import Reader
 from interlace.data.read.share import read_share
 from interlace.data.sources import Mapper
 from interlace.data.stream import data_config, dataset, dataset_beside, inflight_bytes, tasks_within
-from interlace.recipe.identity import PLACE_KEYS, is_place, to_yaml
 from interlace.recipe.recipe import Recipe
 from interlace.recipe.start import resolve
 from interlace.store.lock import DRIVER, held, worker_lock
 from interlace.store.places import child_of, runs_of, starts_of
 from interlace.store.system import sampled
+from interlace.train.begun import check_same, free_name, write_new
 from interlace.train.build import network_for
 from interlace.train.checkpoint import newest_checkpoint
 from interlace.train.elastic import Rules
@@ -51,7 +51,6 @@ from interlace.train.worker import FAILURE, Job, OnEvaluation, Worker, dealt, tr
 
 BYTES_PER_PARAMETER = 16
 """fp32 weight, gradient and the two moments of AdamW."""
-COLLECTIVE_TIMEOUT_S = 600
 ELASTIC_START_TIMEOUT_S = "20"
 """A group planned on a node that has just gone waits so long for its start (Ray's default is 60 s)."""
 WORKERS_GONE_S = 60.0
@@ -89,8 +88,7 @@ class Prepared:
     @property
     def state_bytes(self) -> int:
         """Bytes of weights, gradients and optimizer on one worker."""
-        parts = self.recipe.world_sizes[0] if self.recipe.train.parallel == "fsdp" else 1
-        return self.num_parameters * BYTES_PER_PARAMETER // parts
+        return self.num_parameters * BYTES_PER_PARAMETER // self.recipe.num_shards
 
     @property
     def window_bytes(self) -> int:
@@ -172,7 +170,7 @@ def open_run(
     runs = runs_of(prepared.recipe.storage)
     name = name or f"{prepared.recipe.name}-{prepared.digest[:8]}"
     if fresh:
-        name = _free_name(runs, name)
+        name = free_name(runs, name)
     folder = child_of(runs, name)
     exists = (folder / "run.json").exists()
     if resume and not exists:
@@ -185,9 +183,9 @@ def open_run(
                 pass  # workers of a killed driver are gone
         was = None
         if exists:
-            was = _check_same(folder, prepared, name)
+            was = check_same(folder, prepared, name)
         else:
-            _write_new(folder, prepared)
+            write_new(folder, prepared)
         (folder / FAILURE).unlink(missing_ok=True)
         clear(folder)
         checkpoint_given(folder)
@@ -224,7 +222,7 @@ def fit(run: Run, prepared: Prepared) -> None:
     trainer = trainer_class(
         train_worker,
         train_loop_config={"job": job},
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
             num_workers=sizes[0] if len(sizes) == 1 else (sizes[0], sizes[-1]),
             use_gpu=gpus > 0,
@@ -337,85 +335,6 @@ def _job(run: Run, prepared: Prepared) -> Job:
         starts=starts_of(recipe.storage),
         flops=prepared.train.flops,
     )
-
-
-FREE_TO_CHANGE = (*PLACE_KEYS, "name", "data.max_bad_share", "data.test", "train.epochs", "train.steps")
-"""Settings that a run may go on with changed, its length by more steps only; others decide weights, data or plan."""
-
-SOURCE_KEYS = ("data.train", "data.validation", "data.mix.")
-"""Where samples lie and in which format; what they are is in the digest of the data."""
-
-
-def _identity(prepared: Prepared) -> dict[str, Any]:
-    """What a run must keep to go on: digests of the data, and every setting that decides weights, data or plan."""
-    flat = prepared.settings
-    settings = {k: v for k, v in flat.items() if not (k.startswith(FREE_TO_CHANGE) or is_place(k, flat))}
-    settings = {k: v for k, v in settings.items() if not k.startswith(SOURCE_KEYS) or k.endswith(".weight")}
-    return {
-        "data": {split: m.digest for split, m in prepared.index.manifests.items() if split != "test"},
-        "steps": prepared.schedule.num_steps,
-        "plan": PLAN,
-        "settings": settings,
-    }
-
-
-def _write_new(folder: Path, prepared: Prepared) -> None:
-    (folder / "recipe.yaml").write_text(to_yaml(prepared.recipe), encoding="utf-8")
-    (folder / "fitted.json").write_text(json.dumps(prepared.index.fitted, ensure_ascii=False), encoding="utf-8")
-    made = {"created": time.time(), "key": uuid.uuid4().hex, **_identity(prepared)}
-    _write_made(folder, made)
-
-
-def _write_made(folder: Path, made: Mapping[str, Any]) -> None:
-    partial = folder / "run.json.tmp"
-    partial.write_text(json.dumps(made, indent=1), encoding="utf-8")
-    partial.replace(folder / "run.json")
-
-
-def _check_same(folder: Path, prepared: Prepared, name: str) -> int | None:
-    """Refuse to go on with a run that was something else, naming each difference; its length where it grows now.
-
-    A longer run has the packs of the shorter one and more, so it may go on, also from its end.
-    """
-    before: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    now: dict[str, Any] = json.loads(json.dumps(_identity(prepared)))
-    if before.get("plan") != now["plan"]:
-        raise ResumeError(
-            f"run `{name}` was begun by a version that made other packs of the same data, so its stream of packs can't"
-            f" go on. Start another run from its weights: --run-name NAME --set model.init.run={folder}"
-        )
-    differences = [
-        f"data of split `{split}`: the run has manifest {before['data'].get(split)}, the shards now give"
-        f" {now['data'].get(split)} (files were changed, added or removed)"
-        for split in sorted({*before["data"], *now["data"]})
-        if before["data"].get(split) != now["data"].get(split)
-    ]
-    old, new = before["settings"], now["settings"]
-    differences += [
-        f"{key}: the run has {old.get(key)!r}, the recipe {new.get(key)!r}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
-    if not differences and now["steps"] < before["steps"]:
-        differences.append(f"length: the run has {before['steps']} steps, the recipe {now['steps']}; it can only grow")
-    if differences:
-        listed = "\n  - ".join(["", *differences])
-        raise ResumeError(
-            f"run `{name}` can't go on with this recipe:{listed}\nUse another --run-name, or --fresh to begin anew"
-        )
-    if now["steps"] == before["steps"]:
-        return None
-    _write_made(folder, {**before, "steps": now["steps"]})
-    return int(before["steps"])
-
-
-def _free_name(runs: Path, name: str) -> str:
-    number = 2
-    if not (runs / name).exists():
-        return name
-    while (runs / f"{name}-{number}").exists():
-        number += 1
-    return f"{name}-{number}"
 
 
 def _reason(error: Exception) -> str:

@@ -83,7 +83,7 @@ def _memory(prepared: Prepared) -> str:
     layers = recipe.model.field_layers + recipe.model.joint_layers
     kept = INPUT_OF_A_LAYER if recipe.train.checkpoint_activations else ACTIVATIONS_PER_TOKEN_AND_LAYER
     activations = recipe.batch.token_budget * recipe.model.dim * layers * kept
-    parts = recipe.world_sizes[0] if recipe.train.parallel == "fsdp" else 1
+    parts = recipe.num_shards
     split = f" / {parts} workers" if parts > 1 else ""
     return (
         f"memory a worker: {parameters:,} parameters x {BYTES_PER_PARAMETER} B{split} ="

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from interlace.contract.errors import PositionError
+from interlace.contract.ranks import sum_over_ranks
 from interlace.contract.sample import FieldPack, Pack, TargetPack
-from interlace.train.loop import sum_over_ranks
 from interlace.train.prefetch import prefetch
 
 KEPT_BYTES = 256 * 1024 * 1024

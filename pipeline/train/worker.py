@@ -23,6 +23,7 @@ from interlace.contract.batch import to_batch
 from interlace.contract.better import is_better
 from interlace.contract.errors import BadShareError, InterlaceError, NonFiniteLossError
 from interlace.contract.flops import Flops
+from interlace.contract.ranks import sum_over_ranks
 from interlace.contract.sample import Pack
 from interlace.contract.tables import table_to_pack
 from interlace.data.stream import CPU_SECONDS
@@ -40,9 +41,10 @@ from interlace.train.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from interlace.train.collectives import Collectives
 from interlace.train.compile import compile_layers
 from interlace.train.devices import Utilization, device_peak
-from interlace.train.loop import Loop, Losses, sum_over_ranks
+from interlace.train.loop import Loop, Losses
 from interlace.train.optim import after_evaluation, make_optimizer, rate_factor
 from interlace.train.parallel import distribute, holds_shards
 from interlace.train.prefetch import prefetch
@@ -58,13 +60,11 @@ from interlace.train.signals import (
     enough_stay,
 )
 from interlace.train.start import start
+from interlace.train.told import Told
 from interlace.train.validation import Share, Validation, in_turn
 
 PREFETCH = 4
 LOCK_WAIT_S = 60.0
-TELL_RANKS_EVERY_S = 5.0
-RANKS = "ranks.json"
-"""File of a run folder with each rank's times in a recent step, where there are several."""
 EVALUATE_S, CHECKPOINT_S = "time/evaluate_s", "time/checkpoint_s"
 """Metrics: seconds that an evaluation took, and a checkpoint."""
 FAILURE = "failure.txt"
@@ -164,15 +164,17 @@ class Worker:
         self.world_size = world_size
         self.on_evaluation = on_evaluation
         self.metrics: Mapping[str, float] = {}
+        self.told = Told(job.run, rank, world_size)
         self.device = _device(job.recipe, world_size)
         torch.manual_seed(job.recipe.seed)
         network = network_for(job.recipe, job.fitted).to(self.device)
         found = newest_checkpoint(job.run)
         if found.folder is None:
             for line in start(network, job.recipe.model, job.recipe.fields, job.starts):
-                self._say(f"started from: {line}")
-        compile_layers(network, job.recipe.train.compile, self.device, self._say)
-        distributed = distribute(Losses(network, job.recipe), job.recipe.train.parallel, world_size)
+                self.told.say(f"started from: {line}")
+        compile_layers(network, job.recipe.train.compile, self.device, self.told.say)
+        collectives = Collectives(self.device)
+        distributed = distribute(Losses(network, job.recipe), job.recipe, world_size, collectives=collectives)
         self.sharded = holds_shards(network)
         evaluates = self.sharded and job.validation is not None
         self.watcher = SignalWatcher(job.run, rank, nodes=nodes_are_watched)
@@ -187,6 +189,7 @@ class Worker:
             distributed=distributed,
             whole=network_for(job.recipe, job.fitted).to(self.device) if evaluates else None,
             watcher=self.watcher.numbers,
+            collectives=collectives,
             utilization=Utilization(flops=job.flops, peak=device_peak(self.device, job.recipe.train.precision)),
         )
         self.state = self._restore(found)
@@ -201,12 +204,11 @@ class Worker:
         self.validation: Validation | None = None
         if job.validation is not None:
             self.validation = Validation(
-                job.validation, rank, world_size, lambda text: self._say(f"evaluation: {text}")
+                job.validation, rank, world_size, lambda text: self.told.say(f"evaluation: {text}")
             )
         self.unread: tuple[StepReport, int] | None = None  # with the number of bad records so far
         self.saved_at = time.monotonic()
         self.leaving: frozenset[int] = frozenset()  # ranks on nodes that go away
-        self.told_ranks_at = -math.inf
         self.gauges = RunGauges(job.run.name) if rank == 0 and nodes_are_watched else None
 
     def run(self, packs: Iterator[Pack]) -> None:
@@ -229,13 +231,15 @@ class Worker:
             self.trace.close()
 
     def _train(self, packs: Iterator[Pack]) -> None:
-        self._say(f"{self.world_size} workers ready on {self.device}, {self.job.threads} threads each; reading begins")
-        ahead = prefetch(packs, PREFETCH, self._say)
+        self.told.say(
+            f"{self.world_size} workers ready on {self.device}, {self.job.threads} threads each; reading begins"
+        )
+        ahead = prefetch(packs, PREFETCH, self.told.say)
         first = self.state.step + 1
         for report in self.loop.steps(ahead, self.state.step):
             if report.step == first:
                 wait_s = sum(wait for wait, _ in report.ranks) / self.world_size
-                self._say(f"first step done, after waiting {wait_s:.1f} s for its data")
+                self.told.say(f"first step done, after waiting {wait_s:.1f} s for its data")
             self.state = replace(self.state, step=report.step)
             self._record()
             self.unread = report, self.quarantine.add(report.bad)
@@ -243,7 +247,7 @@ class Worker:
             patience = self.job.recipe.train.patience
             stop = patience is not None and self.state.evaluations_since_best >= patience
             if stop:
-                self._say(
+                self.told.say(
                     f"stopped early, after step {report.step}: {patience} evaluations were no better than that"
                     f" of step {self.state.best_step}"
                 )
@@ -273,7 +277,7 @@ class Worker:
 
     def _answer(self, wanted: str | None) -> None:
         if wanted is not None and self.rank == 0:
-            self._say(f"checkpoint after step {self.state.step}: {wanted}")
+            self.told.say(f"checkpoint after step {self.state.step}: {wanted}")
             checkpoint_given(self.job.run)
 
     def _is_due(self, step: int) -> bool:
@@ -281,7 +285,7 @@ class Worker:
 
     def _restore(self, found: Found) -> RunState:
         for reason in found.refused:
-            self._say(f"checkpoint refused: {reason}")
+            self.told.say(f"checkpoint refused: {reason}")
         if found.folder is None or found.state is None:
             return RunState(
                 step=0,
@@ -293,7 +297,7 @@ class Worker:
                 data_digest=self.job.data_digest,
             )
         load_training(found.folder, self.loop.network, self.loop.optimizer, self.loop.average)
-        self._say(f"resumed from {found.folder.name}")
+        self.told.say(f"resumed from {found.folder.name}")
         return found.state
 
     def _record(self) -> None:
@@ -306,22 +310,12 @@ class Worker:
                 line = {"step": item.step, "position": item.position, "ids": item.sample_ids, "loss": item.loss}
                 self.trace.write(json.dumps(line) + "\n")
             self.trace.flush()
-        self._tell_ranks(report)
+        self.told.ranks(report)
         if self.gauges is not None:
             self.gauges.show(report.metrics)
         if self.journal is not None and report.step % self.job.recipe.tracking.log_every == 0:
             again = self._lost_time(report.step)
             self.journal.log(report.step, {**report.metrics, **again, "data/bad_records": float(bad)})
-
-    def _tell_ranks(self, report: StepReport) -> None:
-        """Keep a file with the newest times of all ranks, for whoever watches."""
-        now = time.monotonic()
-        if self.rank == 0 and self.world_size > 1 and now - self.told_ranks_at > TELL_RANKS_EVERY_S:
-            self.told_ranks_at = now
-            partial = self.job.run / f"{RANKS}.tmp"
-            ranks = [{"wait_s": wait, "forward_s": forward} for wait, forward in report.ranks]
-            partial.write_text(json.dumps({"step": report.step, "ranks": ranks}), encoding="utf-8")
-            partial.replace(self.job.run / RANKS)
 
     def _lost_time(self, step: int) -> dict[str, float]:
         """What the interruption cost, once the run is where it was before."""
@@ -329,7 +323,7 @@ class Worker:
             return {}
         before, self.reached = self.reached, None
         lost_s, steps = time.time() - before.time_ms / 1000, before.step - self.began_at
-        self._say(f"{lost_s:.1f} s lost: step {before.step} was reached before, {steps} steps were computed again")
+        self.told.say(f"{lost_s:.1f} s lost: step {before.step} was reached before, {steps} steps were computed again")
         return {
             "restart/lost_s": lost_s,
             "restart/steps_again": float(steps),
@@ -354,7 +348,7 @@ class Worker:
         if improved:
             self.state = replace(self.state, best_step=self.state.step, best_value=value, evaluations_since_best=0)
         elif math.isnan(value):
-            self._say(
+            self.told.say(
                 f"evaluation after step {self.state.step}: {name}/{task.main_metric} is not a number and counts"
                 " for nothing, neither as the best nor for patience (has the validation split labels?)"
             )
@@ -389,14 +383,6 @@ class Worker:
         if self.journal is not None:
             self.journal.log(self.state.step, {CHECKPOINT_S: time.perf_counter() - began})
         self.saved_at = time.monotonic()
-
-    def _say(self, text: str, about: str = "") -> None:
-        """Tell whoever watches the run; what is true of all ranks is said by rank 0 alone."""
-        if self.rank != 0:
-            return
-        line = json.dumps({"t": time.time(), "rank": self.rank, "text": about + text})
-        with (self.job.run / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
 
 
 def _device(recipe: Recipe, world_size: int) -> torch.device:

@@ -47,7 +47,8 @@ HOMES: dict[str, tuple[str, ...]] = {
         "pipeline/modalities/pretrained.py",
     ),
     "torch": (
-        "pipeline/contract/batch.py", "pipeline/model/", "pipeline/tasks/", "pipeline/train/",
+        "pipeline/contract/batch.py", "pipeline/contract/ranks.py", "pipeline/model/", "pipeline/tasks/",
+        "pipeline/train/",
         "pipeline/results/evaluate.py", "pipeline/results/predictor.py", "pipeline/results/evaluation.py",
         "pipeline/results/training.py", "jobs/start.py", "cluster/probe.py",
     ),

@@ -16,4 +16,4 @@ def test_every_number_of_the_dashboard_is_exported() -> None:
     asked = {name for p in board["panels"] for t in p["targets"] for name in re.findall(r"ray_\w+", t["expr"])}
     assert asked == {f"ray_interlace_{name}" for name in SHOWN} | RAY_OWN
     places = [tuple(p["gridPos"].values()) for p in board["panels"]]
-    assert len(set(places)) == len(places) == 8
+    assert len(set(places)) == len(places) == 10

@@ -154,7 +154,7 @@ def test_means_are_those_of_each_segment():
     torch.testing.assert_close(means[2], x[2:5].mean(0))
     assert not means[1].any()
     assert segments.offset_T[:6].tolist() == [0, 1, 0, 1, 2, 0]
-    assert segments.cu_seqlens.tolist() == [0, 2, 2, 5]
+    assert segments.cu_seqlens.tolist() == [0, 2, 2, 5, segments.num_rows]
 
 
 def test_maxima_are_those_of_each_segment_and_slack_counts_for_nothing():

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from interlace.model.next_token import ABSENT, PART_ROWS, vocabulary_loss
+from interlace.model.next_token import ABSENT, PART_ROWS, part_rows, vocabulary_loss
+from tests.fakecuda import DEVICE, fake_cuda
 
 
 def draw(rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -33,6 +34,17 @@ def test_loss_and_gradients_are_those_of_cross_entropy(rows: int, smoothing: flo
     absent_T = wanted_T == ABSENT
     assert not found[0][absent_T].any()
     assert rows == 1 or (absent_T.any() and found[0][~absent_T].any(1).all())
+
+
+def test_a_gpu_computes_large_parts() -> None:
+    """One part of 4,096 rows takes some 40 operations, 64 parts would take two thousand."""
+    with fake_cuda() as device:
+        x_TD, out_VD = torch.randn(4096, 16, device=DEVICE), torch.randn(4000, 16, device=DEVICE)
+        before = device.ops
+        vocabulary_loss(x_TD, out_VD, torch.zeros(4096, dtype=torch.int64, device=DEVICE))
+        assert device.ops - before < 60
+    assert part_rows(4000, DEVICE) == 4194
+    assert part_rows(1 << 24, DEVICE) == part_rows(4000, torch.device("cpu")) == PART_ROWS
 
 
 def test_autocast_takes_the_product_in_half_precision_and_gives_float32_gradients():

@@ -141,8 +141,24 @@ def test_digest_is_of_what_decides_the_result_not_of_its_place(recipe_file: Path
     base = digest(load_recipe(recipe_file))
     assert digest(load_recipe(recipe_file, ["storage=elsewhere", "train.workers=2", "tracking.uri=http://x"])) == base
     assert digest(load_recipe(recipe_file, ["train.compile=true"])) == base
+    sharded = ["train.workers=2", "batch.global_batch=2", "train.parallel=fsdp"]
+    two = digest(load_recipe(recipe_file, sharded))
+    assert digest(load_recipe(recipe_file, [*sharded, "train.shard_over=1"])) == two
     for change in ("optim.lr=2e-3", "seed=1", "fields.image.flip=true", "data.window_packs=2"):
         assert digest(load_recipe(recipe_file, [change])) != base, change
+
+
+def test_shards_divide_the_workers_and_need_something_sharded(recipe_file: Path) -> None:
+    sharded = ["train.parallel=fsdp", "train.shard_over=2", "batch.global_batch=12"]
+    assert load_recipe(recipe_file, [*sharded, "train.workers=4"]).num_shards == 2
+    elastic = load_recipe(recipe_file, [*sharded, "train.workers={min: 1, max: 6}"])
+    assert elastic.world_sizes == (2, 4, 6)
+    assert load_recipe(recipe_file, ["train.parallel=fsdp", *sharded[2:], "train.workers=4"]).num_shards == 4
+    assert load_recipe(recipe_file, [*sharded[2:], "train.workers=4"]).num_shards == 1
+    assert "`train.shard_over` must divide `train.workers`, but 2 divides none of the numbers 3 to 3" in errors(
+        recipe_file, *sharded, "train.workers=3"
+    )
+    assert "`shard_over` needs `parallel: fsdp`, but it is ddp" in errors(recipe_file, "train.shard_over=2")
 
 
 def test_files_that_are_no_recipe_say_so(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def weights(recipe: Recipe, rank: int = 0, world_size: int = 1) -> dict[str, tor
         device=torch.device("cpu"),
         rank=rank,
         world_size=world_size,
-        distributed=distribute(Losses(network, recipe), "ddp", world_size),
+        distributed=distribute(Losses(network, recipe), recipe, world_size),
     )
     packs = (p for w in schedule.since(0) for p in reader.read(w, first=0, stop=schedule.stop))
     assert len(list(loop.steps((p for p in packs if p.position % world_size == rank), 0))) == 3

@@ -9,8 +9,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from interlace.contract.errors import CheckpointError
-from interlace.train.average import WeightAverage, decay_at
+from interlace.train.average import WeightAverage, blend, decay_at
 from interlace.train.checkpoint import MODEL, TRAINED, RunState, load_training, load_weights, save_checkpoint, verify
+from tests.fakecuda import DEVICE, fake_cuda
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -65,6 +66,31 @@ def test_the_random_start_is_forgotten_early() -> None:
     for tensor in average.tensors().values():
         torch.testing.assert_close(tensor, torch.full_like(tensor, 2.0), rtol=0.01, atol=0.0)
     assert 0.999**40 > 0.9, "a constant decay would have kept the start"
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_device_takes_in_what_a_cpu_does_and_nothing_of_a_skipped_step(wrong: bool) -> None:
+    """By the share on the device, which nobody reads, against the branch of a CPU."""
+    net = network()
+    ours, there = WeightAverage(net, 0.9), [p.detach().clone() for p in net.parameters()]
+    before = [x.clone() for x in there]
+    train(net, WeightAverage(net, 0.9), 3)
+    ours.update(3, torch.tensor(wrong))
+    blend(there, [p.detach() for p in net.parameters()], torch.where(torch.tensor(wrong), 0.0, 1.0 - decay_at(0.9, 3)))
+    for found, expected, old in zip(there, ours.tensors().values(), before, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+        assert torch.equal(found, old) == torch.equal(expected, old) == wrong
+
+
+@pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
+def test_a_device_is_not_asked_whether_a_step_was_skipped() -> None:
+    with fake_cuda() as device:
+        net = nn.Linear(4, 3).to(DEVICE, non_blocking=True)
+        average = WeightAverage(net, 0.9)
+        taken = device.ops
+        average.update(1, torch.zeros((), dtype=torch.bool, device=DEVICE))
+    assert torch.ops.aten._foreach_mul_.Tensor in device.kinds
+    assert device.ops > taken
 
 
 def test_applied_averages_are_taken_back_even_after_an_error() -> None:

@@ -11,7 +11,7 @@ from interlace.jobs.progress import CLUSTER, PLACE
 from interlace.jobs.watch import View, run_watch
 from interlace.store.journal import Journal, journal_path
 from interlace.train.bottleneck import bottleneck
-from interlace.train.worker import RANKS
+from interlace.train.told import RANKS
 
 
 def steps(wait: float, read: float, **more: float) -> list[dict[str, float]]:
@@ -42,6 +42,7 @@ def test_a_watched_run_tells_all_from_its_folder(tmp_path: Path) -> None:
     journal = Journal(journal_path(tmp_path))
     for step in range(1, 61):
         numbers = {"train/loss": 2.5, "step_s": 0.1, "samples_per_s": 400.0, "data/wait_s": 0.03, "data/cpu_s": 0.31}
+        numbers |= {"train/mfu": 0.4 + step % 2 / 10, "train/memory_peak_bytes": 2e9, "train/collectives_share": 0.125}
         journal.log(step, numbers)
     journal.log(60, {"val/color/accuracy": 0.75, "val/color/loss": 1.0})
     journal.close()
@@ -54,5 +55,8 @@ def test_a_watched_run_tells_all_from_its_folder(tmp_path: Path) -> None:
     told = "\n".join(view.lines())
     assert "step 60/100  loss 2.500  400.0 samples/s  10.00 steps/s  val/color/accuracy 0.750" in told
     assert "decoding binds: data tasks keep 3.1 of 4 CPUs busy, workers wait for data 30% of the time" in told
+    assert (
+        "  GPUs compute at 45% of their peak (MFU), a worker holds up to 2.0 GB, collectives are under way 12% " in told
+    )
     assert "0: 50 + 30, 1: 20 + 31" in told
     assert "4 of 6 CPUs reserved; object store 500 of 2000 MB, spilled 0 MB" in told

@@ -11,7 +11,7 @@ from interlace.contract.flops import FieldFlops, Flops
 from interlace.contract.sample import FieldPack, Pack
 from interlace.data.index.build import build_index
 from interlace.data.read.open import open_reader
-from interlace.train.devices import Utilization, device_peak, mfu, peak_flops
+from interlace.train.devices import Utilization, device_peak, memory_peak, mfu, peak_flops
 from tests.data import EmojiLike
 from tests.training import start
 
@@ -101,5 +101,15 @@ def test_steps_report_it_where_the_device_is_known(shapes: EmojiLike, tmp_path: 
     costs = [reader.flops.of_rows({n: f.lengths for n, f in p.fields.items()}).sum() for p in taken]
     expected = 3 * sum(costs) / (metrics["step_s"] * 1e12)
     assert len(taken) == 2
+    assert 1e8 < metrics["train/memory_peak_bytes"] <= memory_peak(torch.device("cpu")), "torch alone is more"
     assert metrics.get("train/mfu") == (pytest.approx(expected) if known else None)
     assert expected > 0
+
+
+def test_the_peak_of_memory_stays_when_it_is_given_back() -> None:
+    before = memory_peak(torch.device("cpu"))
+    held = torch.ones(int(before) // 4)
+    peak = memory_peak(torch.device("cpu"))
+    assert peak - before > 0.5 * held.nbytes
+    del held
+    assert memory_peak(torch.device("cpu")) >= peak

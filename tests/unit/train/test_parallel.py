@@ -1,65 +1,38 @@
 """Two workers (gloo, one process each, without Ray) compute what one computes, with DDP and with FSDP2."""
 
-import dataclasses
-import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from interlace.contract.errors import CheckpointError, StartError
-from interlace.contract.sample import FieldPack, Pack
-from interlace.model.network import Network
 from interlace.recipe.identity import to_yaml
 from interlace.recipe.load import parse_recipe
-from interlace.recipe.recipe import Recipe
 from interlace.recipe.start import pin
-from interlace.train.build import build_network
-from interlace.train.checkpoint import MODEL, OPTIMIZER, RunState, load_optimizer, load_weights, save_checkpoint, verify
-from interlace.train.compile import Compiler
-from interlace.train.loop import Loop, Losses
-from interlace.train.optim import make_optimizer
-from interlace.train.parallel import distribute, holds_shards, is_sharded, whole_state
+from interlace.train.checkpoint import MODEL, OPTIMIZER, verify
+from interlace.train.loop import Losses
+from interlace.train.parallel import distribute, holds_shards
 from interlace.train.start import prefixes, start
 from interlace.train.tensors import join_parts, read_weights
-from tests.networks import CLASSES, FIELDS, FUSIONS, SPECS, build, draw_batch, draw_pack
-
-WORKERS, STEPS, HALF, LATER = 2, 20, 10, 13
-NAMES = ("scan", "series", "values")
-RARE = "series"
-"""The clocked field, which some runs show to rank 0 only."""
-FROZEN = ("series", "values")
-"""Fields that some runs freeze: one with a clock, one with recurrent cells."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """A run of two workers: what it changes, from which step to which, and what it reads or writes."""
-
-    parallel: str
-    first: int = 0
-    last: int = STEPS
-    fusion: str = "mid"
-    rare: bool = False
-    precision: str = "fp32"
-    recompute: bool = False
-    frozen: bool = False
-    load: str | None = None
-    save: str | None = None
-    optimizer: str = "adamw"
-    traced: bool = False
-
-
-COMPILED: list[str] = []  # what one case compiled
+from tests.networks import FUSIONS, SPECS, build, draw_batch
+from tests.ranks import (
+    FROZEN,
+    HALF,
+    LATER,
+    NAMES,
+    RARE,
+    Case,
+    make_network,
+    packs,
+    recipe,
+    run,
+    state,
+    together,
+)
 
 CASES = {
     "ddp": Case(parallel="ddp"),
@@ -74,130 +47,15 @@ CASES = {
     "fsdp cross-attention": Case(parallel="fsdp", last=2, fusion="cross_attention"),
     "fsdp bottleneck": Case(parallel="fsdp", last=2, fusion="bottleneck"),
     "fsdp muon": Case(parallel="fsdp", last=4, optimizer="muon"),
+    "fsdp muon unread": Case(parallel="fsdp", last=4, optimizer="muon", unread=True),
+    "ddp one pack each": Case(parallel="ddp", last=4, global_batch=2, fickle=True),
+    "fsdp copies": Case(parallel="fsdp", last=3, shard_over=1),
+    "fsdp bf16 half": Case(parallel="fsdp", last=2, precision="bf16", half=True),
     "ddp frozen": Case(parallel="ddp", last=3, frozen=True),
     "fsdp frozen": Case(parallel="fsdp", last=3, frozen=True, recompute=True),
     "ddp traced": Case(parallel="ddp", last=3, traced=True),
     "fsdp traced": Case(parallel="fsdp", last=3, traced=True, recompute=True),
 }
-
-
-def recipe(case: Case) -> Recipe:
-    fields = {name: FIELDS[name].model_dump(mode="json") for name in NAMES}
-    for name in FROZEN if case.frozen else ():
-        fields[name] |= {"init": {"run": "elsewhere"}, "freeze": True}
-    return parse_recipe(
-        {
-            "name": "parallel",
-            "data": {"train": {"paths": ["none.parquet"]}},
-            "fields": fields,
-            "tasks": {"label": {"task": "classification", "column": "label"}},
-            "model": {
-                "dim": 32, "head_dim": 16, "field_layers": 1, "joint_layers": 1, "dropout": 0.1,
-                "modality_dropout": 0.2, "fusion": case.fusion,
-            },
-            "batch": {"global_batch": 4},
-            "optim": {"name": case.optimizer, "layer_decay": 0.8, "lr": 0.005},
-            "train": {
-                "steps": STEPS, "precision": case.precision, "workers": WORKERS, "parallel": case.parallel,
-                "checkpoint_activations": case.recompute,
-            },
-        }
-    )  # fmt: skip
-
-
-def pack(position: int, rare: bool) -> Pack:
-    """The pack at a position, one of 8; with `rare`, those of rank 1 lack one field altogether."""
-    drawn = dataclasses.replace(draw_pack(position % 8, samples=4), position=position)
-    if not rare or position % WORKERS == 0:
-        return drawn
-    gone = FieldPack(
-        values=drawn.fields[RARE].values[:0],
-        lengths=np.zeros(4, np.int32),
-        grids=np.zeros((4, 2), np.int32),
-        times=np.zeros(0, np.float32),
-    )
-    return dataclasses.replace(drawn, fields={**drawn.fields, RARE: gone})
-
-
-def packs(case: Case, rank: int, world_size: int) -> Iterator[Pack]:
-    for position in range(case.first * 4 + rank, STEPS * 4, world_size):
-        yield pack(position, case.rare)
-
-
-def make_network(settings: Recipe) -> Network:
-    torch.manual_seed(0)
-    return build_network(settings, {n: SPECS[n] for n in NAMES}, {"label": {"classes": CLASSES, "counts": (5, 3, 2)}})
-
-
-def make_loop(case: Case, rank: int = 0, world_size: int = 1) -> Loop:
-    settings = recipe(case)
-    network = make_network(settings)
-    if case.traced:
-        Compiler(COMPILED.append, backend="aot_eager").apply(network)
-    distributed = distribute(Losses(network, settings), case.parallel, world_size)
-    return Loop(
-        network=network,
-        optimizer=make_optimizer(settings.optim, network),
-        recipe=settings,
-        num_steps=STEPS,
-        device=torch.device("cpu"),
-        rank=rank,
-        world_size=world_size,
-        distributed=distributed,
-    )
-
-
-def run(case: Case, folder: Path, rank: int = 0, world_size: int = 1) -> tuple[Loop, list[float]]:
-    """Run a case; a checkpoint is written half way where it asks for one."""
-    loop = make_loop(case, rank, world_size)
-    if case.load is not None:
-        load_weights(folder / case.load, loop.network)
-        load_optimizer(folder / case.load, loop.optimizer, loop.network)
-    losses = []
-    for report in loop.steps(packs(case, rank, world_size), case.first):
-        losses.append(report.loss)
-        if case.save is not None and report.step == HALF:
-            save_checkpoint(folder / case.save, loop.network, loop.optimizer, state(HALF))
-        if report.step == case.last:
-            break
-    return loop, losses
-
-
-def state(step: int) -> RunState:
-    return RunState(
-        step=step,
-        best_step=-1,
-        best_value=0.0,
-        evaluations_since_best=0,
-        finished=False,
-        recipe_digest="r",
-        data_digest="d",
-    )
-
-
-def work(rank: int, folder: Path) -> None:
-    """What each of the two processes runs: all cases, one after the other."""
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), WORKERS)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS, timeout=timedelta(seconds=90))
-    found: dict[str, Any] = {}
-    for name, case in CASES.items():
-        COMPILED.clear()
-        loop, losses = run(case, folder, rank, WORKERS)
-        parameters = list(loop.network.parameters())
-        found[name] = {"losses": losses, "sharded": sum(is_sharded(p) for p in parameters), "all": len(parameters)}
-        found[name]["held"] = held(loop.optimizer) / sum(p.numel() for p in parameters if p.requires_grad)
-        found[name]["compiled"], weights = len(COMPILED), whole_state(loop.network)
-        if rank == 0:
-            safetensors.torch.save_file(weights, folder / f"{name}.weights")
-    (folder / f"found-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
-    dist.destroy_process_group()
-
-
-def held(optimizer: torch.optim.Optimizer) -> float:
-    """Numbers that the optimizer's state keeps in the memory of this rank."""
-    tensors = [t for slots in optimizer.state.values() for t in slots.values()]
-    return sum((t.to_local() if is_sharded(t) else t).untyped_storage().nbytes() for t in tensors) / 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,23 +72,23 @@ class Results:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("parallel")
     torch.set_num_threads(1)
-    whole, losses = run(Case(parallel="ddp", save="whole"), folder)
+    whole, losses, _ = run(Case(parallel="ddp", save="whole"), folder)
     alone = {
         "mid": losses,
-        "rare": run(CASES["fsdp rare"], folder)[1],
-        "numbers": run(CASES["fsdp numbers"], folder)[1],
-        "cross-attention": run(CASES["fsdp cross-attention"], folder)[1],
-        "bottleneck": run(CASES["fsdp bottleneck"], folder)[1],
-        "bf16": run(CASES["fsdp bf16"], folder)[1],
-        "frozen": run(CASES["ddp frozen"], folder)[1],
-        "muon": run(CASES["fsdp muon"], folder)[1],
+        "rare": run(CASES["fsdp rare"], folder).losses,
+        "numbers": run(CASES["fsdp numbers"], folder).losses,
+        "cross-attention": run(CASES["fsdp cross-attention"], folder).losses,
+        "bottleneck": run(CASES["fsdp bottleneck"], folder).losses,
+        "bf16": run(CASES["fsdp bf16"], folder).losses,
+        "frozen": run(CASES["ddp frozen"], folder).losses,
+        "muon": run(CASES["fsdp muon"], folder).losses,
+        "one pack each": run(CASES["ddp one pack each"], folder).losses,
     }
-    mp.spawn(work, args=(folder,), nprocs=WORKERS)  # type: ignore[no-untyped-call]
     return Results(
         folder=folder,
         alone=alone,
         weights={k: v.clone() for k, v in whole.network.state_dict().items()},
-        found=[json.loads((folder / f"found-{rank}.json").read_text()) for rank in range(WORKERS)],
+        found=together(CASES, folder),
     )
 
 
@@ -255,7 +113,7 @@ def test_two_workers_equal_one_over_20_steps(results: Results, name: str) -> Non
 def test_a_sharded_checkpoint_goes_on_with_any_number_of_workers(results: Results) -> None:
     uninterrupted = losses_of(results, "fsdp")
     assert losses_of(results, "fsdp resumed") == uninterrupted[HALF:LATER]
-    _, alone = run(Case(parallel="ddp", first=HALF, last=LATER, load="parts"), results.folder)
+    alone = run(Case(parallel="ddp", first=HALF, last=LATER, load="parts"), results.folder).losses
     assert alone == pytest.approx(uninterrupted[HALF:LATER], abs=1e-5)
     assert verify(results.folder / "parts") == state(HALF)
     assert not (results.folder / "parts" / MODEL).exists()
@@ -268,7 +126,8 @@ def test_a_rank_holds_its_rows_only(results: Results) -> None:
     Muon keeps one for weights of layers.
     """
     shares = {name: [found[name]["held"] for found in results.found] for name in CASES}
-    assert all(0.5 < share < 0.7 for share in shares.pop("fsdp muon"))
+    assert all(0.5 < share < 0.7 for name in ("fsdp muon", "fsdp muon unread") for share in shares.pop(name))
+    del shares["fsdp copies"]
     for name in shares:
         case = CASES[name]
         assert shares[name] == pytest.approx([1.0, 1.0] if case.parallel == "fsdp" else [2.0, 2.0], abs=0.1)
@@ -282,9 +141,26 @@ def test_a_whole_checkpoint_goes_on_sharded(results: Results) -> None:
 @pytest.mark.parametrize("name", ["ddp rare", "fsdp rare"])
 def test_a_rank_that_never_sees_a_field_hangs_nobody(results: Results, name: str) -> None:
     assert losses_of(results, name) == pytest.approx(results.alone["rare"], abs=1e-5)
-    seen = [sum(int(p.fields[RARE].lengths.sum()) for p in packs(CASES[name], rank, WORKERS)) for rank in (0, 1)]
+    seen = [sum(int(p.fields[RARE].lengths.sum()) for p in packs(CASES[name], rank, 2)) for rank in (0, 1)]
     assert seen[0] > 0
     assert seen[1] == 0
+
+
+def test_a_static_graph_gives_the_losses_of_one_worker_whatever_a_pack_lacks(results: Results) -> None:
+    """Told to torch where a rank has one pack a step; fields come and go from pack to pack."""
+    case = CASES["ddp one pack each"]
+    assert losses_of(results, "ddp one pack each") == pytest.approx(results.alone["one pack each"], abs=1e-5)
+    for rank in (0, 1):
+        seen = [bool(p.fields[RARE].lengths.any()) for p in packs(case, rank, 2)][: case.last]
+        assert seen == [rank == 0, rank == 1] * 2
+
+
+def test_copies_of_the_shards_stay_alike(results: Results) -> None:
+    """Groups of one rank each: every rank holds all rows, and gradients are averaged over the groups."""
+    assert losses_of(results, "fsdp copies") == pytest.approx(results.alone["mid"][:3], abs=1e-5)
+    found = results.found[0]["fsdp copies"]
+    assert found["sharded"] == found["all"]
+    assert found["held"] == pytest.approx(2.0, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["ddp traced", "fsdp traced"])
@@ -299,10 +175,14 @@ def test_mixed_precision_and_recomputed_activations_are_the_same_under_fsdp(resu
     assert losses[0] == pytest.approx(results.alone["bf16"][0], abs=1e-6)
     assert losses == pytest.approx(results.alone["bf16"], abs=1e-2)  # rounding to bf16 amplifies what order changes
     assert losses[0] != pytest.approx(results.alone["mid"][0], abs=1e-6), "this was fp32"
+    gathered_in_half = losses_of(results, "fsdp bf16 half")
+    assert gathered_in_half == pytest.approx(losses, abs=1e-2)
+    assert gathered_in_half != losses, "weights were gathered in float32"
 
 
-def test_whole_matrices_are_orthogonalised_where_ranks_hold_rows(results: Results) -> None:
-    assert losses_of(results, "fsdp muon") == pytest.approx(results.alone["muon"], abs=1e-5)
+@pytest.mark.parametrize("name", ["fsdp muon", "fsdp muon unread"])
+def test_whole_matrices_are_orthogonalised_where_ranks_hold_rows(results: Results, name: str) -> None:
+    assert losses_of(results, name) == pytest.approx(results.alone["muon"], abs=1e-5)
     assert results.alone["muon"][1:] != results.alone["mid"][1:4], "not another optimizer"
 
 
@@ -394,7 +274,18 @@ def test_every_parameter_takes_part_whatever_is_missing(fusion: str) -> None:
     assert len(list(losses.parameters())) > 50
 
 
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "fsdp rare"])
+def test_the_share_of_collectives_and_the_memory_of_all_ranks_are_reported(results: Results, name: str) -> None:
+    metrics = [found[name]["metrics"] for found in results.found]
+    for own in metrics:
+        assert 0 < own["train/collectives_share"] < 1
+        assert own["train/collectives_share"] == pytest.approx(own["train/collectives_s"] / own["step_s"])
+    peaks = [own["train/memory_peak_bytes"] for own in metrics]
+    assert peaks[0] == peaks[1]
+    assert 1e8 < peaks[0] <= max(found[name]["memory"] for found in results.found)
+
+
 def test_one_worker_needs_no_process_group() -> None:
     losses = torch.nn.Linear(2, 2)
-    assert distribute(losses, "fsdp", 1) is losses
+    assert distribute(losses, recipe(CASES["fsdp"]), 1) is losses
     assert not holds_shards(losses)
