@@ -8,14 +8,13 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from interlace.contract.errors import ResumeError
+from interlace.data.index.manifest import Manifest
 from interlace.data.plan.plan import PLAN
 from interlace.recipe.identity import PLACE_KEYS, is_place, to_yaml
-
-if TYPE_CHECKING:
-    from interlace.train.run import Prepared
+from interlace.recipe.recipe import Recipe
 
 FREE_TO_CHANGE = (*PLACE_KEYS, "name", "data.max_bad_share", "data.test", "train.epochs", "train.steps")
 """Settings that a run may go on with changed, its length by more steps only; others decide weights, data or plan."""
@@ -24,25 +23,29 @@ SOURCE_KEYS = ("data.train", "data.validation", "data.mix.")
 """Where samples lie and in which format; what they are is in the digest of the data."""
 
 
-def identity_of(prepared: "Prepared") -> dict[str, Any]:
-    """What a run must keep to go on: digests of the data, and every setting that decides weights, data or plan."""
-    flat = prepared.settings
+def identity_of(flat: Mapping[str, Any], manifests: Mapping[str, Manifest], num_steps: int) -> dict[str, Any]:
+    """What a run must keep to go on: digests of the data, and every setting that decides weights, data or plan.
+
+    Args:
+        flat: settings by dotted path.
+        manifests: of each split.
+        num_steps: of the run.
+    """
     settings = {k: v for k, v in flat.items() if not (k.startswith(FREE_TO_CHANGE) or is_place(k, flat))}
     settings = {k: v for k, v in settings.items() if not k.startswith(SOURCE_KEYS) or k.endswith(".weight")}
     return {
-        "data": {split: m.digest for split, m in prepared.index.manifests.items() if split != "test"},
-        "steps": prepared.schedule.num_steps,
+        "data": {split: m.digest for split, m in manifests.items() if split != "test"},
+        "steps": num_steps,
         "plan": PLAN,
         "settings": settings,
     }
 
 
-def write_new(folder: Path, prepared: "Prepared") -> None:
+def write_new(folder: Path, recipe: Recipe, fitted: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Begin a run in its folder; it is begun once `run.json` is there."""
-    (folder / "recipe.yaml").write_text(to_yaml(prepared.recipe), encoding="utf-8")
-    (folder / "fitted.json").write_text(json.dumps(prepared.index.fitted, ensure_ascii=False), encoding="utf-8")
-    made = {"created": time.time(), "key": uuid.uuid4().hex, **identity_of(prepared)}
-    _write_made(folder, made)
+    (folder / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
+    (folder / "fitted.json").write_text(json.dumps(fitted, ensure_ascii=False), encoding="utf-8")
+    _write_made(folder, {"created": time.time(), "key": uuid.uuid4().hex, **identity})
 
 
 def _write_made(folder: Path, made: Mapping[str, Any]) -> None:
@@ -51,13 +54,13 @@ def _write_made(folder: Path, made: Mapping[str, Any]) -> None:
     partial.replace(folder / "run.json")
 
 
-def check_same(folder: Path, prepared: "Prepared", name: str) -> int | None:
+def check_same(folder: Path, identity: Mapping[str, Any], name: str) -> int | None:
     """Refuse to go on with a run that was something else, naming each difference; its length where it grows now.
 
     A longer run has the packs of the shorter one and more, so it may go on, also from its end.
     """
     before: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    now: dict[str, Any] = json.loads(json.dumps(identity_of(prepared)))
+    now: dict[str, Any] = json.loads(json.dumps(identity))
     if before.get("plan") != now["plan"]:
         raise ResumeError(
             f"run `{name}` was begun by a version that made other packs of the same data, so its stream of packs can't"

@@ -38,7 +38,7 @@ from interlace.recipe.start import resolve
 from interlace.store.lock import DRIVER, held, worker_lock
 from interlace.store.places import child_of, runs_of, starts_of
 from interlace.store.system import sampled
-from interlace.train.begun import check_same, free_name, write_new
+from interlace.train.begun import check_same, free_name, identity_of, write_new
 from interlace.train.build import network_for
 from interlace.train.checkpoint import newest_checkpoint
 from interlace.train.elastic import Rules
@@ -181,11 +181,12 @@ def open_run(
         for lock in sorted(folder.glob(worker_lock("*"))):
             with held(lock, wait_s=WORKERS_GONE_S):
                 pass  # workers of a killed driver are gone
+        identity = identity_of(prepared.settings, prepared.index.manifests, prepared.schedule.num_steps)
         was = None
         if exists:
-            was = check_same(folder, prepared, name)
+            was = check_same(folder, identity, name)
         else:
-            write_new(folder, prepared)
+            write_new(folder, prepared.recipe, prepared.index.fitted, identity)
         (folder / FAILURE).unlink(missing_ok=True)
         clear(folder)
         checkpoint_given(folder)
