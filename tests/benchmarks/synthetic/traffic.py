@@ -14,6 +14,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from interlace.contract.batch import to_batch
 from interlace.train.loop import Loop
 from interlace.train.optim import make_optimizer
+from interlace.train.transfer import Arrival, Span
 from tests.benchmarks.synthetic.sizes import Sized
 from tests.fakecuda import DEVICE, fake_cuda
 
@@ -157,10 +160,12 @@ def measured(sized: Sized, pack: int = 0) -> Traffic:
             num_steps=2,
             device=DEVICE,
         )
+        own = sized.pack(rows)
+        arrival = Arrival(pack=own, take=partial(to_batch, own, DEVICE), span=Span(torch.device("cpu")))
         with Meter([*network.parameters()]) as meter:
-            loop._step(0, [sized.pack(rows)], 0.0, 0.0, None)
+            loop._step(0, [arrival], 0.0, 0.0, None)
             meter.kernels.clear()
             meter.moved.clear()
             meter.products = 0
-            loop._step(1, [sized.pack(rows)], 0.0, 0.0, None)
+            loop._step(1, [arrival], 0.0, 0.0, None)
     return Traffic(kernels=meter.kernels.total(), moved=dict(meter.moved), products=meter.products, peak=meter.peak)
