@@ -58,6 +58,7 @@ def test_a_peer_that_cannot_run_is_left_out_with_its_reason(tmp_path: Path) -> N
     assert "left out: torch: prepare failed: no wheel for this machine" in text
 
 
+@pytest.mark.slow
 def test_memory_is_measured_with_more_data(tmp_path: Path) -> None:
     small = ("--cache", str(tmp_path), "--samples", "32", "--batch", "8", "--times", "1", "2", "--only", "interlace")
     lines = printed("tests.benchmarks.peers", "grow", *small).splitlines()
@@ -77,6 +78,7 @@ def test_the_data_stage_is_measured_with_every_tokenizer(shapes: EmojiLike, tmp_
     assert all(float(seconds) > 0 for seconds in found.values())
 
 
+@pytest.mark.slow
 def test_the_roofline_of_a_step_is_that_of_its_parameters_and_flops(tmp_path: Path) -> None:
     text = printed("tests.benchmarks.roofline", "--sizes", "20M", "--rows", "1000", "--json", str(tmp_path / "figures"))
     step, h100, h200 = json.loads((tmp_path / "figures").read_text(encoding="utf-8"))

@@ -102,6 +102,7 @@ def test_a_stream_from_the_middle_is_the_rest(stream: tuple[Reader, Schedule]) -
         assert positions(own) == list(range(start + rank, schedule.stop, 2))
 
 
+@pytest.mark.slow
 def test_no_more_windows_are_read_at_once_than_are_allowed(stream: tuple[Reader, Schedule], tmp_path: Path) -> None:
     """Each window notes when its packs were made: with a bound of one, none begins before the one before it ended."""
     _, schedule = stream

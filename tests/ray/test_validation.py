@@ -122,6 +122,7 @@ def read_in_thread(data: ray.data.Dataset, found: list[int]) -> threading.Thread
     return thread
 
 
+@pytest.mark.slow
 def test_a_training_stream_that_holds_every_cpu_does_not_stop_an_evaluation(
     shapes: EmojiLike, recipe: Recipe, reader: Reader, tmp_path: Path
 ) -> None:
