@@ -19,6 +19,13 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def mlflow_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are recorded where a test says, whatever the environment of whoever tests names."""
+    for name in ("TRACKING_URI", "EXPERIMENT_NAME", "EXPERIMENT_ID", "RUN_ID"):
+        monkeypatch.delenv(f"MLFLOW_{name}", raising=False)
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> EmojiLike:
     """A generated image-and-text set: 240 training rows in 3 shards of 4 row groups, 48 validation rows."""

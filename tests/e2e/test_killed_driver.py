@@ -95,6 +95,7 @@ def check_mlflow(storage: Path) -> None:
     assert len(models) == 1
     mlflow.set_tracking_uri(f"sqlite:///{storage}/mlflow.db")
     model = mlflow.pyfunc.load_model(f"models:/{models[0].model_id}")
+    mlflow.set_tracking_uri(None)  # it stands in the environment, where the commands of other tests would find it
 
     raw = [{k: v for k, v in row.items() if k not in ("color", "key")} for row in make_rows(6, 99)]
     table = pd.DataFrame(raw)
